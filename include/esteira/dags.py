@@ -1,0 +1,492 @@
+"""The three DAGs of a model: the only module that imports airflow. What is heavy is imported inside the tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import (
+    DAG,
+    Asset,
+    CronPartitionTimetable,
+    Label,
+    Param,
+    PartitionedAssetTimetable,
+    TriggerRule,
+    get_current_context,
+    get_parsing_context,
+    task,
+    task_group,
+)
+
+from esteira.spec import ModelSpec, SpecError, load, model_files
+
+if TYPE_CHECKING:
+    from esteira.steps.mails import Mail
+
+log = logging.getLogger(__name__)
+
+KINDS = ("train", "score", "check")
+SMTP = "smtp_default"
+START = date(2020, 1, 1)
+
+
+def build() -> dict[str, DAG]:
+    """The DAGs of every model whose spec is right, by id; where a task runs, only the one DAG that it asks for."""
+    asked = get_parsing_context().dag_id
+    dags: dict[str, DAG] = {}
+    for path in model_files():
+        name = path.parent.name
+        kinds = [kind for kind in KINDS if asked in (None, f"{name}_{kind}")]
+        if not kinds:
+            continue
+        try:
+            spec = load(path)
+        except SpecError as error:  # dags/broken_models.py shows it in Airflow's UI; the other models' DAGs stay
+            log.error("%s", error)
+            continue
+        dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
+    return dags
+
+
+def raise_broken() -> None:
+    """Raise what is wrong with the specs, all of it, so that Airflow shows it as an import error."""
+    if get_parsing_context().dag_id:
+        return
+    mistakes = []
+    for path in model_files():
+        try:
+            load(path)
+        except SpecError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+
+
+def predictions_asset(spec: ModelSpec) -> Asset:
+    """The asset whose partitions are the scored days of a model."""
+    return Asset(name=f"predictions_{spec.name}", uri=f"esteira://predictions/{spec.name}")
+
+
+def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
+    return DAG(
+        dag_id=f"{spec.name}_{kind}",
+        description=doc.partition("\n")[0],
+        doc_md=doc,
+        tags={"esteira", spec.name, kind},
+        owner_links={spec.owner: f"mailto:{spec.owner}"},
+        default_args={
+            "owner": spec.owner,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=5),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(minutes=5),
+            "on_failure_callback": _mail_failure(spec),
+        },
+        **options,
+    )
+
+
+def _start(spec: ModelSpec, day: date | None) -> datetime:
+    return datetime.combine(day or START, datetime.min.time(), tzinfo=ZoneInfo(spec.time.timezone))
+
+
+def _day(title: str, about: str) -> Param:
+    return Param(None, type=["null", "string"], format="date", title=title, description=about)
+
+
+def _yesterday(spec: ModelSpec) -> date:
+    """The day that is over in the model's time zone: the only place where a run's day comes from the clock."""
+    return datetime.now(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
+
+
+def _context() -> tuple[Mapping[str, Any], str, str | None]:
+    """The run's params, its name, and the day that it is a partition of, if it is one."""
+    context = get_current_context()
+    run = context["dag_run"]
+    return context["params"], f"{run.dag_id}/{run.run_id}", run.partition_key
+
+
+def _run_day(spec: ModelSpec) -> date:
+    params, _, partition = _context()
+    given = partition or params["day"]
+    return date.fromisoformat(given) if given else _yesterday(spec)
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+def train_dag(spec: ModelSpec) -> DAG:
+    """extract → validate → features → candidates → select → evaluate → register → promote."""
+    doc = f"""Train {spec.name} and promote the new version if it is better than the champion.
+
+Only rows whose labels were mature on the as-of day are seen ({spec.label_delay}d after the event). The days are split
+70/15/15 in order of time: candidates are tuned on the first part and compared on the second; the best one is measured on
+the last, against a naive baseline and the champion. A version promoted for an as-of day serves from the day after."""
+    names = [f"{index}: {candidate.name}" for index, candidate in enumerate(spec.train.candidates)]
+    params = {
+        "day": _day("As-of day", "Train as if this day had just ended; empty: yesterday."),
+        "window": Param(
+            None, type=["null", "integer"], minimum=7, title="Window", description=f"Days to train on; empty: {spec.train.window}."
+        ),
+        "candidates": Param(names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"),
+        "promote": Param(True, type="boolean", title="Promote", description="Promote the new version if it is better."),
+    }
+    options = {"schedule": spec.train.schedule, "start_date": _start(spec, spec.train.start), "catchup": False, "max_active_runs": 1}
+    with _dag(spec, "train", doc, params=params, **options) as dag:
+
+        @task
+        def extract() -> int:
+            from esteira import steps
+
+            return steps.extract(spec, steps.lacking(spec, _run_day(spec), _context()[0]["window"]))
+
+        @task
+        def validate() -> int:
+            from esteira import steps
+
+            return steps.validate(spec, steps.lacking(spec, _run_day(spec), _context()[0]["window"]))
+
+        @task
+        def features() -> str:
+            from esteira import steps
+
+            day, window = _run_day(spec), _context()[0]["window"]
+            return steps.prepare(spec, day, window, steps.lacking(spec, day, window))
+
+        @task
+        def candidates() -> list[int]:
+            chosen = _context()[0]["candidates"]
+            return [names.index(name) for name in chosen] or list(range(len(names)))
+
+        @task(map_index_template="{{ name }}")
+        def candidate(index: int, versions: str) -> str:
+            from esteira import steps
+
+            get_current_context()["name"] = names[index]  # type: ignore[typeddict-unknown-key]
+            params, run, _ = _context()
+            return steps.candidate(spec, _run_day(spec), index, versions, run, params["window"])
+
+        @task
+        def select(run_ids: Sequence[str]) -> str:
+            from esteira import steps
+
+            return steps.select(spec, list(run_ids))
+
+        @task
+        def evaluate(run_id: str, versions: str) -> str:
+            from esteira import steps
+
+            params, run, _ = _context()
+            return steps.evaluate(spec, _run_day(spec), run_id, versions, run, params["window"])
+
+        @task
+        def register(run_id: str) -> int:
+            from esteira import steps
+
+            return steps.register(spec, run_id, _run_day(spec))
+
+        @task
+        def promote(version: int) -> str:
+            from esteira import steps
+
+            params, run, _ = _context()
+            if not params["promote"]:
+                return f"version {version} is registered as challenger; the run was asked not to promote"
+            return steps.promote(spec, _run_day(spec), version, run)
+
+        versions = features()
+        extract() >> validate() >> versions
+        chosen = candidates()
+        runs = candidate.partial(versions=versions).expand(index=chosen)
+        promote(register(evaluate(select(runs), versions)))
+    return dag
+
+
+# ------------------------------------------------------------------------------------------------------------- score
+
+
+def score_dag(spec: ModelSpec) -> DAG:
+    """extract → validate → features → score → publish, for one day or a range of days."""
+    doc = f"""Score a day of {spec.name} with the champion of that day, into the Delta table of predictions.
+
+A day is a partition: the run that starts by the schedule ({spec.score.schedule}, {spec.time.timezone}) scores **the day
+before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
+stays in the table `served`. The check of each scored day follows by itself."""
+    timetable = (
+        CronPartitionTimetable(spec.score.schedule, timezone=spec.time.timezone, run_offset=-1, key_format="%Y-%m-%d")
+        if spec.score.schedule
+        else None
+    )
+    params = {
+        "day": _day("Day", "The day to score; empty: the run's partition, or yesterday."),
+        "last_day": _day("Last day", "For a range: the last day to score, included."),
+        "version": Param(
+            None, type=["null", "integer"], minimum=1, title="Version", description="Score with this version in place of the champion."
+        ),
+        "check": Param(True, type="boolean", title="Check", description="Let the check of each scored day follow."),
+    }
+    options = {"schedule": timetable, "start_date": _start(spec, spec.score.start), "catchup": spec.score.catchup, "max_active_runs": 4}
+    asset = predictions_asset(spec)
+
+    def days() -> list[date]:
+        from esteira.data import days
+
+        params, _, partition = _context()
+        first = _run_day(spec)
+        last = date.fromisoformat(params["last_day"]) if params["last_day"] and not partition else first
+        if last < first:
+            raise ValueError(f"last_day {last} is before day {first}; give the range in order")
+        return days(first, last)
+
+    with _dag(spec, "score", doc, params=params, **options) as dag:
+
+        @task
+        def extract() -> int:
+            from esteira import steps
+
+            return steps.extract(spec, days())
+
+        @task
+        def validate() -> int:
+            from esteira import steps
+
+            return steps.validate(spec, days())
+
+        @task
+        def features() -> int:
+            from esteira import steps
+
+            return steps.features(spec, days())
+
+        @task
+        def score() -> int:
+            from esteira import steps
+
+            params, run, _ = _context()
+            return steps.score(spec, days(), run, params["version"])
+
+        # One day's run is that day's partition; a range names its days, for an event without a key starts nothing.
+        @task(outlets=[asset])
+        def publish() -> int:
+            from esteira import steps
+
+            rows = steps.publish(spec, days())
+            params, _, partition = _context()
+            events = get_current_context()["outlet_events"][asset]
+            if params["check"] and not partition:
+                events.add_partitions([str(day) for day in days()])
+            return rows
+
+        extract() >> validate() >> features() >> score() >> publish()
+    return dag
+
+
+# ------------------------------------------------------------------------------------------------------------- check
+
+
+def check_dag(spec: ModelSpec) -> DAG:
+    """labels → measure → decide → up to three attempts → commit, register, promote, score again, and/or warn."""
+    doc = f"""Check the champion of {spec.name}: {", ".join(f"{name} {limit}" for name, limit in spec.check.metrics.items())}.
+
+It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
+{spec.check.every} days decide; violated are {spec.check.violated.at_least} of the last {spec.check.violated.of_last}, and the
+latest. Then up to {len(spec.recipes)} attempts retrain, each judged on the latest {spec.check.slice} mature days, which
+neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
+does, a warning is mailed."""
+    params = {"day": _day("Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")}
+    timetable = PartitionedAssetTimetable(assets=predictions_asset(spec))
+    options = {"schedule": timetable, "start_date": _start(spec, None), "catchup": False, "max_active_runs": 1}
+    with _dag(spec, "check", doc, params=params, **options) as dag:
+        _check_tasks(spec)
+    return dag
+
+
+def _check_tasks(spec: ModelSpec) -> None:
+    decided = _measured(spec)
+    keep, wait = EmptyOperator(task_id="keep"), EmptyOperator(task_id="wait")
+    decided >> Label("in range") >> keep
+    decided >> Label("too little is known") >> wait
+    decided >> Label("drift") >> _drift_report(spec)
+    verdicts = []
+    previous, label = decided, "out of range"
+    for number in range(1, len(spec.recipes) + 1):
+        trained, verdict = _attempt(spec, number)
+        # The edge to the verdict lets the branch before skip it too, when it skips the attempt.
+        previous >> Label(label) >> trained
+        previous >> verdict
+        previous, label = verdict, "not recovered"
+        verdicts.append(verdict)
+    commit, last = _promotion(spec)
+    for verdict in verdicts:
+        verdict >> Label("better") >> commit
+    verdicts[-1] >> Label("still out of range") >> _warn(spec)
+
+
+def _measured(spec: ModelSpec) -> Any:
+    @task
+    def labels() -> int:
+        from esteira import steps
+
+        return steps.labels_for_check(spec, _run_day(spec))
+
+    @task
+    def measure() -> int:
+        from esteira import steps
+
+        return steps.measure(spec, _run_day(spec))
+
+    @task.branch
+    def decide() -> list[str]:
+        from esteira import steps
+
+        verdict = steps.decide(spec, _run_day(spec))
+        log.info("%s: %s", verdict.decision.value, verdict.why)
+        chosen = {"retrain": "attempt_1.retrain", "wait": "wait"}.get(verdict.decision.value, "keep")
+        drifted = steps.drifted(spec, _run_day(spec))[0]
+        return [chosen, "drift_report"] if drifted or chosen == "attempt_1.retrain" else [chosen]
+
+    decided = decide()
+    labels() >> measure() >> decided
+    return decided
+
+
+def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
+    """One attempt as a task group; a crash in it counts as an attempt that did not improve, so it mails no failure."""
+    last = number == len(spec.recipes)
+    quiet: dict[str, Any] = {"retries": 0, "on_failure_callback": None}
+
+    @task_group(group_id=f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d")
+    def group() -> tuple[Any, Any]:
+        @task(**quiet)
+        def retrain() -> str:
+            from esteira import steps
+
+            return steps.retrain(spec, _run_day(spec), number)
+
+        @task(**quiet)
+        def recheck(run_id: str) -> str:
+            from esteira import steps
+
+            return steps.recheck(spec, _run_day(spec), number, run_id).value
+
+        @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+        def verdict() -> list[str]:
+            from esteira import steps
+
+            recovered, improved = steps.standing(spec, _run_day(spec))
+            if recovered:
+                return ["commit_notebook"]
+            if not last:
+                return [f"attempt_{number + 1}.retrain"]
+            return ["commit_notebook", "warn"] if improved else ["warn"]
+
+        trained, judged = retrain(), verdict()
+        recheck(trained) >> judged
+        return trained, judged
+
+    return group()  # type: ignore[no-any-return]
+
+
+def _promotion(spec: ModelSpec) -> tuple[Any, Any]:
+    @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+    def commit_notebook() -> str:
+        from esteira import steps
+
+        return steps.commit_notebook(spec, _run_day(spec))
+
+    @task
+    def register() -> int:
+        from esteira import steps
+
+        return steps.chosen_version(spec, _run_day(spec))
+
+    @task
+    def promote(version: int, commit: str) -> int:
+        from esteira import steps
+
+        return steps.promote_chosen(spec, _run_day(spec), version, commit)
+
+    @task
+    def rescore(version: int) -> int:
+        from esteira import steps
+
+        return steps.rescore(spec, _run_day(spec), version)
+
+    commit, version = commit_notebook(), register()
+    commit >> version
+    last = rescore(promote(version, commit))
+    return commit, last
+
+
+def _warn(spec: ModelSpec) -> Any:
+    @task(retries=5)
+    def warn() -> str:
+        from esteira import steps
+
+        day = _run_day(spec)
+        mail = steps.warning(spec, day, _run_url())
+        _send(mail)
+        steps.record_delivery(spec, day, mail)
+        return mail.subject
+
+    return warn()
+
+
+def _drift_report(spec: ModelSpec) -> Any:
+    @task
+    def drift_report() -> str:
+        from esteira import steps
+
+        day = _run_day(spec)
+        run_id = steps.drift_report(spec, day)
+        mail = steps.drift_mail(spec, day, _run_url())
+        if mail:
+            _send(mail)
+        return run_id
+
+    return drift_report()
+
+
+BUILDERS = {"train": train_dag, "score": score_dag, "check": check_dag}
+
+
+# -------------------------------------------------------------------------------------------------------------- mail
+
+
+def _send(mail: Mail) -> None:
+    """Send a mail through Airflow's SMTP connection, as text and HTML."""
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
+
+    with SmtpHook(SMTP) as hook:
+        client = hook._smtp_client  # the hook's own send makes HTML-only mails without a Message-ID of ours
+        assert client is not None, "the hook connects when it is entered"
+        client.send_message(mail.message(hook.from_email or "esteira@localhost"))  # type: ignore[union-attr]
+
+
+def _run_url() -> str:
+    from airflow.configuration import conf
+
+    run = get_current_context()["dag_run"]
+    return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{run.dag_id}/runs/{run.run_id}"
+
+
+def _mail_failure(spec: ModelSpec) -> Any:
+    """A callback that mails that a task failed for good."""
+
+    def mail_failure(context: Mapping[str, Any]) -> None:
+        from esteira import steps
+
+        instance = context["task_instance"]
+        _send(steps.failure_mail(spec, instance.task_id, instance.run_id, context.get("exception"), instance.log_url))
+
+    return mail_failure
+
+
+def dag_ids(spec: ModelSpec) -> Iterator[str]:
+    """The ids of a model's DAGs."""
+    return (f"{spec.name}_{kind}" for kind in KINDS)

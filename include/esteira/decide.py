@@ -1,0 +1,171 @@
+"""What to do next, from what was measured: pure functions of numbers, the standard library only."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+
+class Decision(StrEnum):
+    """What a check decides."""
+
+    KEEP = "keep"
+    WATCH = "watch"  # out of range, but not yet violated: nothing is done
+    WAIT = "wait"  # too little is known
+    RETRAIN = "retrain"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    RECOVERS = "recovers"  # passes the gate and is back in range
+    IMPROVES = "improves"  # only passes the gate
+    FAILS = "fails"
+    UNKNOWN = "unknown"  # too few days that neither version has seen
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one window of days: `first` to `last`, both included.
+
+    `in_range` says of each metric whether it is within its limits; `days` and `rows` count what has a mature label and
+    was served by the version measured.
+    """
+
+    first: date
+    last: date
+    rows: int
+    days: int
+    values: Mapping[str, float]
+    in_range: Mapping[str, bool]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every metric is within its limits."""
+        return all(self.in_range.values())
+
+    def out_of_range(self) -> str:
+        """The metrics that are out of range, with their values."""
+        return ", ".join(f"{name} = {self.values[name]:.4g}" for name, held in self.in_range.items() if not held)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision and the sentence that says why."""
+
+    decision: Decision
+    why: str
+
+
+def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int) -> Verdict:
+    """Keep, watch, wait or retrain, from the windows in order of time, the latest one last.
+
+    Retrain when the latest window and at least `at_least` of those given are out of range. A window with fewer than
+    `min_days` days is no evidence: as the latest one it means wait, as an earlier one it does not count.
+    """
+    if not windows:
+        return Verdict(Decision.WAIT, "no window of days with mature labels served by the present champion is whole yet")
+    latest = windows[-1]
+    span = f"{latest.first} to {latest.last}"
+    if latest.days < min_days:
+        return Verdict(Decision.WAIT, f"{latest.days} days with mature labels from {span}; at least {min_days} are needed")
+    if latest.healthy:
+        return Verdict(Decision.KEEP, f"every metric is in range from {span}")
+    bad = sum(not window.healthy for window in windows if window.days >= min_days)
+    what = f"{latest.out_of_range()} is out of range from {span}; {bad} of the last {len(windows)} windows are"
+    if bad < at_least:
+        return Verdict(Decision.WATCH, f"{what}, {at_least} are needed to act")
+    return Verdict(Decision.RETRAIN, what)
+
+
+def first_violated(windows: Sequence[Measurement]) -> date:
+    """The first day of the run of unhealthy windows that ends with the latest one."""
+    start = windows[-1].first
+    for window in reversed(windows):
+        if window.healthy:
+            break
+        start = window.first
+    return start
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate saw: the gain of the challenger over the champion in the metric's own unit, and its lower bound."""
+
+    gain: float
+    lower: float
+    days: int
+    passed: bool
+
+
+def gate(daily_gains: Sequence[float], *, min_gain: float, confidence: float, attempts: int, seed: int = 0) -> Gate:
+    """Whether a challenger is better: by `min_gain` at least, and surely so.
+
+    `daily_gains` are a day's gains whose mean is the whole gain. Sure is: the lower bound of the mean, by a studentised
+    moving-block bootstrap over days, is above 0 at confidence 1 - (1 - confidence) / attempts, since each look flatters.
+    """
+    gain = math.fsum(daily_gains) / len(daily_gains) if daily_gains else math.nan
+    lower = lower_bound(daily_gains, 1 - (1 - confidence) / attempts, seed)
+    return Gate(gain, lower, len(daily_gains), bool(gain >= min_gain and lower > 0))
+
+
+def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws: int = 2000) -> float:
+    """The one-sided lower bound of the mean of `values`, in order of time, whose neighbours may depend on each other.
+
+    Blocks of about n^(1/3) days are drawn with replacement, and each draw's mean is divided by that draw's own standard
+    error (Götze and Künsch 1996): with a week or two of days, plain percentiles promote noise too often.
+    """
+    n = len(values)
+    if n < 3:
+        return -math.inf
+    if max(values) == min(values):
+        return values[0]
+    size = max(1, round(n ** (1 / 3)))
+    blocks = [list(values[start : start + size]) for start in range(n - size + 1)]
+    count = math.ceil(n / size)
+    mean = statistics.fmean(values)
+    # The drawn means scatter around the mean of the blocks, in which the days at the ends count less.
+    centre = statistics.fmean(statistics.fmean(block) for block in blocks)
+    draw = random.Random(seed)  # noqa: S311: a bootstrap, not a secret
+    ratios = []
+    for _ in range(draws):
+        means = [statistics.fmean(draw.choice(blocks)) for _ in range(count)]
+        error = statistics.stdev(means) / math.sqrt(count) if count > 1 else 0.0
+        difference = statistics.fmean(means) - centre
+        ratios.append(difference / error if error else math.copysign(math.inf, difference) if difference else 0.0)
+    ratios.sort()
+    critical = ratios[min(draws - 1, math.ceil(confidence * draws) - 1)]
+    return mean - critical * _standard_error(values, size)
+
+
+def _standard_error(values: Sequence[float], size: int) -> float:
+    # Overlapping block means: their spread holds what neighbouring days share.
+    n = len(values)
+    means = [statistics.fmean(values[start : start + size]) for start in range(n - size + 1)]
+    return math.sqrt(size * statistics.variance(means) / n) if len(means) > 1 else 0.0
+
+
+def judge(evidence: Gate, *, min_days: int, healthy: bool) -> Outcome:
+    """How an attempt ended, from the gate's evidence and whether the challenger is in range on the held-out slice."""
+    if evidence.days < min_days:
+        return Outcome.UNKNOWN
+    if not evidence.passed:
+        return Outcome.FAILS
+    return Outcome.RECOVERS if healthy else Outcome.IMPROVES
+
+
+def best_attempt(outcomes: Mapping[int, tuple[Outcome, float]]) -> int | None:
+    """The attempt to promote: the one that recovered, else the improved one with the largest gain, else none.
+
+    `outcomes` gives each attempt's outcome and gain.
+    """
+    for attempt, (outcome, _) in sorted(outcomes.items()):
+        if outcome is Outcome.RECOVERS:
+            return attempt
+    improved = {attempt: gain for attempt, (outcome, gain) in outcomes.items() if outcome is Outcome.IMPROVES}
+    return max(improved, key=lambda attempt: improved[attempt]) if improved else None

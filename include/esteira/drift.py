@@ -1,0 +1,91 @@
+"""Data drift: reference profiles saved with the model, PSI against them, and Evidently for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from esteira.spec import ModelSpec
+
+LIMIT = 0.2  # the usual reading of PSI: below 0.1 stable, above 0.2 drifted
+BINS = 10
+FLOOR = 1e-4  # the share that an empty bin is taken to have
+
+Profile = dict[str, dict[str, Any]]
+
+
+def profile(spec: ModelSpec, frame: pd.DataFrame) -> Profile:
+    """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones."""
+    numeric = {*spec.features.numeric, *spec.features.boolean}
+    return {
+        name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name]) for name in spec.features.all
+    }
+
+
+def _numeric_profile(values: pd.Series) -> dict[str, Any]:
+    given = values.dropna().to_numpy(dtype="float64")
+    edges = np.unique(np.quantile(given, np.linspace(0, 1, BINS + 1)[1:-1])) if len(given) else np.array([])
+    return {"edges": edges.tolist(), "shares": _numeric_shares(values, edges)}
+
+
+def _numeric_shares(values: pd.Series, edges: np.ndarray[Any, Any]) -> list[float]:
+    number = values.to_numpy(dtype="float64")
+    empty = np.isnan(number)
+    # A value equal to an edge belongs below it, so that a column of a few values keeps one bin for each.
+    counts = np.bincount(np.searchsorted(edges, number[~empty], side="left"), minlength=len(edges) + 1)
+    return [float(share) for share in (*counts, empty.sum()) / np.float64(max(len(number), 1))]
+
+
+def _category_profile(values: pd.Series) -> dict[str, Any]:
+    shares = values.astype(object).where(values.notna(), "").value_counts(normalize=True).head(100)
+    return {"categories": {str(name): float(share) for name, share in shares.items()}}
+
+
+def psi(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
+    """The population stability index of each profiled feature that `frame` has; 0 where the spread is the same.
+
+    Sum of (now - then) * ln(now / then) over bins (Siddiqi 2006, Credit Risk Scorecards).
+    """
+    return {name: _index(shape, frame[name]) for name, shape in reference.items() if name in frame.columns and len(frame)}
+
+
+def _index(shape: dict[str, Any], values: pd.Series) -> float:
+    if "edges" in shape:
+        then = np.array(shape["shares"])
+        now = np.array(_numeric_shares(values, np.array(shape["edges"])))
+    else:
+        names = list(shape["categories"])
+        shares = values.astype(object).where(values.notna(), "").value_counts(normalize=True)
+        then = np.array([*shape["categories"].values(), 0.0])
+        now = np.array([*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())])
+    then, now = np.maximum(then, FLOOR), np.maximum(now, FLOOR)
+    return float(np.sum((now - then) * np.log(now / then)))
+
+
+def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path: Path, rows: int = 5_000) -> None:
+    """Write Evidently's data-drift report of the features to `path` (HTML), from at most `rows` rows of each side."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    numeric = [*spec.features.numeric, *spec.features.boolean]
+    definition = DataDefinition(numerical_columns=numeric, categorical_columns=list(spec.features.categorical))
+
+    def dataset(frame: pd.DataFrame) -> Any:
+        known = frame[list(spec.features.all)].dropna(axis=1, how="all")
+        sample = known.sample(min(rows, len(known)), random_state=0)
+        texts = {name: sample[name].astype(object).fillna("(empty)") for name in spec.features.categorical if name in sample}
+        return sample.assign(**texts)
+
+    old, new = dataset(reference), dataset(current)
+    both = [name for name in old.columns if name in new.columns]
+    definition = DataDefinition(
+        numerical_columns=[name for name in numeric if name in both],
+        categorical_columns=[name for name in spec.features.categorical if name in both],
+    )
+    snapshot = Report([DataDriftPreset()]).run(
+        Dataset.from_pandas(new[both], data_definition=definition), Dataset.from_pandas(old[both], data_definition=definition)
+    )
+    snapshot.save_html(str(path))

@@ -1,0 +1,75 @@
+"""The retraining notebook: executed by papermill, committed to a git repository, pushed where that has a remote."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+from filelock import FileLock
+
+from esteira import tables
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).parent / "retraining.ipynb"
+AUTHOR = ("-c", "user.name=Esteira", "-c", "user.email=esteira@localhost")
+
+
+def repository() -> Path:
+    """Where notebooks are committed: ESTEIRA_GIT, else `notebooks` under tables.home()."""
+    return Path(os.environ.get("ESTEIRA_GIT") or tables.home() / "notebooks").absolute()
+
+
+def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
+    """Execute the notebook of a day's check and commit it as <model>/<day>.ipynb; returns the commit.
+
+    Executing it again for the same day makes a new commit only if the notebook's content changed. A push that fails is
+    warned about and blocks nothing: the next push takes it along.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / "executed.ipynb"
+        _execute(executed, parameters)
+        content = executed.read_bytes()
+    place = repository()
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock", timeout=120):
+        if not (place / ".git").exists():
+            _git("init", "--quiet", "--initial-branch=main")
+        target = place / model / f"{day}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+        _git("add", "--", str(target.relative_to(place)))
+        if _git("status", "--porcelain", "--", str(target.relative_to(place))):
+            _git(*AUTHOR, "commit", "--quiet", "--message", f"{model}: retraining of {day}", "--", str(target.relative_to(place)))
+        _push()
+        return _git("rev-parse", "HEAD")
+
+
+def _execute(target: Path, parameters: Mapping[str, str]) -> None:
+    import papermill
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # papermill's own use of Jupyter's older paths
+        papermill.execute_notebook(str(TEMPLATE), str(target), dict(parameters), kernel_name="python3", progress_bar=False, log_output=False)
+
+
+def _push() -> None:
+    if not _git("remote"):
+        return
+    try:
+        _git("push", "--quiet", "--set-upstream", _git("remote").split()[0], "HEAD")
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        log.warning("the notebook is committed, but git push failed: %s", getattr(error, "stderr", "") or error)
+
+
+def _git(*arguments: str) -> str:
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    command = ["git", "-C", str(repository()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)  # noqa: S603
+    return done.stdout.strip()

@@ -1,0 +1,275 @@
+"""MLflow: runs, models, versions and aliases; a model is loaded only if every type in its file is allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import skops.io
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from esteira import tables
+from esteira.drift import Profile
+from esteira.learn import Model, design
+from esteira.spec import ModelSpec
+
+ALLOWED_TYPES = (
+    # What a model file may hold beside the types that skops trusts by itself. A list that travels with a file is not asked.
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.feature_selection._univariate_selection.f_regression",
+    "sklearn.tree._tree.Tree",
+    "collections.OrderedDict",
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+    "xgboost.sklearn.XGBRegressor",
+)
+
+
+class ModelRefused(RuntimeError):
+    """A model file holds types outside the allow-list, or is not in the skops format."""
+
+
+def uri() -> str:
+    """The tracking server: MLFLOW_TRACKING_URI, else a database file under tables.home()."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{tables.home()}/mlflow/mlflow.db"
+
+
+def client() -> MlflowClient:
+    """A client of the tracking server."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if uri().startswith("sqlite:///"):
+        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri())
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # warns of pip's own version at each model
+    return MlflowClient()
+
+
+def experiment(spec: ModelSpec) -> str:
+    """The id of the model's experiment, made if need be."""
+    api = client()
+    found = api.get_experiment_by_name(spec.name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = uri().startswith("sqlite:///")
+    place = (tables.home() / "mlflow" / "artifacts").as_uri() if local else None
+    try:
+        return str(api.create_experiment(spec.name, artifact_location=place))
+    except MlflowException:  # another task was faster
+        found = api.get_experiment_by_name(spec.name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def runs(spec: ModelSpec, **tags: object) -> list[Run]:
+    """The model's runs that have all the tags, the newest first."""
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    return list(client().search_runs([experiment(spec)], condition))
+
+
+@contextmanager
+def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
+    """A tracked run, known by `key`: running a task again replaces the run that it left before."""
+    for old in runs(spec, key=key):
+        client().delete_run(old.info.run_id)
+    api = client()
+    given = {"key": key, "model_yaml": _spec_digest(spec), "code": code_version(spec), "lock": lock_digest(), **tags}
+    started = api.create_run(experiment(spec), run_name=name, tags={tag: str(value) for tag, value in given.items()})
+    run_id = str(started.info.run_id)
+    try:
+        yield run_id
+    except BaseException:
+        api.set_terminated(run_id, "FAILED")
+        raise
+    api.set_terminated(run_id, "FINISHED")
+
+
+def _spec_digest(spec: ModelSpec) -> str:
+    from esteira.spec import digest
+
+    return digest(spec)
+
+
+def code_version(spec: ModelSpec) -> str:
+    """The git commit that the model's folder is at, '+' where it has changes; empty where git does not know it."""
+    try:
+        command = ["git", "-C", str(spec.folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def lock_digest() -> str:
+    """SHA-256 of requirements.txt; empty where it is not installed beside the package."""
+    lock = Path(__file__).parents[2] / "requirements.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else ""
+
+
+def log(
+    run_id: str,
+    *,
+    params: Mapping[str, object] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, object] | None = None,
+) -> None:
+    """Add parameters, metrics (those that are numbers) and tags to a run."""
+    api = client()
+    for name, value in (params or {}).items():
+        api.log_param(run_id, name, str(value)[:500])
+    for name, number in (metrics or {}).items():
+        if number == number:
+            api.log_metric(run_id, name, number)
+    for name, value in (tags or {}).items():
+        api.set_tag(run_id, name, str(value))
+
+
+def log_file(run_id: str, path: Path) -> None:
+    """Keep a file beside a run."""
+    client().log_artifact(run_id, str(path))
+
+
+def log_figures(run_id: str, figures: Mapping[str, Any]) -> None:
+    """Keep matplotlib figures beside a run, as PNG."""
+    for name, figure in figures.items():
+        client().log_figure(run_id, figure, name)
+
+
+def log_model(spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame, profile: Profile) -> None:
+    """Keep the model (skops), its signature, an example of its input and its reference profile with the run."""
+    matrix = design(spec, example, model.columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hints of MLflow's about its own formats
+        client()
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.sklearn.log_model(
+                model.pipeline,
+                name="model",
+                signature=_signature(spec, model, matrix),
+                input_example=matrix,
+                pip_requirements=[f"{name}=={installed(name)}" for name in ("scikit-learn", "skops", "pandas", "numpy")],
+                serialization_format="skops",
+                skops_trusted_types=list(ALLOWED_TYPES),
+                metadata={"classes": list(model.classes), "trained_through": str(model.trained_through)},
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "profile.json"
+        path.write_text(json.dumps(profile), encoding="utf-8")
+        log_file(run_id, path)
+    log(run_id, tags={"model_uri": info.model_uri, "trained_through": model.trained_through, "classes": json.dumps(model.classes)})
+
+
+def _signature(spec: ModelSpec, model: Model, matrix: pd.DataFrame) -> ModelSignature:
+    def kind(name: str) -> str:
+        return "double" if pd.api.types.is_numeric_dtype(matrix[name]) else "string"
+
+    inputs = Schema([ColSpec(kind(name), name, required=False) for name in model.columns])
+    return ModelSignature(inputs, Schema([ColSpec("double" if spec.task == "regression" else "long")]))
+
+
+def profile(run_id: str) -> Profile:
+    """The reference profile that was kept with a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(client().download_artifacts(run_id, "profile.json", folder)).read_text(encoding="utf-8")
+    found: Profile = json.loads(text)
+    return found
+
+
+def register(spec: ModelSpec, run_id: str) -> int:
+    """The version that the run's model is registered as; the same one when it is asked again."""
+    api = client()
+    tags = api.get_run(run_id).data.tags
+    try:
+        api.create_registered_model(spec.name, tags={"owner": spec.owner})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for known in api.search_model_versions(f"name = '{spec.name}'"):
+        if known.run_id == run_id:
+            return int(known.version)
+    lineage = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
+    return int(api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage).version)
+
+
+def alias(spec: ModelSpec, name: str, version: int | None) -> None:
+    """Point an alias at a version, or remove it; nothing is written where it already is so."""
+    api = client()
+    now = aliases(spec).get(name)
+    if version is None and now is not None:
+        api.delete_registered_model_alias(spec.name, name)
+    elif version is not None and now != version:
+        api.set_registered_model_alias(spec.name, name, str(version))
+
+
+def aliases(spec: ModelSpec) -> dict[str, int]:
+    """The model's aliases; none where it has no version yet."""
+    try:
+        return {name: int(version) for name, version in client().get_registered_model(spec.name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
+def run_of(spec: ModelSpec, version: int) -> str:
+    """The run that made a version. Raises LookupError where there is no such version."""
+    try:
+        return str(client().get_model_version(spec.name, str(version)).run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise LookupError(f"model {spec.name} has no version {version}; see `esteira status {spec.name}`") from None
+
+
+def load(spec: ModelSpec, run_id: str, version: int = 0) -> Model:
+    """The model that a run kept. Raises ModelRefused, before anything is loaded, where its file holds a type not allowed."""
+    tags = client().get_run(run_id).data.tags
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(mlflow.artifacts.download_artifacts(tags["model_uri"], dst_path=folder))
+        pipeline = _load_file(place / "model.skops")
+    return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]), version)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelRefused(f"{path.name} is not in the model's folder: only models in the skops format are loaded; log it again")
+    foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(ALLOWED_TYPES))
+    if foreign:
+        raise ModelRefused(
+            f"the model file holds types that are not allowed: {', '.join(foreign)}; allowed beside scikit-learn's own: "
+            f"{', '.join(ALLOWED_TYPES)}. If it is yours and safe, add the type to registry.ALLOWED_TYPES"
+        )
+    return skops.io.load(path, trusted=list(ALLOWED_TYPES))
+
+
+def load_version(spec: ModelSpec, version: int) -> Model:
+    """The model of a registered version."""
+    return load(spec, run_of(spec, version), version)
+
+
+def run_link(spec: ModelSpec, run_id: str) -> str:
+    """Where MLflow's pages show a run; empty where there is only a database file."""
+    base = os.environ.get("ESTEIRA_MLFLOW_URL") or (uri() if uri().startswith("http") else "")
+    return f"{base}/#/experiments/{experiment(spec)}/runs/{run_id}" if base else ""

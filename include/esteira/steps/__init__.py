@@ -1,0 +1,47 @@
+"""What each task does: pure code meets the tables and the registry. Every step may die anywhere and run again."""
+
+from esteira.steps.checking import check, chosen_version, commit_notebook, decide, drift_report, drifted, measure, promote_chosen, recheck, rescore, retrain, standing
+from esteira.steps.checking import labels as labels_for_check
+from esteira.steps.ingest import extract, features, validate
+from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status
+from esteira.steps.mails import drift_mail, failure_mail, record_delivery, warning
+from esteira.steps.scoring import publish, score
+from esteira.steps.training import candidate, evaluate, lacking, prepare, promote, register, select, train
+
+__all__ = [
+    "NoChampion",
+    "PromotionRefused",
+    "candidate",
+    "champion",
+    "check",
+    "chosen_version",
+    "commit_notebook",
+    "decide",
+    "drift_mail",
+    "drift_report",
+    "drifted",
+    "evaluate",
+    "extract",
+    "failure_mail",
+    "features",
+    "labels_for_check",
+    "lacking",
+    "measure",
+    "prepare",
+    "promote",
+    "promote_chosen",
+    "publish",
+    "recheck",
+    "record_delivery",
+    "register",
+    "repair_aliases",
+    "rescore",
+    "retrain",
+    "score",
+    "select",
+    "standing",
+    "status",
+    "train",
+    "validate",
+    "warning",
+]

@@ -1,0 +1,389 @@
+"""The check: labels, measure, decide, attempts, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esteira import data, drift, learn, notebook, registry, tables
+from esteira.decide import Decision, Gate, Measurement, Outcome, Verdict, best_attempt, first_violated, gate, judge
+from esteira.decide import decide as decide_from
+from esteira.learn import Model
+from esteira.spec import METRICS, ModelSpec, Recipe
+from esteira.steps import ingest, ledger, scoring, training
+
+log = logging.getLogger(__name__)
+
+PLOTTED_ROWS = 2_000  # the latest of the rows that an attempt was fitted on
+
+
+def run_key(day: date) -> str:
+    """What the runs of a day's check are known by in MLflow, and its predictions in the tables."""
+    return f"check:{day}"
+
+
+def windows(spec: ModelSpec, champion: ledger.Champion, day: date) -> list[tuple[date, date]]:
+    """The last whole windows of mature days that the champion served, the latest one last.
+
+    They follow each other from the first day that the champion served, and do not overlap.
+    """
+    length = spec.check.every
+    whole = ((ingest.mature_through(spec, day) - champion.effective_day).days + 1) // length
+    starts = [champion.effective_day + timedelta(days=length * n) for n in range(max(whole - spec.check.violated.of_last, 0), whole)]
+    return [(start, start + timedelta(days=length - 1)) for start in starts]
+
+
+def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
+    """The held-out slice of a check: the latest mature days."""
+    last = ingest.mature_through(spec, day)
+    return last - timedelta(days=spec.check.slice - 1), last
+
+
+def labels(spec: ModelSpec, day: date) -> int:
+    """Read the labels that became mature since the oldest day that the check looks at; returns the days read."""
+    now = ledger.champion(spec, day)
+    if now is None:
+        return 0
+    first = min([slice_days(spec, day)[0], *(start for start, _ in windows(spec, now, day))])
+    return ingest.labels(spec, first, day)
+
+
+def served(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
+    """The rows that a version served on the days, with their label: out of sample only."""
+    rows = tables.read("served", spec.name, day=(first, last), version=version)
+    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
+    if rows.empty or known.empty:
+        return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
+    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
+    return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
+
+
+def _metric_rows(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...], **about: object) -> list[dict[str, Any]]:
+    values = learn.evaluate(spec, rows, names)
+    found = []
+    for name, value in values.items():
+        limit = spec.check.metrics[name]
+        found.append(
+            {
+                **about, "segment": "", "metric": name, "value": value, "min": limit.min, "max": limit.max,
+                "in_range": limit.holds(value), "n_rows": len(rows), "n_days": rows["day"].nunique(),
+            }  # fmt: skip
+        )
+    return found
+
+
+def _spans(spec: ModelSpec, rows: pd.DataFrame, spans: list[tuple[date, date]], window: str, **about: object) -> list[dict[str, Any]]:
+    found = []
+    for first, last in spans:
+        part = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
+        found += _metric_rows(spec, part, tuple(spec.check.metrics), window=window, first_day=first, last_day=last, **about)
+    return found
+
+
+def measure(spec: ModelSpec, day: date) -> int:
+    """Measure the day's champion on what it served: each new day, the last whole windows, the held-out slice, and drift.
+
+    Replaces the check's rows of the metrics table; returns how many. Without a champion there is nothing to measure.
+    """
+    ledger.repair_aliases(spec)
+    now = ledger.champion(spec, day)
+    if now is None:
+        return 0
+    spans, held_out = windows(spec, now, day), slice_days(spec, day)
+    first = min([held_out[0], *(start for start, _ in spans)])
+    rows = served(spec, now.version, first, ingest.mature_through(spec, day))
+    about = {"check_day": day, "attempt": 0, "role": "champion", "version": now.version}
+    single = [(each, each) for each in _new_days(spec, now.version, day, rows)]
+    found = _spans(spec, rows, single, "day", **about)
+    found += _spans(spec, rows, spans, "window", **about)
+    found += _spans(spec, rows, [held_out], "slice", **about)
+    found += _drift_rows(spec, now.version, spans[-1], day) if spans else []
+    _write_metrics(spec, found, day, 0)
+    for row in found:
+        if row["window"] == "window" and row["role"] == "champion":
+            log.info("model %s: check %s: %s to %s: %s = %.4g", spec.name, day, row["first_day"], row["last_day"], row["metric"], row["value"])
+    return len(found)
+
+
+def _write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attempt: int) -> None:
+    frame = pd.DataFrame(rows, columns=tables.METRICS_SCHEMA.names)
+    where = {"check_day": day, "attempt": attempt}
+    tables.replace("metrics", spec.name, frame, where, schema=tables.METRICS_SCHEMA, partition="check_day")
+
+
+def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
+    """The served days that no check before this one has recorded."""
+    known = tables.read("metrics", spec.name, columns=["check_day", "last_day"], window="day", version=version, role="champion")
+    recorded = set(known.loc[known["check_day"] < pd.Timestamp(day), "last_day"]) if len(known) else set()
+    return [moment.date() for moment in sorted(rows["day"].unique()) if moment not in recorded]
+
+
+def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
+    frame = tables.read("features", spec.name, columns=["day", *spec.features.all], day=span)
+    found = drift.psi(registry.profile(registry.run_of(spec, version)), frame)
+    if not found:
+        return []
+    about = {
+        "check_day": day, "attempt": 0, "role": "drift", "version": version, "first_day": span[0], "last_day": span[1],
+        "window": "window", "n_rows": len(frame), "n_days": frame["day"].nunique(),
+    }  # fmt: skip
+    rows = [
+        {**about, "segment": name, "metric": "psi", "value": value, "max": drift.LIMIT, "in_range": value <= drift.LIMIT}
+        for name, value in found.items()
+    ]
+    share = sum(value > drift.LIMIT for value in found.values()) / len(found)
+    limit = spec.check.drift.max_share
+    return [*rows, {**about, "segment": "", "metric": "drift_share", "value": share, "max": limit, "in_range": share <= limit}]
+
+
+def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
+    """The champion's windows as the check recorded them, the latest one last."""
+    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="champion", window=window)
+    found = []
+    for (first, last), part in rows.groupby(["first_day", "last_day"], sort=True):
+        held = dict(zip(part["metric"], part["in_range"].astype(bool), strict=True))
+        values = dict(zip(part["metric"], part["value"], strict=True))
+        ordered = [name for name in spec.check.metrics if name in values]
+        found.append(
+            Measurement(
+                first.date(), last.date(), int(part["n_rows"].iloc[0]), int(part["n_days"].iloc[0]),
+                {name: values[name] for name in ordered}, {name: held[name] for name in ordered},
+            )  # fmt: skip
+        )
+    return found
+
+
+def decide(spec: ModelSpec, day: date) -> Verdict:
+    """What the check of a day decides, from its rows of the metrics table and the guards against endless loops."""
+    now, latest = ledger.champion(spec, day), ledger.champion(spec)
+    if now is None or latest is None:
+        return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
+    checked = tables.read("metrics", spec.name, columns=["check_day"])
+    newest = checked["check_day"].max().date() if len(checked) else day
+    if newest > day:
+        return Verdict(Decision.KEEP, f"only measured: {newest} was checked already")
+    if latest.version != now.version:
+        return Verdict(Decision.KEEP, f"only measured: version {latest.version} serves from {latest.effective_day} on")
+    found = measured_windows(spec, day)
+    verdict = decide_from(found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least)
+    if verdict.decision is not Decision.RETRAIN:
+        return verdict
+    held_out = measured_windows(spec, day, "slice")[0]
+    if held_out.days < spec.check.min_days:
+        return Verdict(Decision.WAIT, f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed")
+    warned = tables.read("ledger", spec.name, id=warning_id(now.version, found[-1].last))
+    if len(warned) and json.loads(warned.iloc[0]["evidence"])["check_day"] != str(day):
+        return Verdict(Decision.WATCH, f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days")
+    return verdict
+
+
+def warning_id(version: int, window_end: date) -> str:
+    """The ledger's id of a warning: one for a champion and a window."""
+    return f"warned:{version}:{window_end}"
+
+
+def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
+    """Train by the attempt's recipe, on mature rows before the held-out slice; returns the MLflow run that keeps the model."""
+    recipe = spec.recipes[attempt - 1]
+    frame = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
+    found = [
+        (learn.tune(spec, candidate, frame, recipe.half_life, recipe.trials), index)
+        for index, candidate in enumerate(spec.train.candidates)
+    ]
+    best, index = (max if METRICS[spec.check.metric][1] else min)(found, key=lambda pair: pair[0].value)
+    chosen = spec.train.candidates[index]
+    about = {"kind": "attempt", "as_of": day, "check_day": day, "attempt": attempt, "candidate": index, "recipe": recipe.model_dump_json()}
+    with registry.run(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
+        model = learn.fit(spec, chosen, best.params, frame, recipe.half_life)
+        registry.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
+        versions = f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
+        recent = frame.tail(PLOTTED_ROWS)
+        training.log_fitted(spec, run_id, model, frame, recent, learn.scored(spec, model, recent), chosen, best.params, versions)
+    return run_id
+
+
+def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> pd.DataFrame:
+    """The rows that a recipe trains on: its window up to `last`, and of what the store has before it the share to keep."""
+    first = last - timedelta(days=recipe.window - 1)
+    ingest.ensure_features(spec, data.days(first, last))
+    ingest.labels(spec, first, day)
+    oldest = last - timedelta(days=max(spec.train.window, recipe.window) - 1) if recipe.keep_old else first
+    frame = ingest.labelled(spec, oldest, last)
+    rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
+    if rows.empty:
+        raise data.DataError(f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window")
+    return rows
+
+
+def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
+    """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
+    now = ledger.require_champion(spec, day)
+    challenger = registry.load(spec, run_id)
+    old = served(spec, now.version, *slice_days(spec, day))
+    old = old[old["day"] > pd.Timestamp(challenger.trained_through)].reset_index(drop=True)
+    new = _predicted_by(spec, challenger, old)
+    gains = learn.daily_gains(spec, spec.check.metric, old, new)
+    seen = gate(
+        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=len(spec.recipes), seed=spec.train.seed
+    )
+    rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
+    healthy = all(row["in_range"] for row in rows if row["role"] == "challenger" and row["window"] == "slice")
+    outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy)
+    _write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
+    registry.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags={"outcome": outcome.value, "measured": now.version})
+    log.info("model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower)
+    return outcome
+
+
+def _predicted_by(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, as the challenger would have predicted them."""
+    if rows.empty:
+        return rows
+    frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
+    known = rows[["day", *spec.key, "label"]].merge(frame, on=["day", *spec.key], how="left", validate="one_to_one")
+    return learn.scored(spec, challenger, known)
+
+
+def _attempt_rows(
+    spec: ModelSpec, day: date, attempt: int, version: int, run_id: str, old: pd.DataFrame, new: pd.DataFrame
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    single = [(moment.date(), moment.date()) for moment in sorted(old["day"].unique())]
+    for role, number, rows in (("champion", version, old), ("challenger", None, new)):
+        about = {"check_day": day, "attempt": attempt, "role": role, "version": number, "run_id": run_id}
+        found += _spans(spec, rows, [slice_days(spec, day)], "slice", **about)
+        found += _spans(spec, rows, single, "day", **about)
+    return found
+
+
+def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outcome: Outcome) -> list[dict[str, Any]]:
+    def of_gate(row: Mapping[str, Any]) -> bool:
+        return row["role"] == "challenger" and row["window"] == "slice" and row["metric"] == spec.check.metric
+
+    lower = seen.lower if math.isfinite(seen.lower) else None
+    evidence = {"gain": seen.gain, "gain_lower": lower, "outcome": outcome.value}
+    return [{**row, **evidence} if of_gate(row) else row for row in rows]
+
+
+def attempts(spec: ModelSpec, day: date) -> pd.DataFrame:
+    """The attempts of a day's check that were measured: one row each, with outcome, gain, its lower bound and the run."""
+    rows = tables.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
+    return rows.sort_values("attempt", ignore_index=True)
+
+
+def chosen_attempt(spec: ModelSpec, day: date) -> tuple[int, str, Outcome] | None:
+    """The attempt to promote, its run and its outcome; None where none improved."""
+    rows = attempts(spec, day)
+    found = {int(row["attempt"]): (Outcome(row["outcome"]), float(row["gain"])) for _, row in rows.iterrows()}
+    best = best_attempt(found)
+    if best is None:
+        return None
+    return best, str(rows.loc[rows["attempt"] == best, "run_id"].iloc[0]), found[best][0]
+
+
+def standing(spec: ModelSpec, day: date) -> tuple[bool, bool]:
+    """Whether an attempt of the day's check recovered, and whether one at least improved."""
+    chosen = chosen_attempt(spec, day)
+    return chosen is not None and chosen[2] is Outcome.RECOVERS, chosen is not None
+
+
+def _require_chosen(spec: ModelSpec, day: date) -> tuple[int, str, Outcome]:
+    chosen = chosen_attempt(spec, day)
+    if chosen is None:
+        raise LookupError(f"model {spec.name}: no attempt of the check of {day} improved, so there is nothing to promote")
+    return chosen
+
+
+def chosen_version(spec: ModelSpec, day: date) -> int:
+    """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
+    _, run_id, _ = _require_chosen(spec, day)
+    return training.register(spec, run_id, day)
+
+
+def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
+    """Make the chosen attempt champion, citing the notebook's commit; returns the version that serves now."""
+    attempt, run_id, outcome = _require_chosen(spec, day)
+    row = attempts(spec, day).set_index("attempt").loc[attempt]
+    recipe = spec.recipes[attempt - 1]
+    if spec.promote.refit:
+        frame = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
+        version = training.refit(spec, day, run_id, frame, run_key(day), recipe.half_life)
+    now = ledger.require_champion(spec, day)
+    why = f"attempt {attempt} {outcome.value}: {spec.check.metric} = {row['value']:.4g} on the held-out slice, better by {row['gain']:.4g}"
+    ledger.make_champion(
+        spec, version, day, measured=now.version, why=why, by=run_key(day),
+        evidence={"run": run_id, "commit": commit, "gain": row["gain"], "gain_lower": row["gain_lower"], "check_day": str(day)},
+    )  # fmt: skip
+    return version
+
+
+def rescore(spec: ModelSpec, day: date, version: int) -> int:
+    """Score the days since the violation began again by `version`, into predictions only; returns the rows."""
+    scored = tables.read("predictions", spec.name, columns=["day"])
+    since, last = first_violated(measured_windows(spec, day)), scored["day"].max().date()
+    return scoring.score(spec, data.days(since, max(last, since)), run_key(day), version)
+
+
+def commit_notebook(spec: ModelSpec, day: date) -> str:
+    """Execute the retraining notebook and commit it; returns the commit. A push that fails is only warned about."""
+    return notebook.commit(spec.name, day, {"model": spec.name, "day": str(day)})
+
+
+def drift_report(spec: ModelSpec, day: date) -> str:
+    """Keep Evidently's report of the latest window against the champion's training rows; returns the MLflow run."""
+    now = ledger.require_champion(spec, day)
+    tags = registry.client().get_run(registry.run_of(spec, now.version)).data.tags
+    trained = date.fromisoformat(tags["trained_through"])
+    reference = tables.read("features", spec.name, day=(trained - timedelta(days=spec.train.window - 1), trained))
+    current = tables.read("features", spec.name, day=windows(spec, now, day)[-1])
+    with (
+        registry.run(spec, f"{run_key(day)}/drift", f"drift {day}", kind="drift", check_day=day) as run_id,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        path = Path(folder) / "drift.html"
+        drift.report(spec, reference, current, path)
+        registry.log_file(run_id, path)
+    return run_id
+
+
+def drifted(spec: ModelSpec, day: date) -> tuple[bool, dict[str, float]]:
+    """Whether too many features drifted in the latest window, and their PSI, the largest first."""
+    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift")
+    share = rows[rows["metric"] == "drift_share"]
+    found = rows[rows["metric"] == "psi"].sort_values("value", ascending=False)
+    return bool(len(share)) and not bool(share["in_range"].iloc[0]), dict(zip(found["segment"], found["value"], strict=True))
+
+
+def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | None]:
+    """The whole check DAG, one step after the other: the decision, each attempt's outcome, and the version promoted.
+
+    A crash is an attempt that did not improve. The warning is left to the caller: whom to tell is not this step's to know.
+    """
+    labels(spec, day)
+    measure(spec, day)
+    verdict = decide(spec, day)
+    outcomes: list[Outcome] = []
+    if verdict.decision is not Decision.RETRAIN:
+        return verdict, outcomes, None
+    for attempt in range(1, len(spec.recipes) + 1):
+        try:
+            outcomes.append(recheck(spec, day, attempt, retrain(spec, day, attempt)))
+        except Exception:  # whatever it was, the next recipe may still help; it is in the log
+            log.exception("model %s: attempt %d crashed", spec.name, attempt)
+            outcomes.append(Outcome.FAILS)
+        if outcomes[-1] is Outcome.RECOVERS:
+            break
+    if chosen_attempt(spec, day) is None:
+        return verdict, outcomes, None
+    commit = commit_notebook(spec, day)
+    version = promote_chosen(spec, day, chosen_version(spec, day), commit)
+    rescore(spec, day, version)
+    return verdict, outcomes, version

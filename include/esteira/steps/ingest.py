@@ -1,0 +1,143 @@
+"""From the source to the feature store: extract, validate, features, labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from datetime import date, timedelta
+
+import pandas as pd
+
+from esteira import data, tables
+from esteira.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+def _mark(spec: ModelSpec, *blocks: str) -> int:
+    """A number that changes when the blocks of the spec, or the model's own code, do: what was made before is stale then."""
+    text = json.dumps(spec.model_dump(mode="json", include=set(blocks)), sort_keys=True)
+    code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
+    return zlib.crc32(text.encode() + code)
+
+
+def raw_mark(spec: ModelSpec) -> int:
+    """The mark of raw days: another source makes them stale."""
+    return _mark(spec, "source", "time")
+
+
+def features_mark(spec: ModelSpec) -> int:
+    """The mark of feature days: another source, key, feature or expectation makes them stale."""
+    return _mark(spec, "source", "time", "key", "features", "expect", "inputs")
+
+
+def extract(spec: ModelSpec, days: list[date]) -> int:
+    """Read the source's rows of the days into the raw table; returns how many. A day without rows is an empty day."""
+    if not days:
+        return 0
+    rows = data.read(spec, min(days), max(days))
+    rows = rows[rows["day"].isin(pd.to_datetime(days))]
+    found = set(rows["day"].dt.date)
+    for day in days:
+        if day not in found:
+            log.info("model %s: the source has no row for %s: an empty day", spec.name, day)
+    tables.replace_days("raw", spec.name, rows.assign(read_at=pd.Timestamp(tables.clock())), days, mark=raw_mark(spec))
+    log.info("model %s: %d rows read for %d days from %s to %s", spec.name, len(rows), len(days), min(days), max(days))
+    return len(rows)
+
+
+def _raw(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
+    """The raw rows of the days, without the target: neither features nor scoring may see it."""
+    table = tables.open_table("raw", spec.name)
+    columns = [field.name for field in table.schema().fields if field.name != spec.target] if table else None
+    rows = tables.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
+    return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
+
+
+def validate(spec: ModelSpec, days: list[date]) -> int:
+    """Put the raw rows of the days that are not as expected into the quarantine table; returns how many."""
+    if not days:
+        return 0
+    rows = _raw(spec, days)
+    good, bad = (rows, rows) if rows.empty else data.validate(spec, rows)
+    _quarantine(spec, bad, days, "rows")
+    log.info("model %s: rows read %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
+    return len(bad)
+
+
+def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str) -> None:
+    """Bad rows, whole, as JSON: whatever their types are, nothing of them is lost."""
+    if bad.empty:
+        rows = pd.DataFrame()
+        if tables.version("quarantine", spec.name) < 0:
+            return
+    else:
+        shown = bad.drop(columns=["rule", "reason", "day"]).to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        text = [line for line in shown.split("\n") if line]
+        rows = bad[["day", "rule", "reason"]].assign(row=text, stage=stage, found_at=pd.Timestamp(tables.clock()))
+    tables.replace_days("quarantine", spec.name, rows, days, stage=stage)
+
+
+def features(spec: ModelSpec, days: list[date]) -> int:
+    """Build the features of the days from their good raw rows into the feature store; returns its Delta version."""
+    if not days:
+        return tables.version("features", spec.name)
+    rows = _raw(spec, days)
+    good = rows if rows.empty else data.validate(spec, rows)[0]
+    return tables.replace_days("features", spec.name, data.build_features(spec, good), days, mark=features_mark(spec))
+
+
+def ensure_features(spec: ModelSpec, days: list[date]) -> None:
+    """Extract, validate and build those of the days that the feature store lacks, or has of an older spec."""
+    lacking = tables.missing_days("features", spec.name, days, features_mark(spec))
+    extract(spec, lacking)
+    validate(spec, lacking)
+    features(spec, lacking)
+
+
+def mature_through(spec: ModelSpec, as_of: date) -> date:
+    """The last day whose labels are known on `as_of`."""
+    return as_of - timedelta(days=spec.label_delay)
+
+
+def labels(spec: ModelSpec, first: date, as_of: date) -> int:
+    """Read the labels that became mature from `first` on into the labels table; returns how many rows it read.
+
+    A day is read until each of its feature rows has a label; a label keeps the time at which it was first seen.
+    """
+    days = data.days(first, mature_through(spec, as_of))
+    if not days:
+        return 0
+    known = tables.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
+    had = tables.read("labels", spec.name, day=(days[0], days[-1]))
+    wanted = known["day"].value_counts()
+    have = had["day"].value_counts() if len(had) else wanted * 0
+    pending = [day for day in days if wanted.get(pd.Timestamp(day), 0) > have.get(pd.Timestamp(day), 0)]
+    if not pending:
+        return 0
+    _store_labels(spec, pending, known[known["day"].isin(pd.to_datetime(pending))], had)
+    return len(pending)
+
+
+def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
+    found = data.read_labels(spec, days[0], days[-1])
+    rows = known.merge(found, on=[name for name in found.columns if name != "label"], how="inner", validate="many_to_one")
+    good, bad = data.validate_labels(spec, rows)
+    good = good.assign(label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock()))
+    if len(had):
+        seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
+        good = good.assign(first_seen=seen.set_axis(good.index).fillna(good["first_seen"]))
+    _quarantine(spec, bad, days, "labels")
+    tables.replace_days("labels", spec.name, good, days)
+    log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
+
+
+def labelled(spec: ModelSpec, first: date, last: date, features_at: int | None = None, labels_at: int | None = None) -> pd.DataFrame:
+    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, for lineage."""
+    rows = tables.read("features", spec.name, at=features_at, day=(first, last))
+    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))
+    if rows.empty or known.empty:
+        return rows.head(0).assign(label=[])
+    joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")
+    return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)

@@ -1,0 +1,153 @@
+"""The ledger is the truth about champions; MLflow's aliases are repaired from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira import registry, tables
+from esteira.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+class PromotionRefused(RuntimeError):
+    """A promotion would replace a champion that was not the one measured, or would go back in time."""
+
+
+class NoChampion(LookupError):
+    """No version was promoted for a day yet."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves from `effective_day` on; `number` counts the promotions."""
+
+    version: int
+    effective_day: date
+    number: int
+
+
+def _promotions(spec: ModelSpec) -> list[Champion]:
+    rows = tables.read("ledger", spec.name, columns=["id", "effective_day", "version", "to_state"])
+    if rows.empty:
+        return []
+    rows = rows[rows["to_state"] == "champion"]
+    found = [
+        Champion(int(version), day.date(), int(name.rpartition(":")[2]))
+        for name, day, version in zip(rows["id"], rows["effective_day"], rows["version"], strict=True)
+    ]
+    return sorted(found, key=lambda promoted: promoted.number)
+
+
+def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
+    """The champion of a day: the last promotion effective on it or before; None before the first."""
+    until = [promoted for promoted in _promotions(spec) if promoted.effective_day <= day]
+    return until[-1] if until else None
+
+
+def require_champion(spec: ModelSpec, day: date) -> Champion:
+    """The champion of a day. Raises NoChampion that says what to do."""
+    found = champion(spec, day)
+    if found is None:
+        first = _promotions(spec)
+        since = f"the first serves from {first[0].effective_day}" if first else "none was promoted yet"
+        raise NoChampion(f"model {spec.name} has no champion for {day}: {since}. Train and promote one for an earlier day, or give a version")
+    return found
+
+
+def effective_day(as_of: date) -> date:
+    """The first day that a version of `as_of` serves: what it learnt was known when `as_of` had ended."""
+    return as_of + timedelta(days=1)
+
+
+def record(
+    spec: ModelSpec, key: str, *, to_state: str, why: str, by: str, effective: date, version: int | None = None,
+    from_state: str = "", evidence: Mapping[str, Any] | None = None,
+) -> bool:
+    """Write a change of state under an id of its own; returns False where it was there already."""
+    row = {
+        "id": key, "at": tables.clock(), "effective_day": effective, "version": version, "from_state": from_state,
+        "to_state": to_state, "why": why, "evidence": json.dumps(evidence or {}, sort_keys=True), "by": by,
+    }  # fmt: skip
+    return tables.append_once(spec.name, row)
+
+
+def make_champion(
+    spec: ModelSpec, version: int, as_of: date, *, measured: int | None, why: str, by: str, evidence: Mapping[str, Any] | None = None
+) -> None:
+    """Promote a version. `measured` is the champion that it was compared with, None where there was none.
+
+    The promotion takes the next number as its id: of two that follow the same champion only one is written. Raises
+    PromotionRefused where another champion came in between, or serves from a later day.
+    """
+    now = champion(spec)
+    if now is None or now.version != version:
+        if (now.version if now else None) != measured:
+            raise PromotionRefused(f"model {spec.name}: version {version} was measured against {_named(measured)}, but the champion is {_named(now and now.version)}; train or check again")
+        if now is not None and effective_day(as_of) < now.effective_day:
+            raise PromotionRefused(
+                f"model {spec.name}: version {version} is of {as_of}, older than the champion, which serves from {now.effective_day}; train for a later day"
+            )
+        number = now.number + 1 if now else 1
+        record(
+            spec, f"champion:{number}", to_state="champion", from_state="challenger", version=version, why=why, by=by,
+            effective=effective_day(as_of), evidence={**(evidence or {}), "replaces": measured},
+        )  # fmt: skip
+        now = champion(spec)
+        if now is None or now.version != version:
+            raise PromotionRefused(f"model {spec.name}: {_named(now and now.version)} was promoted at the same time; train or check again")
+    repair_aliases(spec)
+
+
+def _named(version: int | None) -> str:
+    return f"version {version}" if version else "no champion"
+
+
+def repair_aliases(spec: ModelSpec) -> None:
+    """Point MLflow's alias `champion` at the ledger's champion; a challenger that became champion is none any more."""
+    now = champion(spec)
+    known = registry.aliases(spec)
+    if now is None:
+        if "champion" in known:
+            log.warning("model %s: removing the alias champion from version %d: the ledger has no champion", spec.name, known["champion"])
+            registry.alias(spec, "champion", None)
+        return
+    if known.get("champion") != now.version:
+        registry.alias(spec, "champion", now.version)
+    if known.get("challenger") == now.version:
+        registry.alias(spec, "challenger", None)
+
+
+def status(spec: ModelSpec) -> dict[str, Any]:
+    """What a person wants to know first: champion, last scored and checked day, last metric, last change of state."""
+    now = champion(spec)
+    scored = tables.read("predictions", spec.name, columns=["day"])
+    checks = tables.read("metrics", spec.name, columns=["check_day", "attempt", "window", "metric", "value", "in_range", "last_day"])
+    events = tables.read("ledger", spec.name, columns=["at", "to_state", "why"])
+    latest = checks[(checks["metric"] == spec.check.metric) & (checks["window"] == "window") & (checks["attempt"] == 0)]
+    latest = latest.sort_values(["check_day", "last_day"]).tail(1)
+    last = events.sort_values("at").tail(1)
+    return {
+        "model": spec.name,
+        "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
+        "last day scored": _last_day(scored, "day"),
+        "last check": _last_day(checks, "check_day"),
+        f"last window's {spec.check.metric}": "not measured yet" if latest.empty else _measured(spec, latest.iloc[0]),
+        "last change": "none" if last.empty else f"{last.iloc[0]['to_state']}: {last.iloc[0]['why']}",
+    }
+
+
+def _last_day(rows: pd.DataFrame, column: str) -> str:
+    return "never" if rows.empty else str(rows[column].max().date())
+
+
+def _measured(spec: ModelSpec, row: Any) -> str:
+    held = "in range" if row["in_range"] else "OUT OF RANGE"
+    return f"{row['value']:.4g}, {held} ({spec.check.metrics[spec.check.metric]}), window to {row['last_day'].date()}"

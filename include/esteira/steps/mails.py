@@ -1,0 +1,166 @@
+"""What is mailed: built here, from the tables; sent by whoever has a mail server. All that users wrote is escaped."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date
+from email.message import EmailMessage
+
+from jinja2 import Environment
+
+from esteira import registry, tables
+from esteira.spec import ModelSpec
+from esteira.steps import checking, ledger
+
+_TEXT = """\
+{{ lead }}
+
+{% for title, head, rows in sections %}{{ title }}
+{% for row in rows %}  {% for cell in row %}{{ head[loop.index0] }}: {{ cell }}{{ ", " if not loop.last }}{% endfor %}
+{% endfor %}
+{% endfor %}{% for name, link in links %}{{ name }}: {{ link }}
+{% endfor %}"""
+
+_HTML = """\
+<!doctype html><html><body style="font-family: sans-serif; color: #222">
+<p>{{ lead }}</p>
+{% for title, head, rows in sections %}<h3 style="margin-bottom: 4px">{{ title }}</h3>
+<table cellpadding="6" style="border-collapse: collapse">
+<tr>{% for name in head %}<th align="left" style="border-bottom: 2px solid #888">{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td style="border-bottom: 1px solid #ccc">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endfor %}<p>{% for name, link in links %}{% if link.startswith("http") %}<a href="{{ link }}">{{ name }}</a>
+{% else %}{{ name }}: {{ link }}{% endif %}<br>{% endfor %}</p>
+</body></html>
+"""
+
+Section = tuple[str, list[str], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A mail, as text and as HTML. `key` gives it its Message-ID: the same mail again has the same one."""
+
+    key: str
+    to: tuple[str, ...]
+    subject: str
+    lead: str
+    sections: tuple[Section, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+    def message(self, sender: str) -> EmailMessage:
+        """The mail as it goes out."""
+        message = EmailMessage()
+        message["Subject"] = " ".join(self.subject.split())
+        message["From"] = sender
+        message["To"] = ", ".join(self.to)
+        message["Message-ID"] = f"<{hashlib.sha256(self.key.encode()).hexdigest()[:32]}@esteira>"
+        message.set_content(_rendered(_TEXT, self, escape=False))
+        message.add_alternative(_rendered(_HTML, self, escape=True), subtype="html")
+        return message
+
+
+def _rendered(template: str, mail: Mail, *, escape: bool) -> str:
+    environment = Environment(autoescape=escape, trim_blocks=False)  # noqa: S701: plain text has nothing to escape
+    return environment.from_string(template).render(lead=mail.lead, sections=mail.sections, links=mail.links)
+
+
+def _n(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
+    """The warning after a loop that did not bring the metric back; it is in the ledger before it can be sent."""
+    now = ledger.require_champion(spec, day)
+    found = checking.measured_windows(spec, day)
+    metric, limit = spec.check.metric, spec.check.metrics[spec.check.metric]
+    chosen = checking.chosen_attempt(spec, day)
+    end = f"attempt {chosen[0]} was better and is promoted, but it is out of range too" if chosen else f"version {now.version} stays champion"
+    why = f"{found[-1].out_of_range()} (wanted: {metric} {limit}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
+    key = checking.warning_id(now.version, found[-1].last)
+    ledger.record(
+        spec, key, to_state="warned", from_state="champion", version=now.version, why=why, by=checking.run_key(day),
+        effective=day, evidence={"check_day": str(day)},
+    )  # fmt: skip
+    return Mail(
+        key=f"{spec.name}/{key}",
+        to=spec.alerts.email or (spec.owner,),
+        subject=f"[esteira] {spec.name}: {metric} = {_n(found[-1].values[metric])} is out of range, and retraining did not help",
+        lead=f"Model {spec.name}, check of {day}: {why}.",
+        sections=(_history(spec, day), _tried(spec, day), _drifted(spec, day)),
+        links=_links(spec, day, run_url),
+    )
+
+
+def _history(spec: ModelSpec, day: date) -> Section:
+    rows = [
+        [f"{window.first} to {window.last}", name, _n(value), str(spec.check.metrics[name]), "in range" if window.in_range[name] else "OUT OF RANGE", f"{window.days} days, {window.rows} rows"]
+        for window in checking.measured_windows(spec, day)
+        for name, value in window.values.items()
+    ]
+    return "What the champion reached", ["window", "metric", "value", "range", "verdict", "from"], rows
+
+
+def _tried(spec: ModelSpec, day: date) -> Section:
+    found = checking.attempts(spec, day).set_index("attempt")
+    rows = []
+    for attempt, recipe in enumerate(spec.recipes, start=1):
+        shown = ", ".join(f"{name} {_duration(name, value)}" for name, value in recipe.model_dump(exclude_none=True).items())
+        if attempt in found.index:
+            row = found.loc[attempt]
+            rows.append([str(attempt), shown, _n(row["value"]), _n(row["gain"]), _n(row["gain_lower"]), row["outcome"]])
+        else:
+            rows.append([str(attempt), shown, "-", "-", "-", "crashed, see the log"])
+    head = ["attempt", "recipe", f"{spec.check.metric} on held-out days", "gain over the champion", "gain at least", "outcome"]
+    return "What was tried", head, rows
+
+
+def _duration(name: str, value: object) -> str:
+    return f"{value}d" if name in ("window", "half_life") else str(value)
+
+
+def _drifted(spec: ModelSpec, day: date) -> Section:
+    _, found = checking.drifted(spec, day)
+    return "Features that moved most", ["feature", "PSI (above 0.2: drift)"], [[name, _n(value)] for name, value in list(found.items())[:5]]
+
+
+def _links(spec: ModelSpec, day: date, run_url: str) -> tuple[tuple[str, str], ...]:
+    runs = registry.runs(spec, kind="drift", check_day=day)
+    report = registry.run_link(spec, str(runs[0].info.run_id)) if runs else ""
+    found = (("The run in Airflow", run_url), ("The drift report in MLflow", report), ("The metrics table", tables.path("metrics", spec.name)))
+    return tuple((name, link) for name, link in found if link)
+
+
+def record_delivery(spec: ModelSpec, day: date, mail: Mail) -> None:
+    """Write to the ledger that the warning was taken by the mail server."""
+    key = mail.key.removeprefix(f"{spec.name}/")
+    ledger.record(spec, f"delivered:{key}", to_state="delivered", why=f"mailed to {', '.join(mail.to)}", by=checking.run_key(day), effective=day)
+
+
+def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """The mail that says that too many features drifted; None where they did not."""
+    too_many, found = checking.drifted(spec, day)
+    if not too_many:
+        return None
+    moved = [name for name, value in found.items() if value > checking.drift.LIMIT]
+    return Mail(
+        key=f"{spec.name}/drift:{day}",
+        to=spec.alerts.email or (spec.owner,),
+        subject=f"[esteira] {spec.name}: {len(moved)} of {len(found)} features drifted",
+        lead=f"Model {spec.name}, check of {day}: {', '.join(moved)} drifted since the champion was trained. By itself this retrains nothing.",
+        sections=(_drifted(spec, day),),
+        links=_links(spec, day, run_url),
+    )
+
+
+def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str) -> Mail:
+    """The mail about a task that failed for good."""
+    return Mail(
+        key=f"{spec.name}/failed/{run}/{task}",
+        to=spec.alerts.email or (spec.owner,),
+        subject=f"[esteira] {spec.name}: task {task} failed",
+        lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",
+        links=(("The log in Airflow", log_url),) if log_url else (),
+    )
+

@@ -1,0 +1,66 @@
+"""A day's predictions: score writes what consumers read, publish keeps what was first given out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import date
+
+import pandas as pd
+from deltalake import DeltaTable
+
+from esteira import learn, registry, tables
+from esteira.spec import ModelSpec
+from esteira.steps import ledger
+
+log = logging.getLogger(__name__)
+
+
+def score(spec: ModelSpec, days: list[date], run: str, version: int | None = None) -> int:
+    """Predict the days' feature rows, each with its day's champion or with `version`, and replace the days' predictions.
+
+    Returns the number of rows. `run` names who asked; the rows keep it. Raises NoChampion where a day has none.
+    """
+    ledger.repair_aliases(spec)
+    chosen = {day: version or ledger.require_champion(spec, day).version for day in days}
+    rows = tables.read("features", spec.name, day=(min(days), max(days)))
+    parts = [_predict(spec, number, rows, [day for day in days if chosen[day] == number]) for number in sorted(set(chosen.values()))]
+    parts = [part for part in parts if len(part)]
+    predictions = pd.concat(parts, ignore_index=True).assign(run=run) if parts else pd.DataFrame()
+    tables.replace_days("predictions", spec.name, predictions, days)
+    log.info("model %s: %d rows of %d days scored by version %s", spec.name, len(predictions), len(days), sorted(set(chosen.values())))
+    return len(predictions)
+
+
+def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]) -> pd.DataFrame:
+    wanted = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
+    if wanted.empty:
+        return wanted
+    began = time.perf_counter()
+    model = registry.load_version(spec, version)
+    loaded = time.perf_counter()
+    predicted = learn.predict(spec, model, wanted)
+    done = time.perf_counter()
+    return wanted[[*spec.key, "event_time", "day"]].join(predicted).assign(
+        version=version, trained_through=pd.Timestamp(model.trained_through), load_seconds=loaded - began, predict_seconds=done - loaded
+    )
+
+
+def publish(spec: ModelSpec, days: list[date]) -> int:
+    """Keep the days' predictions as served, where nothing was served for the day before; returns the rows kept.
+
+    A retry of the run that served a day rewrites it; a later scoring of the day leaves it untouched.
+    """
+    rows = tables.read("predictions", spec.name, day=(min(days), max(days)))
+    if rows.empty:
+        return 0
+    by = dict(zip(rows["day"].dt.date, rows["run"], strict=True))
+
+    def served_by_another(table: DeltaTable) -> Iterable[date]:
+        had = table.to_pyarrow_table(columns=["day", "run"], filters=[("day", ">=", min(days)), ("day", "<=", max(days))])
+        pairs = had.group_by(["day", "run"]).aggregate([]).to_pylist()
+        return {pair["day"] for pair in pairs if by.get(pair["day"]) != pair["run"]}
+
+    tables.replace_days("served", spec.name, rows[rows["day"].isin(pd.to_datetime(days))], sorted(by), leave=served_by_another)
+    return len(rows)

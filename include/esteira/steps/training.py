@@ -1,0 +1,228 @@
+"""The train DAG's steps: candidates, select, evaluate, register, promote."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira import data, decide, drift, learn, registry, tables
+from esteira.learn import Model
+from esteira.spec import METRICS, Candidate, Limit, ModelSpec
+from esteira.steps import ingest, ledger
+
+log = logging.getLogger(__name__)
+
+
+def training_days(spec: ModelSpec, as_of: date, window: int | None = None) -> tuple[date, date]:
+    """The first and the last day that a training for `as_of` may see: those whose labels were mature by then."""
+    last = ingest.mature_through(spec, as_of)
+    return last - timedelta(days=(window or spec.train.window) - 1), last
+
+
+def lacking(spec: ModelSpec, as_of: date, window: int | None = None) -> list[date]:
+    """The days of the training window that the feature store lacks, or has of an older spec."""
+    days = data.days(*training_days(spec, as_of, window))
+    return tables.missing_days("features", spec.name, days, ingest.features_mark(spec))
+
+
+def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) -> str:
+    """Build the features of the days and read the window's labels; returns the Delta versions to train on, as text."""
+    ingest.features(spec, days)
+    ingest.labels(spec, training_days(spec, as_of, window)[0], as_of)
+    return f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
+
+
+def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> pd.DataFrame:
+    first, last = training_days(spec, as_of, window)
+    features_at, labels_at = (int(number) for number in versions.split("/"))
+    frame = ingest.labelled(spec, first, last, features_at, labels_at)
+    if frame.empty:
+        raise data.DataError(f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source")
+    return frame
+
+
+def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str, window: int | None = None) -> str:
+    """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
+    chosen = spec.train.candidates[index]
+    past, validation, _ = data.split_days(_frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
+    with registry.run(spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index) as run_id:
+        found = learn.tune(spec, chosen, past, spec.train.half_life)
+        model = learn.fit(spec, chosen, found.params, past, spec.train.half_life)
+        names = tuple(spec.check.metrics)
+        measured = learn.evaluate(spec, learn.scored(spec, model, validation), names)
+        registry.log(
+            run_id,
+            params={"estimator": chosen.estimator, **chosen.params, **found.params, "trials": found.trials},
+            metrics={"cross_validation": found.value, **{f"validation_{name}": value for name, value in measured.items()}},
+            tags={"params": json.dumps(found.params), "value": measured[spec.check.metric]},
+        )
+    log.info("model %s: candidate %s reached %s = %.4g", spec.name, chosen.name, spec.check.metric, measured[spec.check.metric])
+    return run_id
+
+
+def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
+    """The run of the candidate that did best on the validation part."""
+    api = registry.client()
+    found = {run_id: float(api.get_run(run_id).data.tags["value"]) for run_id in run_ids}
+    best = (max if METRICS[spec.check.metric][1] else min)(found, key=lambda run_id: found[run_id])
+    registry.log(best, tags={"selected": "yes"})
+    return best
+
+
+def evaluate(spec: ModelSpec, as_of: date, candidate_run: str, versions: str, run: str, window: int | None = None) -> str:
+    """Fit the chosen candidate on 85 % of the days and measure it on the last 15 %, which nothing has seen yet.
+
+    Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
+    tags, whether it may be promoted, and why. Returns the MLflow run.
+    """
+    tags = registry.client().get_run(candidate_run).data.tags
+    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
+    past, test = data.split_days(_frame(spec, as_of, window, versions), 0.85, 0.15)
+    with registry.run(spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]) as run_id:
+        model = learn.fit(spec, chosen, params, past, spec.train.half_life)
+        scored = learn.scored(spec, model, test)
+        now = ledger.champion(spec)
+        accepted, why, evidence = _compare(spec, now, model, scored, test, learn.baseline(spec, past))
+        log_fitted(spec, run_id, model, past, test, scored, chosen, params, versions)
+        registry.log(
+            run_id,
+            metrics=evidence,
+            tags={
+                "accepted": accepted, "why": why, "measured": now.version if now else 0, "params": json.dumps(params),
+                "versions": versions, "window": window or spec.train.window,
+            },  # fmt: skip
+        )
+    log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
+    return run_id
+
+
+def _compare(
+    spec: ModelSpec, now: ledger.Champion | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
+) -> tuple[bool, str, dict[str, float]]:
+    """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
+    limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
+    metric = spec.check.metric
+    names = tuple({**spec.check.metrics, **limits})
+    measured = learn.evaluate(spec, scored, names)
+    simple = learn.evaluate(spec, learn.scored(spec, naive, test), names)
+    evidence = {f"test_{name}": value for name, value in measured.items()} | {f"baseline_{name}": value for name, value in simple.items()}
+    bad = _out_of(limits, measured)
+    if bad:
+        return False, f"on the test part {bad}", evidence
+    if not learn.better_by(metric, simple[metric], measured[metric]) > 0:
+        return False, f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}", evidence
+    if now is None:
+        return True, f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion", evidence
+    passed, why, gained = _against_champion(spec, now.version, model, test, scored)
+    return passed, why, {**evidence, **gained}
+
+
+def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {measured[name]:.4g} is not {limit}" for name, limit in limits.items() if not limit.holds(measured[name]))
+
+
+def _against_champion(
+    spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
+) -> tuple[bool, str, dict[str, float]]:
+    old = registry.load_version(spec, version)
+    unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
+    days = test.loc[unseen, "day"].nunique()
+    if days < spec.check.min_days:
+        return False, f"only {days} days that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed", {}
+    before = learn.scored(spec, old, test[unseen])
+    gains = learn.daily_gains(spec, spec.check.metric, before, scored[unseen])
+    seen = decide.gate(gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    values = learn.evaluate(spec, before, (spec.check.metric,))
+    why = (
+        f"{spec.check.metric} better by {seen.gain:.4g} (at least {seen.lower:.4g} at confidence {spec.promote.confidence:g}) "
+        f"than the champion's, version {version}, over {seen.days} days; {spec.promote.min_gain:g} is wanted"
+    )
+    return seen.passed, why, {f"champion_{spec.check.metric}": values[spec.check.metric], "gain": seen.gain, "gain_lower": seen.lower}
+
+
+def log_fitted(
+    spec: ModelSpec, run_id: str, model: Model, past: pd.DataFrame, rows: pd.DataFrame, scored: pd.DataFrame,
+    chosen: Candidate, params: Mapping[str, Any], versions: str,
+) -> None:  # fmt: skip
+    """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
+    from esteira import plots
+
+    features_at, labels_at = versions.split("/")
+    registry.log(
+        run_id,
+        params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(past)},
+        tags={"features_version": features_at, "labels_version": labels_at, "first_day": past["day"].min().date()},
+    )
+    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past))
+    registry.log_figures(run_id, plots.of_model(spec, model, rows, scored))
+
+
+def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
+    """Register the run's model as a version with the alias `challenger`; returns the version."""
+    ledger.repair_aliases(spec)
+    version = registry.register(spec, run_id)
+    now = ledger.champion(spec)
+    if now is None or now.version != version:
+        registry.alias(spec, "challenger", version)
+    ledger.record(
+        spec, f"challenger:{version}", to_state="challenger", version=version, why="registered", by=run_id,
+        effective=ledger.effective_day(as_of),
+    )  # fmt: skip
+    return version
+
+
+def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
+    """Make the version champion where its evaluation allowed it; returns what was done, as a sentence.
+
+    With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
+    """
+    run_id = registry.run_of(spec, version)
+    tags = registry.client().get_run(run_id).data.tags
+    if tags["accepted"] != "True":
+        ledger.record(
+            spec, f"rejected:{version}", to_state="rejected", from_state="challenger", version=version, why=tags["why"], by=run,
+            effective=ledger.effective_day(as_of),
+        )  # fmt: skip
+        return f"version {version} was not promoted: {tags['why']}"
+    frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
+    chosen = refit(spec, as_of, run_id, frame, run, spec.train.half_life) if spec.promote.refit else version
+    ledger.make_champion(
+        spec, chosen, as_of, measured=int(tags["measured"]) or None, why=tags["why"], by=run,
+        evidence={"run": run_id, "evaluated": version},
+    )  # fmt: skip
+    return f"version {chosen} is the champion from {ledger.effective_day(as_of)} on: {tags['why']}"
+
+
+def refit(spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, run: str, half_life: int | None) -> int:
+    """Fit the candidate of an evaluated run again, on the rows of `frame`; returns the version it is registered as.
+
+    When it is asked again for the same evaluated run, it returns the version that it made before.
+    """
+    made = registry.runs(spec, kind="refit", evaluated=run_id)
+    if made and made[0].info.status == "FINISHED":
+        return registry.register(spec, str(made[0].info.run_id))
+    tags = registry.client().get_run(run_id).data.tags
+    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
+    with registry.run(spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id) as again:
+        model = learn.fit(spec, chosen, params, frame, half_life)
+        registry.log(again, tags={name: tags[name] for name in ("candidate", "features_version", "labels_version", "params")})
+        registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame))
+    return registry.register(spec, again)
+
+
+def train(spec: ModelSpec, as_of: date, run: str, *, window: int | None = None, candidates: Sequence[int] | None = None, promoted: bool = True) -> str:
+    """The whole train DAG, one step after the other; returns what was done, as a sentence."""
+    learn.check_candidates(spec)
+    days = lacking(spec, as_of, window)
+    ingest.extract(spec, days)
+    ingest.validate(spec, days)
+    versions = prepare(spec, as_of, window, days)
+    indices = candidates if candidates is not None else range(len(spec.train.candidates))
+    best = select(spec, [candidate(spec, as_of, index, versions, run, window) for index in indices])
+    version = register(spec, evaluate(spec, as_of, best, versions, run, window), as_of)
+    return promote(spec, as_of, version, run) if promoted else f"version {version} was registered as challenger"

@@ -1,0 +1,253 @@
+"""The lake: one Delta table per model and kind, partitioned by day; every write is one transaction that replaces."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+Kind = Literal["raw", "quarantine", "features", "predictions", "served", "labels", "metrics", "ledger"]
+
+METRICS_SCHEMA = pa.schema(
+    {
+        "check_day": pa.date32(),
+        "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt
+        "role": pa.string(),  # champion, challenger, or drift
+        "version": pa.int64(),  # empty while a challenger has none
+        "run_id": pa.string(),
+        "first_day": pa.date32(),
+        "last_day": pa.date32(),
+        "window": pa.string(),  # day, window, or slice
+        "segment": pa.string(),  # empty: all rows
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "min": pa.float64(),
+        "max": pa.float64(),
+        "in_range": pa.bool_(),
+        "n_rows": pa.int64(),
+        "n_days": pa.int64(),
+        "gain": pa.float64(),
+        "gain_lower": pa.float64(),
+        "outcome": pa.string(),
+    }
+)
+LEDGER_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "at": pa.timestamp("us", tz="UTC"),
+        "effective_day": pa.date32(),
+        "version": pa.int64(),
+        "from_state": pa.string(),
+        "to_state": pa.string(),
+        "why": pa.string(),
+        "evidence": pa.string(),
+        "by": pa.string(),
+    }
+)
+
+ATTEMPTS = 8  # to commit against other writers of the same days
+
+
+def home() -> Path:
+    """Where this machine's state lies: ESTEIRA_HOME, else .esteira in the project."""
+    return Path(os.environ.get("ESTEIRA_HOME") or Path(__file__).parents[2] / ".esteira").absolute()
+
+
+def lake() -> str:
+    """Where the tables lie: ESTEIRA_LAKE (a folder or an s3:// address), else `lake` under home()."""
+    return os.environ.get("ESTEIRA_LAKE") or str(home() / "lake")
+
+
+def path(kind: Kind, model: str) -> str:
+    """Where a model's table of a kind lies."""
+    return f"{lake()}/{kind}/{model}"
+
+
+def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable | None:
+    """The table, at a version where one is given; None where it does not exist yet."""
+    try:
+        return DeltaTable(path(kind, model), version=version)
+    except TableNotFoundError:
+        return None
+
+
+def version(kind: Kind, model: str) -> int:
+    """The table's current Delta version; -1 where it does not exist yet."""
+    table = open_table(kind, model)
+    return -1 if table is None else table.version()
+
+
+def _condition(where: Mapping[str, object]) -> str:
+    """An SQL condition of equalities and (for a list) memberships; values are quoted, names are the code's own."""
+
+    def quoted(value: object) -> str:
+        return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+
+    return " AND ".join(
+        f"{column} IN ({', '.join(map(quoted, value))})" if isinstance(value, list) else f"{column} = {quoted(value)}"
+        for column, value in where.items()
+    )
+
+
+def _filters(where: Mapping[str, object]) -> list[tuple[str, str, object]]:
+    filters: list[tuple[str, str, object]] = []
+    for column, value in where.items():
+        if isinstance(value, tuple):
+            filters += [(column, ">=", value[0]), (column, "<=", value[1])]
+        else:
+            filters.append((column, "=", value))
+    return filters
+
+
+def read(
+    kind: Kind, model: str, *, columns: list[str] | None = None, at: int | None = None, **where: object
+) -> pd.DataFrame:
+    """Rows as a frame; `where` is an equality, or a range for a pair: day=(first, last). An absent table gives no rows.
+
+    `columns` that the table does not have are left out. `at` is a Delta version: time travel.
+    """
+    table = open_table(kind, model, at)
+    if table is None:
+        return pd.DataFrame(columns=columns)
+    dataset_columns = [name for name in columns if name in _names(table)] if columns is not None else None
+    arrow = table.to_pyarrow_table(columns=dataset_columns, filters=_filters(where) or None)
+    return _to_pandas(arrow)
+
+
+def _names(table: DeltaTable) -> list[str]:
+    return [field.name for field in table.schema().fields]
+
+
+def _to_pandas(arrow: pa.Table) -> pd.DataFrame:
+    return arrow.to_pandas(date_as_object=False)
+
+
+def replace_days(
+    kind: Kind,
+    model: str,
+    rows: pd.DataFrame,
+    days: Iterable[date],
+    *,
+    mark: int = 1,
+    leave: Callable[[DeltaTable], Iterable[date]] | None = None,
+    **also: object,
+) -> int:
+    """Replace the rows of the days, all in one transaction; returns the table's new Delta version.
+
+    A day without rows becomes an empty day; the commit records that each was processed, under `mark`. `leave` names the
+    days that must stay as they are, from the table as it is at the moment of the commit. `also` narrows what is
+    replaced: stage="rows".
+    """
+    every = sorted(days)
+
+    def plan(table: DeltaTable | None) -> tuple[pd.DataFrame, Mapping[str, object], list[Transaction]] | None:
+        stay = set(leave(table)) if leave and table else set()
+        left = [day for day in every if day not in stay]
+        if not left:
+            return None
+        chosen = rows[rows["day"].isin(pd.to_datetime(left))] if stay else rows
+        return chosen, {"day": left, **also}, [Transaction(f"{day:%Y-%m-%d}", mark) for day in left]
+
+    return _replace(kind, model, plan, None, "day")
+
+
+def replace(
+    kind: Kind, model: str, rows: pd.DataFrame, where: Mapping[str, object], *, schema: pa.Schema, partition: str
+) -> int:
+    """Replace the rows for which `where` holds by `rows`, in one transaction; returns the table's new Delta version."""
+    return _replace(kind, model, lambda _: (rows, where, []), schema, partition)
+
+
+Plan = Callable[[DeltaTable | None], tuple[pd.DataFrame, Mapping[str, object], list[Transaction]] | None]
+
+
+def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, partition: str) -> int:
+    def commit() -> int:
+        table = open_table(kind, model)
+        planned = plan(table)
+        if planned is not None:
+            rows, where, marks = planned
+            write_deltalake(
+                table or path(kind, model),
+                _to_arrow(rows, table, schema),
+                mode="overwrite",
+                predicate=_condition(where),
+                partition_by=[partition],
+                schema_mode="merge",
+                commit_properties=CommitProperties(app_transactions=marks) if marks else None,
+            )
+        return version(kind, model)
+
+    return _retried(commit)
+
+
+def _to_arrow(rows: pd.DataFrame, table: DeltaTable | None, schema: pa.Schema | None) -> pa.Table:
+    """`rows` with the types of `schema`, or else those that the table already has. Raises ValueError that names the column."""
+    if schema is not None:
+        return pa.Table.from_pandas(rows.reindex(columns=schema.names), schema=schema, preserve_index=False)
+    known = {} if table is None else {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
+    if rows.empty:
+        empty = known or {"day": pa.date32()}
+        return pa.table({name: pa.array([], kind) for name, kind in empty.items()})
+    arrow = pa.Table.from_pandas(rows, preserve_index=False)
+    columns = {field.name: _cast(arrow[field.name], known.get(field.name) or _kind(field), field.name) for field in arrow.schema}
+    return pa.table(columns)
+
+
+def _kind(field: pa.Field) -> pa.DataType:
+    if field.name == "day":
+        return pa.date32()
+    if pa.types.is_null(field.type) or pa.types.is_large_string(field.type):
+        return pa.string()
+    return pa.timestamp("us", field.type.tz) if pa.types.is_timestamp(field.type) else field.type
+
+
+def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"column {name!r} was {kind} so far and is now {values.type}: {error}; mend the source, or rename it") from None
+
+
+def _retried(commit: Callable[[], int]) -> int:
+    """Commit; where another writer of the same rows was faster, again from a fresh read, a bounded number of times."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return commit()
+        except CommitFailedError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311: a pause, not a secret
+    raise AssertionError("unreachable")
+
+
+def missing_days(kind: Kind, model: str, days: Iterable[date], mark: int = 1) -> list[date]:
+    """Those of the days that were not written yet under `mark`; an empty day was written too."""
+    table = open_table(kind, model)
+    return [day for day in days if table is None or table.transaction_version(f"{day:%Y-%m-%d}") != mark]
+
+
+def clock() -> datetime:
+    """The time now, for the columns that say when something was read or done. No decision looks at it."""
+    return datetime.now(UTC)
+
+
+def append_once(model: str, row: Mapping[str, object]) -> bool:
+    """Add a row to the ledger unless its `id` is there; returns whether it was added. Of two writers of an id one wins."""
+    record = pa.Table.from_pylist([dict(row)], schema=LEDGER_SCHEMA)
+    DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore")
+
+    def commit() -> int:
+        merge = DeltaTable(path("ledger", model)).merge(record, predicate="t.id = s.id", source_alias="s", target_alias="t")
+        return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
+
+    return bool(_retried(commit))
