@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,7 @@ from airflow.sdk import (
     DAG,
     Asset,
     CronPartitionTimetable,
+    CronTriggerTimetable,
     Label,
     Param,
     PartitionedAssetTimetable,
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 KINDS = ("train", "score", "check")
 SMTP = "smtp_default"
-START = date(2020, 1, 1)
 
 
 def build() -> dict[str, DAG]:
@@ -91,17 +91,13 @@ def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
     )
 
 
-def _start(spec: ModelSpec, day: date | None) -> datetime:
-    return datetime.combine(day or START, datetime.min.time(), tzinfo=ZoneInfo(spec.time.timezone))
+def _start(spec: ModelSpec, day: date | None) -> datetime | None:
+    """When the schedule starts; without a day the first run is the next one due, not one of the past."""
+    return datetime.combine(day, datetime.min.time(), tzinfo=ZoneInfo(spec.time.timezone)) if day else None
 
 
 def _day(title: str, about: str) -> Param:
     return Param(None, type=["null", "string"], format="date", title=title, description=about)
-
-
-def _yesterday(spec: ModelSpec) -> date:
-    """The day that is over in the model's time zone: the only place where a run's day comes from the clock."""
-    return datetime.now(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
 
 
 def _context() -> tuple[Mapping[str, Any], str, str | None]:
@@ -112,9 +108,13 @@ def _context() -> tuple[Mapping[str, Any], str, str | None]:
 
 
 def _run_day(spec: ModelSpec) -> date:
+    """The run's day: its partition, the one asked for, or the day that was over when the run was due."""
     params, _, partition = _context()
     given = partition or params["day"]
-    return date.fromisoformat(given) if given else _yesterday(spec)
+    if given:
+        return date.fromisoformat(given)
+    due = get_current_context()["dag_run"].logical_date or datetime.now(UTC)  # the only day that comes from the clock
+    return due.astimezone(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -136,7 +136,8 @@ the last, against a naive baseline and the champion. A version promoted for an a
         "candidates": Param(names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"),
         "promote": Param(True, type="boolean", title="Promote", description="Promote the new version if it is better."),
     }
-    options = {"schedule": spec.train.schedule, "start_date": _start(spec, spec.train.start), "catchup": False, "max_active_runs": 1}
+    timetable = CronTriggerTimetable(spec.train.schedule, timezone=spec.time.timezone) if spec.train.schedule else None
+    options = {"schedule": timetable, "start_date": _start(spec, spec.train.start), "catchup": False, "max_active_runs": 1}
     with _dag(spec, "train", doc, params=params, **options) as dag:
 
         @task
@@ -172,23 +173,23 @@ the last, against a naive baseline and the champion. A version promoted for an a
             return steps.candidate(spec, _run_day(spec), index, versions, run, params["window"])
 
         @task
-        def select(run_ids: Sequence[str]) -> str:
+        def select(candidate_runs: Sequence[str]) -> str:
             from esteira import steps
 
-            return steps.select(spec, list(run_ids))
+            return steps.select(spec, list(candidate_runs))
 
         @task
-        def evaluate(run_id: str, versions: str) -> str:
+        def evaluate(candidate_run: str, versions: str) -> str:
             from esteira import steps
 
             params, run, _ = _context()
-            return steps.evaluate(spec, _run_day(spec), run_id, versions, run, params["window"])
+            return steps.evaluate(spec, _run_day(spec), candidate_run, versions, run, params["window"])
 
         @task
-        def register(run_id: str) -> int:
+        def register(model_run: str) -> int:
             from esteira import steps
 
-            return steps.register(spec, run_id, _run_day(spec))
+            return steps.register(spec, model_run, _run_day(spec))
 
         @task
         def promote(version: int) -> str:
@@ -300,7 +301,7 @@ neither version has seen. One that recovers is promoted and the days since the v
 does, a warning is mailed."""
     params = {"day": _day("Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")}
     timetable = PartitionedAssetTimetable(assets=predictions_asset(spec))
-    options = {"schedule": timetable, "start_date": _start(spec, None), "catchup": False, "max_active_runs": 1}
+    options = {"schedule": timetable, "catchup": False, "max_active_runs": 1}
     with _dag(spec, "check", doc, params=params, **options) as dag:
         _check_tasks(spec)
     return dag
@@ -369,10 +370,10 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
             return steps.retrain(spec, _run_day(spec), number)
 
         @task(**quiet)
-        def recheck(run_id: str) -> str:
+        def recheck(model_run: str) -> str:
             from esteira import steps
 
-            return steps.recheck(spec, _run_day(spec), number, run_id).value
+            return steps.recheck(spec, _run_day(spec), number, model_run).value
 
         @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
         def verdict() -> list[str]:

@@ -210,7 +210,8 @@ def register(spec: ModelSpec, run_id: str) -> int:
         if known.run_id == run_id:
             return int(known.version)
     lineage = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
-    return int(api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage).version)
+    model_id = tags["model_uri"].removeprefix("models:/")
+    return int(api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage, model_id=model_id).version)
 
 
 def alias(spec: ModelSpec, name: str, version: int | None) -> None:

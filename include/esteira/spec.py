@@ -412,6 +412,12 @@ class Score(Block):
     catchup: bool = False
     shards: Annotated[int, BeforeValidator(_one_shard)] = 1
 
+    @model_validator(mode="after")
+    def _catchup_has_a_start(self) -> Self:
+        if self.catchup and self.start is None:
+            raise _mistake("catchup scores every day since the start: give start, such as 2026-01-31", "catchup")
+        return self
+
 
 class Violated(Block):
     """A metric is violated when the latest window and `at_least` of the last `of_last` windows are out of range."""

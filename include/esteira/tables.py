@@ -54,6 +54,8 @@ LEDGER_SCHEMA = pa.schema(
     }
 )
 
+SCHEMAS: Mapping[str, pa.Schema] = {"metrics": METRICS_SCHEMA, "ledger": LEDGER_SCHEMA}
+
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -117,7 +119,8 @@ def read(
     """
     table = open_table(kind, model, at)
     if table is None:
-        return pd.DataFrame(columns=columns)
+        empty = _to_pandas(SCHEMAS[kind].empty_table()) if kind in SCHEMAS else pd.DataFrame(columns=columns)
+        return empty if columns is None else empty[columns]
     dataset_columns = [name for name in columns if name in _names(table)] if columns is not None else None
     arrow = table.to_pyarrow_table(columns=dataset_columns, filters=_filters(where) or None)
     return _to_pandas(arrow)

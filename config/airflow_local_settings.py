@@ -1,0 +1,22 @@
+"""Airflow imports this at start: what the tasks need is loaded once, before the workers are forked from this process."""
+
+import sys
+import warnings
+
+
+def preload() -> None:
+    """Import the heavy libraries. Without it each task spends seconds on importing them anew."""
+    with warnings.catch_warnings():
+        # At its import skops asks every loaded module for the names of scipy's functions; Airflow's deprecated modules warn.
+        warnings.simplefilter("ignore")
+        import mlflow.sklearn
+        import optuna
+
+        import esteira.steps
+        from esteira import plots
+
+        assert all((mlflow.sklearn, optuna, esteira.steps, plots))
+
+
+if {"scheduler", "celery"} & set(sys.argv[1:3]):
+    preload()

@@ -1,0 +1,51 @@
+"""A mail catcher: takes every mail on 127.0.0.1 and keeps it in a folder, as it came (.eml), as text and as HTML."""
+
+import argparse
+import asyncio
+import email
+import email.policy
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+from aiosmtpd.smtp import SMTP
+
+
+class Keeper:
+    """Writes what comes to files that a person can open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def handle_DATA(self, server: object, session: object, envelope) -> str:  # noqa: N802, ANN001: aiosmtpd's name
+        """Keep one mail; called by aiosmtpd."""
+        mail = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
+        subject = re.sub(r"[^\w.-]+", "-", str(mail["subject"]))[:80].strip("-")
+        stem = self.folder / f"{datetime.now().astimezone():%Y%m%dT%H%M%S.%f}-{subject}"
+        for kind, ending in (("plain", ".txt"), ("html", ".html")):
+            part = mail.get_body((kind,))
+            if part:
+                stem.with_name(stem.name + ending).write_text(part.get_content(), encoding="utf-8")
+        # Written under another name first, so that who waits for *.eml never reads half of one.
+        draft = stem.with_name(stem.name + ".part")
+        draft.write_bytes(envelope.original_content)
+        draft.replace(stem.with_name(stem.name + ".eml"))
+        return "250 Kept"
+
+
+async def serve(folder: Path, port: int) -> None:
+    """Listen on the loopback until stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper(folder)), "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    os.umask(0o077)
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.folder, arguments.port))
