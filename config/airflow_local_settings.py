@@ -9,10 +9,9 @@ def preload() -> None:
     with warnings.catch_warnings():
         # At its import skops asks every loaded module for the names of scipy's functions; Airflow's deprecated modules warn.
         warnings.simplefilter("ignore")
+        import esteira.steps
         import mlflow.sklearn
         import optuna
-
-        import esteira.steps
         from esteira import plots
 
         assert all((mlflow.sklearn, optuna, esteira.steps, plots))

@@ -59,7 +59,14 @@ class Airflow:
         found = self.call("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after", "limit": 100, **filters})
         return list(found["dag_runs"])
 
-    def wait(self, dag_id: str, run_id: str, seconds: float = 180, poll: float = 0.2, on_poll: Callable[[], None] = lambda: None) -> str:
+    def wait(
+        self,
+        dag_id: str,
+        run_id: str,
+        seconds: float = 180,
+        poll: float = 0.2,
+        on_poll: Callable[[], None] = lambda: None,
+    ) -> str:
         """Wait until a run ends; returns its state."""
         state = ""
 
@@ -74,12 +81,16 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """The state of each task of a run."""
-        found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 200})["task_instances"]
+        found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 200})[
+            "task_instances"
+        ]
         return {task["task_id"]: task["state"] for task in found}
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """What a task returned."""
-        return self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value")["value"]
+        return self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value")[
+            "value"
+        ]
 
     @staticmethod
     def until(true: Callable[[], bool], seconds: float, what: str, poll: float = 0.3) -> None:

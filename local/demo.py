@@ -124,16 +124,26 @@ def _aftermath(story: Story) -> None:
     day = CHANGED[1]
     runs = story.run(f"check {day}: retrain up to three times", "check", day=str(day))
     traffic = story.airflow.tasks("toll_traffic_check", runs["toll_traffic"])
-    _expect_states(story, "toll_traffic", traffic, success=("attempt_1.recheck", "attempt_2.recheck", "promote", "rescore"), skipped=("attempt_3.retrain", "warn"))
+    _expect_states(
+        story,
+        "toll_traffic",
+        traffic,
+        success=("attempt_1.recheck", "attempt_2.recheck", "promote", "rescore"),
+        skipped=("attempt_3.retrain", "warn"),
+    )
     queue = story.airflow.tasks("queue_time_check", runs["queue_time"])
     _expect_states(story, "queue_time", queue, success=("attempt_3.recheck", "warn"), skipped=("promote", "keep"))
     if not story.broken:
-        story.tell(day, "toll_traffic", "out of range; attempt 1 failed, attempt 2 recovered: promoted, days scored again")
+        story.tell(
+            day, "toll_traffic", "out of range; attempt 1 failed, attempt 2 recovered: promoted, days scored again"
+        )
         story.tell(day, "queue_time", "out of range; three attempts failed: champion kept, warning mailed")
         _expect_versions(story)
 
 
-def _expect_states(story: Story, model: str, tasks: dict[str, str | None], success: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+def _expect_states(
+    story: Story, model: str, tasks: dict[str, str | None], success: tuple[str, ...], skipped: tuple[str, ...]
+) -> None:
     for state, names in (("success", success), ("skipped", skipped)):
         for name in names:
             story.expect(tasks[name] == state, f"the check of {model}: {name} is {tasks[name]}, not {state}")
@@ -184,7 +194,6 @@ def _summary(console: Console, story: Story, stack: Stack, seconds: float) -> No
     }
     for name, place in places.items():
         console.print(f"  {name:<9} {place}", soft_wrap=True, highlight=False)
-
 
 
 if __name__ == "__main__":

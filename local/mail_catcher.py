@@ -18,7 +18,7 @@ class Keeper:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    async def handle_DATA(self, server: object, session: object, envelope) -> str:  # noqa: N802, ANN001: aiosmtpd's name
+    async def handle_DATA(self, server: object, session: object, envelope) -> str:  # noqa: N802  # aiosmtpd's name
         """Keep one mail; called by aiosmtpd."""
         mail = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
         subject = re.sub(r"[^\w.-]+", "-", str(mail["subject"]))[:80].strip("-")

@@ -122,7 +122,9 @@ def _check_port(name: str, port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise StackError(f"port {port} is taken ({error.strerror}); choose another: ESTEIRA_{name}_PORT=…") from None
+            raise StackError(
+                f"port {port} is taken ({error.strerror}); choose another: ESTEIRA_{name}_PORT=…"
+            ) from None
 
 
 def _secret_file(path: Path, make: str) -> str:
@@ -146,11 +148,24 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
     }
     kept = json.loads(_secret_file(stack.home / "secrets.json", json.dumps(fresh)))
-    smtp = {"conn_type": "smtp", "host": LOOPBACK, "port": stack.smtp_port, "extra": {
-        "from_email": "esteira@localhost", "disable_ssl": True, "disable_tls": True, "timeout": 5, "retry_limit": 1,
-    }}  # fmt: skip
+    smtp = {
+        "conn_type": "smtp",
+        "host": LOOPBACK,
+        "port": stack.smtp_port,
+        "extra": {
+            "from_email": "esteira@localhost",
+            "disable_ssl": True,
+            "disable_tls": True,
+            "timeout": 5,
+            "retry_limit": 1,
+        },
+    }
     # PYTHONDONTWRITEBYTECODE would double every start.
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("AIRFLOW__")}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("AIRFLOW__")
+    }
     return {
         **own,
         **shared_settings(),
@@ -189,14 +204,36 @@ def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
     yield "scheduler", [airflow, "scheduler", "--skip-serve-logs"]
     yield "dag-processor", [airflow, "dag-processor"]
     yield "triggerer", [airflow, "triggerer", "--skip-serve-logs"]
-    yield "mlflow", [
-        str(BIN / "mlflow"), "server", "--host", LOOPBACK, "--port", str(stack.mlflow_port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--default-artifact-root", (store / "artifacts").as_uri(),
-        "--no-serve-artifacts",
-    ]  # fmt: skip
-    yield "mail-catcher", [
-        sys.executable, "-m", "local.mail_catcher", "--folder", str(stack.mails), "--port", str(stack.smtp_port),
-    ]  # fmt: skip
+    yield (
+        "mlflow",
+        [
+            str(BIN / "mlflow"),
+            "server",
+            "--host",
+            LOOPBACK,
+            "--port",
+            str(stack.mlflow_port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{store}/mlflow.db",
+            "--default-artifact-root",
+            (store / "artifacts").as_uri(),
+            "--no-serve-artifacts",
+        ],
+    )
+    yield (
+        "mail-catcher",
+        [
+            sys.executable,
+            "-m",
+            "local.mail_catcher",
+            "--folder",
+            str(stack.mails),
+            "--port",
+            str(stack.smtp_port),
+        ],
+    )
 
 
 def _write_config(stack: Stack, environment: dict[str, str]) -> None:
@@ -209,20 +246,31 @@ def _write_config(stack: Stack, environment: dict[str, str]) -> None:
     config.read_dict(
         {
             "supervisord": {
-                "logfile": logs / "supervisord.log", "pidfile": stack.home / "supervisord.pid", "directory": PROJECT,
-                "childlogdir": logs, "umask": "077",
+                "logfile": logs / "supervisord.log",
+                "pidfile": stack.home / "supervisord.pid",
+                "directory": PROJECT,
+                "childlogdir": logs,
+                "umask": "077",
             },
             "unix_http_server": {"file": sock, "chmod": "0600"},
-            "rpcinterface:supervisor": {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
+            "rpcinterface:supervisor": {
+                "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+            },
             "supervisorctl": {"serverurl": f"unix://{sock}"},
-        }  # fmt: skip
+        }
     )
     for name, command in _programs(stack):
         config[f"program:{name}"] = {
-            "command": " ".join(_quoted(part) for part in command), "autorestart": "true", "startretries": "3",
-            "stopasgroup": "true", "killasgroup": "true", "stopwaitsecs": "15", "redirect_stderr": "true",
-            "stdout_logfile": str(logs / f"{name}.log").replace("%", "%%"), "stdout_logfile_maxbytes": "20MB",
-        }  # fmt: skip
+            "command": " ".join(_quoted(part) for part in command),
+            "autorestart": "true",
+            "startretries": "3",
+            "stopasgroup": "true",
+            "killasgroup": "true",
+            "stopwaitsecs": "15",
+            "redirect_stderr": "true",
+            "stdout_logfile": str(logs / f"{name}.log").replace("%", "%%"),
+            "stdout_logfile_maxbytes": "20MB",
+        }
     with (stack.home / "supervisord.conf").open("w", encoding="utf-8") as file:
         config.write(file)
 
@@ -235,7 +283,10 @@ def _socket(stack: Stack) -> Path:
     import hashlib
     import tempfile
 
-    folder = Path(tempfile.gettempdir()) / f"esteira-{os.getuid()}-{hashlib.sha256(str(stack.home).encode()).hexdigest()[:8]}"
+    folder = (
+        Path(tempfile.gettempdir())
+        / f"esteira-{os.getuid()}-{hashlib.sha256(str(stack.home).encode()).hexdigest()[:8]}"
+    )
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / "supervisor.sock"
 
@@ -256,13 +307,18 @@ def _wait(stack: Stack) -> None:
     for name, ready in waited_for.items():
         while not ready():
             if time.monotonic() > limit:
-                raise StackError(f"{name} did not answer within {READY_WITHIN} s; see {stack.home / 'logs'}; `make down` stops the rest")
+                raise StackError(
+                    f"{name} did not answer within {READY_WITHIN} s; see {stack.home / 'logs'}; `make down` stops the rest"
+                )
             time.sleep(0.3)
 
 
 def _airflow_is_well(stack: Stack) -> bool:
     health = _json(f"{stack.web}/api/v2/monitor/health")
-    return all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor", "triggerer"))
+    return all(
+        (health.get(part) or {}).get("status") == "healthy"
+        for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    )
 
 
 def _json(address: str) -> dict[str, dict[str, str]]:

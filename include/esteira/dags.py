@@ -17,11 +17,11 @@ from airflow.sdk import (
     Label,
     Param,
     PartitionedAssetTimetable,
+    TaskGroup,
     TriggerRule,
     get_current_context,
     get_parsing_context,
     task,
-    task_group,
 )
 
 from esteira.spec import ModelSpec, SpecError, load, model_files
@@ -131,13 +131,24 @@ the last, against a naive baseline and the champion. A version promoted for an a
     params = {
         "day": _day("As-of day", "Train as if this day had just ended; empty: yesterday."),
         "window": Param(
-            None, type=["null", "integer"], minimum=7, title="Window", description=f"Days to train on; empty: {spec.train.window}."
+            None,
+            type=["null", "integer"],
+            minimum=7,
+            title="Window",
+            description=f"Days to train on; empty: {spec.train.window}.",
         ),
-        "candidates": Param(names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"),
+        "candidates": Param(
+            names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"
+        ),
         "promote": Param(True, type="boolean", title="Promote", description="Promote the new version if it is better."),
     }
     timetable = CronTriggerTimetable(spec.train.schedule, timezone=spec.time.timezone) if spec.train.schedule else None
-    options = {"schedule": timetable, "start_date": _start(spec, spec.train.start), "catchup": False, "max_active_runs": 1}
+    options = {
+        "schedule": timetable,
+        "start_date": _start(spec, spec.train.start),
+        "catchup": False,
+        "max_active_runs": 1,
+    }
     with _dag(spec, "train", doc, params=params, **options) as dag:
 
         @task
@@ -227,11 +238,20 @@ stays in the table `served`. The check of each scored day follows by itself."""
         "day": _day("Day", "The day to score; empty: the run's partition, or yesterday."),
         "last_day": _day("Last day", "For a range: the last day to score, included."),
         "version": Param(
-            None, type=["null", "integer"], minimum=1, title="Version", description="Score with this version in place of the champion."
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Version",
+            description="Score with this version in place of the champion.",
         ),
         "check": Param(True, type="boolean", title="Check", description="Let the check of each scored day follow."),
     }
-    options = {"schedule": timetable, "start_date": _start(spec, spec.score.start), "catchup": spec.score.catchup, "max_active_runs": 4}
+    options = {
+        "schedule": timetable,
+        "start_date": _start(spec, spec.score.start),
+        "catchup": spec.score.catchup,
+        "max_active_runs": 4,
+    }
     asset = predictions_asset(spec)
 
     def days() -> list[date]:
@@ -322,7 +342,7 @@ def _check_tasks(spec: ModelSpec) -> None:
         previous >> verdict
         previous, label = verdict, "not recovered"
         verdicts.append(verdict)
-    commit, last = _promotion(spec)
+    commit = _promotion(spec)
     for verdict in verdicts:
         verdict >> Label("better") >> commit
     verdicts[-1] >> Label("still out of range") >> _warn(spec)
@@ -359,17 +379,15 @@ def _measured(spec: ModelSpec) -> Any:
 def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
     """One attempt as a task group; a crash in it counts as an attempt that did not improve, so it mails no failure."""
     last = number == len(spec.recipes)
-    quiet: dict[str, Any] = {"retries": 0, "on_failure_callback": None}
+    with TaskGroup(f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d"):
 
-    @task_group(group_id=f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d")
-    def group() -> tuple[Any, Any]:
-        @task(**quiet)
+        @task(retries=0, on_failure_callback=None)
         def retrain() -> str:
             from esteira import steps
 
             return steps.retrain(spec, _run_day(spec), number)
 
-        @task(**quiet)
+        @task(retries=0, on_failure_callback=None)
         def recheck(model_run: str) -> str:
             from esteira import steps
 
@@ -388,12 +406,10 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
 
         trained, judged = retrain(), verdict()
         recheck(trained) >> judged
-        return trained, judged
-
-    return group()  # type: ignore[no-any-return]
+    return trained, judged
 
 
-def _promotion(spec: ModelSpec) -> tuple[Any, Any]:
+def _promotion(spec: ModelSpec) -> Any:
     @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
     def commit_notebook() -> str:
         from esteira import steps
@@ -420,8 +436,8 @@ def _promotion(spec: ModelSpec) -> tuple[Any, Any]:
 
     commit, version = commit_notebook(), register()
     commit >> version
-    last = rescore(promote(version, commit))
-    return commit, last
+    rescore(promote(version, commit))
+    return commit
 
 
 def _warn(spec: ModelSpec) -> Any:
@@ -466,7 +482,7 @@ def _send(mail: Mail) -> None:
     with SmtpHook(SMTP) as hook:
         client = hook._smtp_client  # the hook's own send makes HTML-only mails without a Message-ID of ours
         assert client is not None, "the hook connects when it is entered"
-        client.send_message(mail.message(hook.from_email or "esteira@localhost"))  # type: ignore[union-attr]
+        client.send_message(mail.message(hook.from_email or "esteira@localhost"))
 
 
 def _run_url() -> str:

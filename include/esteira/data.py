@@ -55,9 +55,12 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     moments = event_time(spec, rows)
     event_days = moments.dt.normalize().astype("datetime64[s]")
     wanted = event_days.between(pd.Timestamp(first), pd.Timestamp(last)) | moments.isna()
-    rows = rows.drop(columns=[name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column])
+    rows = rows.drop(
+        columns=[name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
+    )
     rows = rows.assign(event_time=moments, day=event_days.fillna(pd.Timestamp(first)))
-    return rows.loc[wanted].reset_index(drop=True)
+    chosen: pd.DataFrame = rows.loc[wanted]
+    return chosen.reset_index(drop=True)
 
 
 def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
@@ -90,8 +93,10 @@ def _read(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFr
 
 
 def _files(pattern: str, folder: Path, first: date, last: date) -> list[str]:
-    names = [pattern.replace("{day}", day.isoformat()) for day in days(first, last)] if "{day}" in pattern else [pattern]
-    found = [path for name in names for path in sorted(glob.glob(str(folder / name)))]  # noqa: PTH207: absolute patterns
+    names = (
+        [pattern.replace("{day}", day.isoformat()) for day in days(first, last)] if "{day}" in pattern else [pattern]
+    )
+    found = [path for name in names for path in sorted(glob.glob(str(folder / name)))]  # noqa: PTH207  # patterns may be absolute
     if not found and "{day}" not in pattern:
         raise DataError(f"no file matches {folder / pattern}; put it there, or correct source.path in model.yaml")
     return found
@@ -101,9 +106,10 @@ def _between(dataset: pads.Dataset, column: str, first: date, last: date) -> pd.
     """The rows around the days; where `column` is a date or a time, the others are not even read (a day of slack: zones)."""
     kind = dataset.schema.field(column).type if column in dataset.schema.names else None
     if kind is None or not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        return dataset.to_table().to_pandas()
+        return pd.DataFrame(dataset.to_table().to_pandas())
     low, high = (pa.scalar(day).cast(kind) for day in (first - timedelta(days=1), last + timedelta(days=2)))
-    return dataset.to_table(filter=(pads.field(column) >= low) & (pads.field(column) < high)).to_pandas()
+    wanted = (pads.field(column) >= low) & (pads.field(column) < high)
+    return pd.DataFrame(dataset.to_table(filter=wanted).to_pandas())
 
 
 def _read_sql(source: SqlSource, first: date, last: date) -> pd.DataFrame:
@@ -208,12 +214,16 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     if spec.has_features_code and len(rows):
         built = _call(spec.folder, "features.build")(rows.drop(columns=[spec.target], errors="ignore").copy())
         if len(built) != len(rows):
-            raise DataError(f"{spec.folder / 'features.py'}: build must return a row for each of the {len(rows)} rows, got {len(built)}")
+            raise DataError(
+                f"{spec.folder / 'features.py'}: build must return a row for each of the {len(rows)} rows, got {len(built)}"
+            )
     if len(rows) == 0:
         return pd.DataFrame()
     missing = [name for name in (*spec.key, *spec.features.all) if name not in built.columns]
     if missing:
-        raise DataError(f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}")
+        raise DataError(
+            f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}"
+        )
     columns = {name: rows[name].set_axis(built.index) for name in ("event_time", "day")}
     columns |= {name: _typed(spec, name, built[name]) for name in (*spec.key, *spec.features.all)}
     return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
@@ -245,7 +255,9 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
         return pd.DataFrame(columns=[*key, "label"])
     missing = [name for name in (*key, spec.target) if name not in rows.columns]
     if missing:
-        raise DataError(f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}")
+        raise DataError(
+            f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}"
+        )
     columns = {name: _typed(spec, name, rows[name]) for name in key}
     return pd.DataFrame(columns).assign(label=rows[spec.target]).drop_duplicates(key)
 
@@ -261,7 +273,9 @@ def split_days(frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
     cuts = [round(len(every) * share) for share in np.cumsum(shares)[:-1]]
     parts = [frame[frame["day"].isin(part)] for part in np.split(every, cuts)]
     if any(part.empty for part in parts):
-        raise DataError(f"{len(every)} days with mature labels are too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window")
+        raise DataError(
+            f"{len(every)} days with mature labels are too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window"
+        )
     return parts
 
 

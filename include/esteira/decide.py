@@ -69,11 +69,15 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int) -> V
     `min_days` days is no evidence: as the latest one it means wait, as an earlier one it does not count.
     """
     if not windows:
-        return Verdict(Decision.WAIT, "no window of days with mature labels served by the present champion is whole yet")
+        return Verdict(
+            Decision.WAIT, "no window of days with mature labels served by the present champion is whole yet"
+        )
     latest = windows[-1]
     span = f"{latest.first} to {latest.last}"
     if latest.days < min_days:
-        return Verdict(Decision.WAIT, f"{latest.days} days with mature labels from {span}; at least {min_days} are needed")
+        return Verdict(
+            Decision.WAIT, f"{latest.days} days with mature labels from {span}; at least {min_days} are needed"
+        )
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
     bad = sum(not window.healthy for window in windows if window.days >= min_days)
@@ -131,7 +135,7 @@ def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws
     mean = statistics.fmean(values)
     # The drawn means scatter around the mean of the blocks, in which the days at the ends count less.
     centre = statistics.fmean(statistics.fmean(block) for block in blocks)
-    draw = random.Random(seed)  # noqa: S311: a bootstrap, not a secret
+    draw = random.Random(seed)  # noqa: S311  # a bootstrap, not a secret
     ratios = []
     for _ in range(draws):
         means = [statistics.fmean(draw.choice(blocks)) for _ in range(count)]

@@ -21,7 +21,8 @@ def profile(spec: ModelSpec, frame: pd.DataFrame) -> Profile:
     """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones."""
     numeric = {*spec.features.numeric, *spec.features.boolean}
     return {
-        name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name]) for name in spec.features.all
+        name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name])
+        for name in spec.features.all
     }
 
 
@@ -36,7 +37,7 @@ def _numeric_shares(values: pd.Series, edges: np.ndarray[Any, Any]) -> list[floa
     empty = np.isnan(number)
     # A value equal to an edge belongs below it, so that a column of a few values keeps one bin for each.
     counts = np.bincount(np.searchsorted(edges, number[~empty], side="left"), minlength=len(edges) + 1)
-    return [float(share) for share in (*counts, empty.sum()) / np.float64(max(len(number), 1))]
+    return [float(count) / max(len(number), 1) for count in (*counts, empty.sum())]
 
 
 def _category_profile(values: pd.Series) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def psi(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
 
     Sum of (now - then) * ln(now / then) over bins (Siddiqi 2006, Credit Risk Scorecards).
     """
-    return {name: _index(shape, frame[name]) for name, shape in reference.items() if name in frame.columns and len(frame)}
+    return {
+        name: _index(shape, frame[name]) for name, shape in reference.items() if name in frame.columns and len(frame)
+    }
 
 
 def _index(shape: dict[str, Any], values: pd.Series) -> float:
@@ -60,7 +63,9 @@ def _index(shape: dict[str, Any], values: pd.Series) -> float:
         names = list(shape["categories"])
         shares = values.astype(object).where(values.notna(), "").value_counts(normalize=True)
         then = np.array([*shape["categories"].values(), 0.0])
-        now = np.array([*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())])
+        now = np.array(
+            [*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())]
+        )
     then, now = np.maximum(then, FLOOR), np.maximum(now, FLOOR)
     return float(np.sum((now - then) * np.log(now / then)))
 
@@ -76,7 +81,9 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
     def dataset(frame: pd.DataFrame) -> Any:
         known = frame[list(spec.features.all)].dropna(axis=1, how="all")
         sample = known.sample(min(rows, len(known)), random_state=0)
-        texts = {name: sample[name].astype(object).fillna("(empty)") for name in spec.features.categorical if name in sample}
+        texts = {
+            name: sample[name].astype(object).fillna("(empty)") for name in spec.features.categorical if name in sample
+        }
         return sample.assign(**texts)
 
     old, new = dataset(reference), dataset(current)
@@ -86,6 +93,7 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
         categorical_columns=[name for name in spec.features.categorical if name in both],
     )
     snapshot = Report([DataDriftPreset()]).run(
-        Dataset.from_pandas(new[both], data_definition=definition), Dataset.from_pandas(old[both], data_definition=definition)
+        Dataset.from_pandas(new[both], data_definition=definition),
+        Dataset.from_pandas(old[both], data_definition=definition),
     )
     snapshot.save_html(str(path))

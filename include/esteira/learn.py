@@ -80,13 +80,18 @@ def _text(values: pd.Series) -> pd.Series:
 
 def pipeline(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any]) -> Pipeline:
     """Impute, scale, encode, select, estimate: all that serving repeats is inside, so that it can't differ from training."""
-    number = Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())])
+    number = Pipeline(
+        [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
+    )
     flag = SimpleImputer(strategy="most_frequent", keep_empty_features=True)
     encode = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100, sparse_output=False)
     category = Pipeline(
         [
             # None is what an empty category is in the matrix that design() makes
-            ("impute", SimpleImputer(strategy="constant", fill_value="(empty)", missing_values=None, keep_empty_features=True)),
+            (
+                "impute",
+                SimpleImputer(strategy="constant", fill_value="(empty)", missing_values=None, keep_empty_features=True),
+            ),
             ("encode", encode),
         ]
     )
@@ -104,7 +109,9 @@ def _estimator(spec: ModelSpec, candidate: Candidate) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise SpecError(f"model {spec.name}: can't import {candidate.estimator}: {error}; install it, or correct it") from error
+        raise SpecError(
+            f"model {spec.name}: can't import {candidate.estimator}: {error}; install it, or correct it"
+        ) from error
     if not hasattr(module, class_name):
         known = [name for name in dir(module) if name[0].isupper()]
         raise SpecError(f"model {spec.name}: {module_name} has no {class_name!r}{nearest(class_name, known)}")
@@ -116,8 +123,12 @@ def _seeded(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any]) ->
     known = list(_estimator(spec, candidate)().get_params())
     for name in given:
         if name not in known:
-            raise SpecError(f"model {spec.name}: {candidate.name} has no parameter {name!r}{nearest(name, known)}; it has: {', '.join(known)}")
-    return given if "random_state" in given or "random_state" not in known else {**given, "random_state": spec.train.seed}
+            raise SpecError(
+                f"model {spec.name}: {candidate.name} has no parameter {name!r}{nearest(name, known)}; it has: {', '.join(known)}"
+            )
+    return (
+        given if "random_state" in given or "random_state" not in known else {**given, "random_state": spec.train.seed}
+    )
 
 
 def check_candidates(spec: ModelSpec) -> None:
@@ -127,7 +138,9 @@ def check_candidates(spec: ModelSpec) -> None:
         fits = is_regressor(estimator) if spec.task == "regression" else hasattr(estimator, "predict_proba")
         if not fits:
             wanted = "a regressor" if spec.task == "regression" else "a classifier with predict_proba"
-            raise SpecError(f"model {spec.name}: {candidate.estimator} is not {wanted}, as the task {spec.task} needs; name another")
+            raise SpecError(
+                f"model {spec.name}: {candidate.estimator} is not {wanted}, as the task {spec.task} needs; name another"
+            )
         for name in candidate.search:
             _seeded(spec, candidate, {name: None})
 
@@ -158,7 +171,9 @@ def weights(frame: pd.DataFrame, half_life: int | None, as_of: date) -> Array | 
     return np.asarray(0.5 ** (age / half_life))
 
 
-def fit(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any], frame: pd.DataFrame, half_life: int | None = None) -> Model:
+def fit(
+    spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any], frame: pd.DataFrame, half_life: int | None = None
+) -> Model:
     """Fit a candidate on the rows of `frame` (features and `label`), weighted by recency where a half-life is given."""
     names = classes(spec, frame["label"])
     model = pipeline(spec, candidate, params)
@@ -167,7 +182,9 @@ def fit(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any], frame:
     options: dict[str, Any] = {}
     if weight is not None:
         if not has_fit_parameter(model.named_steps["model"], "sample_weight"):
-            raise SpecError(f"model {spec.name}: {candidate.name} takes no weights; remove half_life, or choose another estimator")
+            raise SpecError(
+                f"model {spec.name}: {candidate.name} takes no weights; remove half_life, or choose another estimator"
+            )
         options["model__sample_weight"] = weight
     model.fit(design(spec, frame), _target(frame["label"], names), **options)
     return Model(model, names, last)
@@ -260,7 +277,9 @@ def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: 
     return [value + offset for value in pseudo]
 
 
-def tune(spec: ModelSpec, candidate: Candidate, frame: pd.DataFrame, half_life: int | None = None, trials: int | None = None) -> Trial:
+def tune(
+    spec: ModelSpec, candidate: Candidate, frame: pd.DataFrame, half_life: int | None = None, trials: int | None = None
+) -> Trial:
     """Search a candidate's parameters by time-series cross-validation over the days of `frame`; the metric is the gate's."""
     if not candidate.search:
         return Trial({}, cross_validate(spec, candidate, {}, frame, half_life), 1)
@@ -283,7 +302,9 @@ def _sampler(spec: ModelSpec, candidate: Candidate) -> Any:
     import optuna
 
     if candidate.method == "grid":
-        return optuna.samplers.GridSampler({name: list(dim.choice or ()) for name, dim in candidate.search.items()}, seed=spec.train.seed)
+        return optuna.samplers.GridSampler(
+            {name: list(dim.choice or ()) for name, dim in candidate.search.items()}, seed=spec.train.seed
+        )
     if candidate.method == "random":
         return optuna.samplers.RandomSampler(seed=spec.train.seed)
     return optuna.samplers.TPESampler(seed=spec.train.seed)
@@ -311,14 +332,18 @@ def cross_validate(
         values.append(evaluate(spec, scored(spec, model, future), [name])[name])
     values = [value for value in values if not math.isnan(value)]
     if not values:
-        raise SpecError(f"model {spec.name}: no fold of the {len(frame)} rows can be measured by {name}; widen the window")
+        raise SpecError(
+            f"model {spec.name}: no fold of the {len(frame)} rows can be measured by {name}; widen the window"
+        )
     return float(np.mean(values))
 
 
 def _folds(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     every = np.sort(frame["day"].unique())
     if len(every) < 3:
-        raise SpecError(f"model {spec.name}: {len(every)} days with mature labels are too few to cross-validate; widen the window")
+        raise SpecError(
+            f"model {spec.name}: {len(every)} days with mature labels are too few to cross-validate; widen the window"
+        )
     folds = min(spec.train.folds, len(every) - 1)
     for past, future in TimeSeriesSplit(n_splits=folds).split(every):
         yield frame[frame["day"].isin(every[past])], frame[frame["day"].isin(every[future])]

@@ -46,7 +46,15 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
         target.write_bytes(content)
         _git("add", "--", str(target.relative_to(place)))
         if _git("status", "--porcelain", "--", str(target.relative_to(place))):
-            _git(*AUTHOR, "commit", "--quiet", "--message", f"{model}: retraining of {day}", "--", str(target.relative_to(place)))
+            _git(
+                *AUTHOR,
+                "commit",
+                "--quiet",
+                "--message",
+                f"{model}: retraining of {day}",
+                "--",
+                str(target.relative_to(place)),
+            )
         _push()
         return _git("rev-parse", "HEAD")
 
@@ -56,7 +64,9 @@ def _execute(target: Path, parameters: Mapping[str, str]) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # papermill's own use of Jupyter's older paths
-        papermill.execute_notebook(str(TEMPLATE), str(target), dict(parameters), kernel_name="python3", progress_bar=False, log_output=False)
+        papermill.execute_notebook(
+            str(TEMPLATE), str(target), dict(parameters), kernel_name="python3", progress_bar=False, log_output=False
+        )
 
 
 def _push() -> None:

@@ -169,7 +169,9 @@ def log_model(spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame,
                 name="model",
                 signature=_signature(spec, model, matrix),
                 input_example=matrix,
-                pip_requirements=[f"{name}=={installed(name)}" for name in ("scikit-learn", "skops", "pandas", "numpy")],
+                pip_requirements=[
+                    f"{name}=={installed(name)}" for name in ("scikit-learn", "skops", "pandas", "numpy")
+                ],
                 serialization_format="skops",
                 skops_trusted_types=list(ALLOWED_TYPES),
                 metadata={"classes": list(model.classes), "trained_through": str(model.trained_through)},
@@ -178,7 +180,14 @@ def log_model(spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame,
         path = Path(folder) / "profile.json"
         path.write_text(json.dumps(profile), encoding="utf-8")
         log_file(run_id, path)
-    log(run_id, tags={"model_uri": info.model_uri, "trained_through": model.trained_through, "classes": json.dumps(model.classes)})
+    log(
+        run_id,
+        tags={
+            "model_uri": info.model_uri,
+            "trained_through": model.trained_through,
+            "classes": json.dumps(model.classes),
+        },
+    )
 
 
 def _signature(spec: ModelSpec, model: Model, matrix: pd.DataFrame) -> ModelSignature:
@@ -211,7 +220,9 @@ def register(spec: ModelSpec, run_id: str) -> int:
             return int(known.version)
     lineage = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
     model_id = tags["model_uri"].removeprefix("models:/")
-    return int(api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage, model_id=model_id).version)
+    return int(
+        api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage, model_id=model_id).version
+    )
 
 
 def alias(spec: ModelSpec, name: str, version: int | None) -> None:
@@ -255,7 +266,9 @@ def load(spec: ModelSpec, run_id: str, version: int = 0) -> Model:
 
 def _load_file(path: Path) -> Any:
     if not path.is_file():
-        raise ModelRefused(f"{path.name} is not in the model's folder: only models in the skops format are loaded; log it again")
+        raise ModelRefused(
+            f"{path.name} is not in the model's folder: only models in the skops format are loaded; log it again"
+        )
     foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(ALLOWED_TYPES))
     if foreign:
         raise ModelRefused(

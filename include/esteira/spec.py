@@ -89,7 +89,9 @@ def _day_or_none(given: object) -> object:
 
 def _is_identifier(given: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\- ]{0,127}", given):
-        raise _mistake(f"got {given!r}; a column starts with a letter or _ and has letters, digits, spaces, '_', '-' or '.'")
+        raise _mistake(
+            f"got {given!r}; a column starts with a letter or _ and has letters, digits, spaces, '_', '-' or '.'"
+        )
     return given
 
 
@@ -124,7 +126,9 @@ class Block(BaseModel):
             raise _mistake(f"got {given!r}; a block with the keys {sorted(cls._keys())} is wanted")
         for key in given:
             if key not in cls._keys() and key != "folder":
-                raise _mistake(f"unknown key {key!r}; allowed: {', '.join(cls._keys())}{nearest(key, cls._keys())}", str(key))
+                raise _mistake(
+                    f"unknown key {key!r}; allowed: {', '.join(cls._keys())}{nearest(key, cls._keys())}", str(key)
+                )
         return given
 
     @classmethod
@@ -202,7 +206,9 @@ class Time(Block):
             ZoneInfo(name)
         except (OSError, ValueError):
             zones = available_timezones()
-            raise _mistake(f"unknown time zone {name!r}{nearest(name, sorted(zones))}; such as America/Sao_Paulo") from None
+            raise _mistake(
+                f"unknown time zone {name!r}{nearest(name, sorted(zones))}; such as America/Sao_Paulo"
+            ) from None
         return name
 
 
@@ -360,10 +366,14 @@ class Candidate(Block):
     def _grid_is_finite(self) -> Self:
         both = sorted(set(self.params) & set(self.search))
         if both:
-            raise _mistake(f"{both[0]!r} is both fixed and searched; keep it under params or under search", "search", both[0])
+            raise _mistake(
+                f"{both[0]!r} is both fixed and searched; keep it under params or under search", "search", both[0]
+            )
         endless = [name for name, dimension in self.search.items() if dimension.choice is None]
         if self.method == "grid" and endless:
-            raise _mistake(f"a grid needs a list: write {endless[0]}: {{choice: [...]}}, or use method: random", "method")
+            raise _mistake(
+                f"a grid needs a list: write {endless[0]}: {{choice: [...]}}, or use method: random", "method"
+            )
         return self
 
 
@@ -457,7 +467,9 @@ class Check(Block):
     def _enough_days(self) -> Self:
         for name, days in (("every", self.every), ("slice", self.slice)):
             if days < self.min_days:
-                raise _mistake(f"{name} is {days}d, fewer than min_days {self.min_days}: it could never be measured", name)
+                raise _mistake(
+                    f"{name} is {days}d, fewer than min_days {self.min_days}: it could never be measured", name
+                )
         return self
 
 
@@ -518,7 +530,7 @@ class ModelSpec(Block):
     retrain: tuple[Recipe, ...] = Field(default=(), max_length=3)
     promote: Promote = Promote()
     alerts: Alerts = Alerts()
-    folder: SkipJsonSchema[Path] = Field(default=Path("."), exclude=True)
+    folder: SkipJsonSchema[Path] = Field(default=Path(), exclude=True)
 
     @field_validator("key", "inputs", "retrain", mode="before")
     @classmethod
@@ -552,14 +564,18 @@ class ModelSpec(Block):
     @model_validator(mode="after")
     def _columns_agree(self) -> Self:
         if self.target in self.features.all:
-            raise _mistake(f"the target {self.target!r} is among the features: the answer would leak; remove it", "features")
+            raise _mistake(
+                f"the target {self.target!r} is among the features: the answer would leak; remove it", "features"
+            )
         for name in (*self.features.all, *self.key, *self.inputs):
             if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
                 raise _mistake(f"{name!r} is a column that esteira writes itself; rename the source's column")
         known = list(dict.fromkeys((*self.source_columns, *self.features.all, self.target)))
         for name in self.expect:
             if name not in known:
-                raise _mistake(f"unknown column {name!r}; known: {', '.join(known)}{nearest(name, known)}", "expect", name)
+                raise _mistake(
+                    f"unknown column {name!r}; known: {', '.join(known)}{nearest(name, known)}", "expect", name
+                )
         return self
 
     @model_validator(mode="after")
@@ -573,7 +589,9 @@ class ModelSpec(Block):
     def _check_metric(self, keys: tuple[str, ...], name: str, limit: Limit) -> None:
         allowed = [metric for metric, (tasks, _) in METRICS.items() if self.task in tasks]
         if name not in allowed:
-            raise _mistake(f"unknown metric {name!r}; for {self.task}: {', '.join(allowed)}{nearest(name, allowed)}", *keys)
+            raise _mistake(
+                f"unknown metric {name!r}; for {self.task}: {', '.join(allowed)}{nearest(name, allowed)}", *keys
+            )
         bound = "min" if METRICS[name][1] is HIGHER else "max"
         if getattr(limit, bound) is None:
             better = "higher" if bound == "min" else "lower"
@@ -600,7 +618,9 @@ def _check_function(folder: Path, dotted: str, keys: tuple[str, ...]) -> None:
     path = folder / f"{module}.py"
     if not path.is_file():
         found = [file.stem for file in folder.glob("*.py")]
-        raise _mistake(f"{path.name} is not in the model's folder; found: {found or 'no .py file'}{nearest(module, found)}", *keys)
+        raise _mistake(
+            f"{path.name} is not in the model's folder; found: {found or 'no .py file'}{nearest(module, found)}", *keys
+        )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
@@ -658,7 +678,9 @@ def _walk(node: yaml.Node | None, at: tuple[Hashable, ...], lines: dict[tuple[Ha
             _walk(value, (*at, index), lines, path)
 
 
-def _fill(value: Any, environment: Mapping[str, str], fail: Callable[..., SpecError], at: tuple[Hashable, ...] = ()) -> Any:
+def _fill(
+    value: Any, environment: Mapping[str, str], fail: Callable[..., SpecError], at: tuple[Hashable, ...] = ()
+) -> Any:
     if isinstance(value, dict):
         return {key: _fill(item, environment, fail, (*at, key)) for key, item in value.items()}
     if isinstance(value, list):
@@ -709,7 +731,10 @@ def _explain(detail: ErrorDetails) -> tuple[tuple[Hashable, ...], str]:
             return at, f"got {got!r}; allowed: {', '.join(allowed)}{nearest(got, allowed)}"
         case "union_tag_invalid":
             allowed = re.findall(r"'([^']*)'", context["expected_tags"])
-            return (*at, "kind"), f"got {context['tag']!r}; allowed: {', '.join(allowed)}{nearest(context['tag'], allowed)}"
+            return (
+                *at,
+                "kind",
+            ), f"got {context['tag']!r}; allowed: {', '.join(allowed)}{nearest(context['tag'], allowed)}"
         case "union_tag_not_found":
             return at, "the kind is missing; add kind: csv, parquet, delta, sql or python"
         case "tuple_type":

@@ -131,7 +131,7 @@ def _names(table: DeltaTable) -> list[str]:
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:
-    return arrow.to_pandas(date_as_object=False)
+    return pd.DataFrame(arrow.to_pandas(date_as_object=False))
 
 
 def replace_days(
@@ -202,7 +202,10 @@ def _to_arrow(rows: pd.DataFrame, table: DeltaTable | None, schema: pa.Schema | 
         empty = known or {"day": pa.date32()}
         return pa.table({name: pa.array([], kind) for name, kind in empty.items()})
     arrow = pa.Table.from_pandas(rows, preserve_index=False)
-    columns = {field.name: _cast(arrow[field.name], known.get(field.name) or _kind(field), field.name) for field in arrow.schema}
+    columns = {
+        field.name: _cast(arrow[field.name], known.get(field.name) or _kind(field), field.name)
+        for field in arrow.schema
+    }
     return pa.table(columns)
 
 
@@ -218,7 +221,9 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
     try:
         return values.cast(kind)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"column {name!r} was {kind} so far and is now {values.type}: {error}; mend the source, or rename it") from None
+        raise ValueError(
+            f"column {name!r} was {kind} so far and is now {values.type}: {error}; mend the source, or rename it"
+        ) from None
 
 
 def _retried(commit: Callable[[], int]) -> int:
@@ -229,7 +234,7 @@ def _retried(commit: Callable[[], int]) -> int:
         except CommitFailedError:
             if attempt == ATTEMPTS:
                 raise
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311: a pause, not a secret
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  # a pause, not a secret
     raise AssertionError("unreachable")
 
 
@@ -250,7 +255,9 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
     DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore")
 
     def commit() -> int:
-        merge = DeltaTable(path("ledger", model)).merge(record, predicate="t.id = s.id", source_alias="s", target_alias="t")
+        merge = DeltaTable(path("ledger", model)).merge(
+            record, predicate="t.id = s.id", source_alias="s", target_alias="t"
+        )
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
     return bool(_retried(commit))

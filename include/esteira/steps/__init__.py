@@ -1,6 +1,19 @@
 """What each task does: pure code meets the tables and the registry. Every step may die anywhere and run again."""
 
-from esteira.steps.checking import check, chosen_version, commit_notebook, decide, drift_report, drifted, measure, promote_chosen, recheck, rescore, retrain, standing
+from esteira.steps.checking import (
+    check,
+    chosen_version,
+    commit_notebook,
+    decide,
+    drift_report,
+    drifted,
+    measure,
+    promote_chosen,
+    recheck,
+    rescore,
+    retrain,
+    standing,
+)
 from esteira.steps.checking import labels as labels_for_check
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status

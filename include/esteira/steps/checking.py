@@ -7,6 +7,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def windows(spec: ModelSpec, champion: ledger.Champion, day: date) -> list[tuple
     """
     length = spec.check.every
     whole = ((ingest.mature_through(spec, day) - champion.effective_day).days + 1) // length
-    starts = [champion.effective_day + timedelta(days=length * n) for n in range(max(whole - spec.check.violated.of_last, 0), whole)]
+    starts = [
+        champion.effective_day + timedelta(days=length * n)
+        for n in range(max(whole - spec.check.violated.of_last, 0), whole)
+    ]
     return [(start, start + timedelta(days=length - 1)) for start in starts]
 
 
@@ -73,18 +77,29 @@ def _metric_rows(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...], **
         limit = spec.check.metrics[name]
         found.append(
             {
-                **about, "segment": "", "metric": name, "value": value, "min": limit.min, "max": limit.max,
-                "in_range": limit.holds(value), "n_rows": len(rows), "n_days": rows["day"].nunique(),
-            }  # fmt: skip
+                **about,
+                "segment": "",
+                "metric": name,
+                "value": value,
+                "min": limit.min,
+                "max": limit.max,
+                "in_range": limit.holds(value),
+                "n_rows": len(rows),
+                "n_days": rows["day"].nunique(),
+            }
         )
     return found
 
 
-def _spans(spec: ModelSpec, rows: pd.DataFrame, spans: list[tuple[date, date]], window: str, **about: object) -> list[dict[str, Any]]:
+def _spans(
+    spec: ModelSpec, rows: pd.DataFrame, spans: list[tuple[date, date]], window: str, **about: object
+) -> list[dict[str, Any]]:
     found = []
     for first, last in spans:
         part = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
-        found += _metric_rows(spec, part, tuple(spec.check.metrics), window=window, first_day=first, last_day=last, **about)
+        found += _metric_rows(
+            spec, part, tuple(spec.check.metrics), window=window, first_day=first, last_day=last, **about
+        )
     return found
 
 
@@ -109,7 +124,15 @@ def measure(spec: ModelSpec, day: date) -> int:
     _write_metrics(spec, found, day, 0)
     for row in found:
         if row["window"] == "window" and row["role"] == "champion":
-            log.info("model %s: check %s: %s to %s: %s = %.4g", spec.name, day, row["first_day"], row["last_day"], row["metric"], row["value"])
+            log.info(
+                "model %s: check %s: %s to %s: %s = %.4g",
+                spec.name,
+                day,
+                row["first_day"],
+                row["last_day"],
+                row["metric"],
+                row["value"],
+            )
     return len(found)
 
 
@@ -121,7 +144,9 @@ def _write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attem
 
 def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
     """The served days that no check before this one has recorded."""
-    known = tables.read("metrics", spec.name, columns=["check_day", "last_day"], window="day", version=version, role="champion")
+    known = tables.read(
+        "metrics", spec.name, columns=["check_day", "last_day"], window="day", version=version, role="champion"
+    )
     recorded = set(known.loc[known["check_day"] < pd.Timestamp(day), "last_day"]) if len(known) else set()
     return [moment.date() for moment in sorted(rows["day"].unique()) if moment not in recorded]
 
@@ -132,31 +157,52 @@ def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: dat
     if not found:
         return []
     about = {
-        "check_day": day, "attempt": 0, "role": "drift", "version": version, "first_day": span[0], "last_day": span[1],
-        "window": "window", "n_rows": len(frame), "n_days": frame["day"].nunique(),
-    }  # fmt: skip
+        "check_day": day,
+        "attempt": 0,
+        "role": "drift",
+        "version": version,
+        "first_day": span[0],
+        "last_day": span[1],
+        "window": "window",
+        "n_rows": len(frame),
+        "n_days": frame["day"].nunique(),
+    }
     rows = [
-        {**about, "segment": name, "metric": "psi", "value": value, "max": drift.LIMIT, "in_range": value <= drift.LIMIT}
+        {
+            **about,
+            "segment": name,
+            "metric": "psi",
+            "value": value,
+            "max": drift.LIMIT,
+            "in_range": value <= drift.LIMIT,
+        }
         for name, value in found.items()
     ]
     share = sum(value > drift.LIMIT for value in found.values()) / len(found)
     limit = spec.check.drift.max_share
-    return [*rows, {**about, "segment": "", "metric": "drift_share", "value": share, "max": limit, "in_range": share <= limit}]
+    return [
+        *rows,
+        {**about, "segment": "", "metric": "drift_share", "value": share, "max": limit, "in_range": share <= limit},
+    ]
 
 
 def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
     """The champion's windows as the check recorded them, the latest one last."""
     rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="champion", window=window)
     found = []
-    for (first, last), part in rows.groupby(["first_day", "last_day"], sort=True):
+    for _, part in rows.groupby(["first_day", "last_day"], sort=True):
         held = dict(zip(part["metric"], part["in_range"].astype(bool), strict=True))
         values = dict(zip(part["metric"], part["value"], strict=True))
         ordered = [name for name in spec.check.metrics if name in values]
         found.append(
             Measurement(
-                first.date(), last.date(), int(part["n_rows"].iloc[0]), int(part["n_days"].iloc[0]),
-                {name: values[name] for name in ordered}, {name: held[name] for name in ordered},
-            )  # fmt: skip
+                part["first_day"].iloc[0].date(),
+                part["last_day"].iloc[0].date(),
+                int(part["n_rows"].iloc[0]),
+                int(part["n_days"].iloc[0]),
+                {name: values[name] for name in ordered},
+                {name: held[name] for name in ordered},
+            )
         )
     return found
 
@@ -178,10 +224,16 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     held_out = measured_windows(spec, day, "slice")[0]
     if held_out.days < spec.check.min_days:
-        return Verdict(Decision.WAIT, f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed")
+        return Verdict(
+            Decision.WAIT,
+            f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed",
+        )
     warned = tables.read("ledger", spec.name, id=warning_id(now.version, found[-1].last))
     if len(warned) and json.loads(warned.iloc[0]["evidence"])["check_day"] != str(day):
-        return Verdict(Decision.WATCH, f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days")
+        return Verdict(
+            Decision.WATCH,
+            f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
+        )
     return verdict
 
 
@@ -200,13 +252,22 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     ]
     best, index = (max if METRICS[spec.check.metric][1] else min)(found, key=lambda pair: pair[0].value)
     chosen = spec.train.candidates[index]
-    about = {"kind": "attempt", "as_of": day, "check_day": day, "attempt": attempt, "candidate": index, "recipe": recipe.model_dump_json()}
+    about = {
+        "kind": "attempt",
+        "as_of": day,
+        "check_day": day,
+        "attempt": attempt,
+        "candidate": index,
+        "recipe": recipe.model_dump_json(),
+    }
     with registry.run(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
         model = learn.fit(spec, chosen, best.params, frame, recipe.half_life)
         registry.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
         versions = f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
         recent = frame.tail(PLOTTED_ROWS)
-        training.log_fitted(spec, run_id, model, frame, recent, learn.scored(spec, model, recent), chosen, best.params, versions)
+        training.log_fitted(
+            spec, run_id, model, frame, recent, learn.scored(spec, model, recent), chosen, best.params, versions
+        )
     return run_id
 
 
@@ -219,7 +280,9 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> pd.
     frame = ingest.labelled(spec, oldest, last)
     rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
     if rows.empty:
-        raise data.DataError(f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window")
+        raise data.DataError(
+            f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window"
+        )
     return rows
 
 
@@ -232,14 +295,24 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     new = _predicted_by(spec, challenger, old)
     gains = learn.daily_gains(spec, spec.check.metric, old, new)
     seen = gate(
-        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=len(spec.recipes), seed=spec.train.seed
+        gains,
+        min_gain=spec.promote.min_gain,
+        confidence=spec.promote.confidence,
+        attempts=len(spec.recipes),
+        seed=spec.train.seed,
     )
     rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
     healthy = all(row["in_range"] for row in rows if row["role"] == "challenger" and row["window"] == "slice")
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy)
     _write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
-    registry.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags={"outcome": outcome.value, "measured": now.version})
-    log.info("model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower)
+    registry.log(
+        run_id,
+        metrics={"gain": seen.gain, "gain_lower": seen.lower},
+        tags={"outcome": outcome.value, "measured": now.version},
+    )
+    log.info(
+        "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
+    )
     return outcome
 
 
@@ -266,62 +339,86 @@ def _attempt_rows(
 
 def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outcome: Outcome) -> list[dict[str, Any]]:
     def of_gate(row: Mapping[str, Any]) -> bool:
-        return row["role"] == "challenger" and row["window"] == "slice" and row["metric"] == spec.check.metric
+        return bool(row["role"] == "challenger" and row["window"] == "slice" and row["metric"] == spec.check.metric)
 
     lower = seen.lower if math.isfinite(seen.lower) else None
     evidence = {"gain": seen.gain, "gain_lower": lower, "outcome": outcome.value}
     return [{**row, **evidence} if of_gate(row) else row for row in rows]
 
 
-def attempts(spec: ModelSpec, day: date) -> pd.DataFrame:
-    """The attempts of a day's check that were measured: one row each, with outcome, gain, its lower bound and the run."""
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt that was measured: the gate's metric and gain on the held-out slice, and the MLflow run with the model."""
+
+    number: int
+    run_id: str
+    outcome: Outcome
+    value: float
+    gain: float
+    lower: float
+
+
+def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
+    """The attempts of a day's check that were measured, by number."""
     rows = tables.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
-    return rows.sort_values("attempt", ignore_index=True)
+    columns = ("attempt", "run_id", "outcome", "value", "gain", "gain_lower")
+    found = [
+        Attempt(int(number), str(run_id), Outcome(outcome), float(value), float(gain), float(lower))
+        for number, run_id, outcome, value, gain, lower in rows[list(columns)].itertuples(index=False)
+    ]
+    return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
 
 
-def chosen_attempt(spec: ModelSpec, day: date) -> tuple[int, str, Outcome] | None:
-    """The attempt to promote, its run and its outcome; None where none improved."""
-    rows = attempts(spec, day)
-    found = {int(row["attempt"]): (Outcome(row["outcome"]), float(row["gain"])) for _, row in rows.iterrows()}
-    best = best_attempt(found)
-    if best is None:
-        return None
-    return best, str(rows.loc[rows["attempt"] == best, "run_id"].iloc[0]), found[best][0]
+def chosen_attempt(spec: ModelSpec, day: date) -> Attempt | None:
+    """The attempt to promote; None where none improved."""
+    found = attempts(spec, day)
+    best = best_attempt({number: (attempt.outcome, attempt.gain) for number, attempt in found.items()})
+    return None if best is None else found[best]
 
 
 def standing(spec: ModelSpec, day: date) -> tuple[bool, bool]:
     """Whether an attempt of the day's check recovered, and whether one at least improved."""
     chosen = chosen_attempt(spec, day)
-    return chosen is not None and chosen[2] is Outcome.RECOVERS, chosen is not None
+    return chosen is not None and chosen.outcome is Outcome.RECOVERS, chosen is not None
 
 
-def _require_chosen(spec: ModelSpec, day: date) -> tuple[int, str, Outcome]:
+def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
     chosen = chosen_attempt(spec, day)
     if chosen is None:
-        raise LookupError(f"model {spec.name}: no attempt of the check of {day} improved, so there is nothing to promote")
+        raise LookupError(
+            f"model {spec.name}: no attempt of the check of {day} improved, so there is nothing to promote"
+        )
     return chosen
 
 
 def chosen_version(spec: ModelSpec, day: date) -> int:
     """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
-    _, run_id, _ = _require_chosen(spec, day)
-    return training.register(spec, run_id, day)
+    return training.register(spec, _require_chosen(spec, day).run_id, day)
 
 
 def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
     """Make the chosen attempt champion, citing the notebook's commit; returns the version that serves now."""
-    attempt, run_id, outcome = _require_chosen(spec, day)
-    row = attempts(spec, day).set_index("attempt").loc[attempt]
-    recipe = spec.recipes[attempt - 1]
+    chosen = _require_chosen(spec, day)
+    recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
-        version = training.refit(spec, day, run_id, frame, run_key(day), recipe.half_life)
-    now = ledger.require_champion(spec, day)
-    why = f"attempt {attempt} {outcome.value}: {spec.check.metric} = {row['value']:.4g} on the held-out slice, better by {row['gain']:.4g}"
+        version = training.refit(spec, day, chosen.run_id, frame, run_key(day), recipe.half_life)
+    measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, better by {chosen.gain:.4g}"
     ledger.make_champion(
-        spec, version, day, measured=now.version, why=why, by=run_key(day),
-        evidence={"run": run_id, "commit": commit, "gain": row["gain"], "gain_lower": row["gain_lower"], "check_day": str(day)},
-    )  # fmt: skip
+        spec,
+        version,
+        day,
+        measured=ledger.require_champion(spec, day).version,
+        why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
+        by=run_key(day),
+        evidence={
+            "run": chosen.run_id,
+            "commit": commit,
+            "gain": chosen.gain,
+            "gain_lower": chosen.lower,
+            "check_day": str(day),
+        },
+    )
     return version
 
 
@@ -359,7 +456,9 @@ def drifted(spec: ModelSpec, day: date) -> tuple[bool, dict[str, float]]:
     rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift")
     share = rows[rows["metric"] == "drift_share"]
     found = rows[rows["metric"] == "psi"].sort_values("value", ascending=False)
-    return bool(len(share)) and not bool(share["in_range"].iloc[0]), dict(zip(found["segment"], found["value"], strict=True))
+    return bool(len(share)) and not bool(share["in_range"].iloc[0]), dict(
+        zip(found["segment"], found["value"], strict=True)
+    )
 
 
 def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | None]:

@@ -73,7 +73,9 @@ def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str
         if tables.version("quarantine", spec.name) < 0:
             return
     else:
-        shown = bad.drop(columns=["rule", "reason", "day"]).to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        shown = bad.drop(columns=["rule", "reason", "day"]).to_json(
+            orient="records", lines=True, date_format="iso", date_unit="us"
+        )
         text = [line for line in shown.split("\n") if line]
         rows = bad[["day", "rule", "reason"]].assign(row=text, stage=stage, found_at=pd.Timestamp(tables.clock()))
     tables.replace_days("quarantine", spec.name, rows, days, stage=stage)
@@ -122,7 +124,9 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
 
 def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
     found = data.read_labels(spec, days[0], days[-1])
-    rows = known.merge(found, on=[name for name in found.columns if name != "label"], how="inner", validate="many_to_one")
+    rows = known.merge(
+        found, on=[name for name in found.columns if name != "label"], how="inner", validate="many_to_one"
+    )
     good, bad = data.validate_labels(spec, rows)
     good = good.assign(label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock()))
     if len(had):
@@ -133,7 +137,9 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
     log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
 
 
-def labelled(spec: ModelSpec, first: date, last: date, features_at: int | None = None, labels_at: int | None = None) -> pd.DataFrame:
+def labelled(
+    spec: ModelSpec, first: date, last: date, features_at: int | None = None, labels_at: int | None = None
+) -> pd.DataFrame:
     """Feature rows of the days with their `label`, in order of time; at the Delta versions given, for lineage."""
     rows = tables.read("features", spec.name, at=features_at, day=(first, last))
     known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))

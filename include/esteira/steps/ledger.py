@@ -58,7 +58,9 @@ def require_champion(spec: ModelSpec, day: date) -> Champion:
     if found is None:
         first = _promotions(spec)
         since = f"the first serves from {first[0].effective_day}" if first else "none was promoted yet"
-        raise NoChampion(f"model {spec.name} has no champion for {day}: {since}. Train and promote one for an earlier day, or give a version")
+        raise NoChampion(
+            f"model {spec.name} has no champion for {day}: {since}. Train and promote one for an earlier day, or give a version"
+        )
     return found
 
 
@@ -68,19 +70,41 @@ def effective_day(as_of: date) -> date:
 
 
 def record(
-    spec: ModelSpec, key: str, *, to_state: str, why: str, by: str, effective: date, version: int | None = None,
-    from_state: str = "", evidence: Mapping[str, Any] | None = None,
+    spec: ModelSpec,
+    key: str,
+    *,
+    to_state: str,
+    why: str,
+    by: str,
+    effective: date,
+    version: int | None = None,
+    from_state: str = "",
+    evidence: Mapping[str, Any] | None = None,
 ) -> bool:
     """Write a change of state under an id of its own; returns False where it was there already."""
     row = {
-        "id": key, "at": tables.clock(), "effective_day": effective, "version": version, "from_state": from_state,
-        "to_state": to_state, "why": why, "evidence": json.dumps(evidence or {}, sort_keys=True), "by": by,
-    }  # fmt: skip
+        "id": key,
+        "at": tables.clock(),
+        "effective_day": effective,
+        "version": version,
+        "from_state": from_state,
+        "to_state": to_state,
+        "why": why,
+        "evidence": json.dumps(evidence or {}, sort_keys=True),
+        "by": by,
+    }
     return tables.append_once(spec.name, row)
 
 
 def make_champion(
-    spec: ModelSpec, version: int, as_of: date, *, measured: int | None, why: str, by: str, evidence: Mapping[str, Any] | None = None
+    spec: ModelSpec,
+    version: int,
+    as_of: date,
+    *,
+    measured: int | None,
+    why: str,
+    by: str,
+    evidence: Mapping[str, Any] | None = None,
 ) -> None:
     """Promote a version. `measured` is the champion that it was compared with, None where there was none.
 
@@ -90,24 +114,35 @@ def make_champion(
     now = champion(spec)
     if now is None or now.version != version:
         if (now.version if now else None) != measured:
-            raise PromotionRefused(f"model {spec.name}: version {version} was measured against {_named(measured)}, but the champion is {_named(now and now.version)}; train or check again")
+            raise PromotionRefused(
+                f"model {spec.name}: version {version} was measured against {_named(measured)}, but the champion is {_named(now.version if now else None)}; train or check again"
+            )
         if now is not None and effective_day(as_of) < now.effective_day:
             raise PromotionRefused(
                 f"model {spec.name}: version {version} is of {as_of}, older than the champion, which serves from {now.effective_day}; train for a later day"
             )
         number = now.number + 1 if now else 1
         record(
-            spec, f"champion:{number}", to_state="champion", from_state="challenger", version=version, why=why, by=by,
-            effective=effective_day(as_of), evidence={**(evidence or {}), "replaces": measured},
-        )  # fmt: skip
+            spec,
+            f"champion:{number}",
+            to_state="champion",
+            from_state="challenger",
+            version=version,
+            why=why,
+            by=by,
+            effective=effective_day(as_of),
+            evidence={**(evidence or {}), "replaces": measured},
+        )
         now = champion(spec)
         if now is None or now.version != version:
-            raise PromotionRefused(f"model {spec.name}: {_named(now and now.version)} was promoted at the same time; train or check again")
+            raise PromotionRefused(
+                f"model {spec.name}: {_named(now.version if now else None)} was promoted at the same time; train or check again"
+            )
     repair_aliases(spec)
 
 
 def _named(version: int | None) -> str:
-    return f"version {version}" if version else "no champion"
+    return f"version {version}" if version else "no version"
 
 
 def repair_aliases(spec: ModelSpec) -> None:
@@ -116,7 +151,11 @@ def repair_aliases(spec: ModelSpec) -> None:
     known = registry.aliases(spec)
     if now is None:
         if "champion" in known:
-            log.warning("model %s: removing the alias champion from version %d: the ledger has no champion", spec.name, known["champion"])
+            log.warning(
+                "model %s: removing the alias champion from version %d: the ledger has no champion",
+                spec.name,
+                known["champion"],
+            )
             registry.alias(spec, "champion", None)
         return
     if known.get("champion") != now.version:
@@ -129,7 +168,9 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     """What a person wants to know first: champion, last scored and checked day, last metric, last change of state."""
     now = champion(spec)
     scored = tables.read("predictions", spec.name, columns=["day"])
-    checks = tables.read("metrics", spec.name, columns=["check_day", "attempt", "window", "metric", "value", "in_range", "last_day"])
+    checks = tables.read(
+        "metrics", spec.name, columns=["check_day", "attempt", "window", "metric", "value", "in_range", "last_day"]
+    )
     events = tables.read("ledger", spec.name, columns=["at", "to_state", "why"])
     latest = checks[(checks["metric"] == spec.check.metric) & (checks["window"] == "window") & (checks["attempt"] == 0)]
     latest = latest.sort_values(["check_day", "last_day"]).tail(1)

@@ -9,7 +9,7 @@ from email.message import EmailMessage
 
 from jinja2 import Environment
 
-from esteira import registry, tables
+from esteira import drift, registry, tables
 from esteira.spec import ModelSpec
 from esteira.steps import checking, ledger
 
@@ -56,13 +56,17 @@ class Mail:
         message["From"] = sender
         message["To"] = ", ".join(self.to)
         message["Message-ID"] = f"<{hashlib.sha256(self.key.encode()).hexdigest()[:32]}@esteira>"
-        message.set_content(_rendered(_TEXT, self, escape=False))
+        message.set_content(self.text())
         message.add_alternative(_rendered(_HTML, self, escape=True), subtype="html")
         return message
 
+    def text(self) -> str:
+        """The mail as plain text."""
+        return _rendered(_TEXT, self, escape=False)
+
 
 def _rendered(template: str, mail: Mail, *, escape: bool) -> str:
-    environment = Environment(autoescape=escape, trim_blocks=False)  # noqa: S701: plain text has nothing to escape
+    environment = Environment(autoescape=escape, trim_blocks=False)  # noqa: S701  # plain text has nothing to escape
     return environment.from_string(template).render(lead=mail.lead, sections=mail.sections, links=mail.links)
 
 
@@ -76,13 +80,24 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     found = checking.measured_windows(spec, day)
     metric, limit = spec.check.metric, spec.check.metrics[spec.check.metric]
     chosen = checking.chosen_attempt(spec, day)
-    end = f"attempt {chosen[0]} was better and is promoted, but it is out of range too" if chosen else f"version {now.version} stays champion"
+    end = (
+        f"attempt {chosen.number} was better and is promoted, but it is out of range too"
+        if chosen
+        else f"version {now.version} stays champion"
+    )
     why = f"{found[-1].out_of_range()} (wanted: {metric} {limit}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
     key = checking.warning_id(now.version, found[-1].last)
     ledger.record(
-        spec, key, to_state="warned", from_state="champion", version=now.version, why=why, by=checking.run_key(day),
-        effective=day, evidence={"check_day": str(day)},
-    )  # fmt: skip
+        spec,
+        key,
+        to_state="warned",
+        from_state="champion",
+        version=now.version,
+        why=why,
+        by=checking.run_key(day),
+        effective=day,
+        evidence={"check_day": str(day)},
+    )
     return Mail(
         key=f"{spec.name}/{key}",
         to=spec.alerts.email or (spec.owner,),
@@ -95,7 +110,14 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
 
 def _history(spec: ModelSpec, day: date) -> Section:
     rows = [
-        [f"{window.first} to {window.last}", name, _n(value), str(spec.check.metrics[name]), "in range" if window.in_range[name] else "OUT OF RANGE", f"{window.days} days, {window.rows} rows"]
+        [
+            f"{window.first} to {window.last}",
+            name,
+            _n(value),
+            str(spec.check.metrics[name]),
+            "in range" if window.in_range[name] else "OUT OF RANGE",
+            f"{window.days} days, {window.rows} rows",
+        ]
         for window in checking.measured_windows(spec, day)
         for name, value in window.values.items()
     ]
@@ -103,16 +125,25 @@ def _history(spec: ModelSpec, day: date) -> Section:
 
 
 def _tried(spec: ModelSpec, day: date) -> Section:
-    found = checking.attempts(spec, day).set_index("attempt")
+    found = checking.attempts(spec, day)
     rows = []
     for attempt, recipe in enumerate(spec.recipes, start=1):
-        shown = ", ".join(f"{name} {_duration(name, value)}" for name, value in recipe.model_dump(exclude_none=True).items())
-        if attempt in found.index:
-            row = found.loc[attempt]
-            rows.append([str(attempt), shown, _n(row["value"]), _n(row["gain"]), _n(row["gain_lower"]), row["outcome"]])
+        shown = ", ".join(
+            f"{name} {_duration(name, value)}" for name, value in recipe.model_dump(exclude_none=True).items()
+        )
+        if attempt in found:
+            tried = found[attempt]
+            rows.append([str(attempt), shown, _n(tried.value), _n(tried.gain), _n(tried.lower), tried.outcome.value])
         else:
             rows.append([str(attempt), shown, "-", "-", "-", "crashed, see the log"])
-    head = ["attempt", "recipe", f"{spec.check.metric} on held-out days", "gain over the champion", "gain at least", "outcome"]
+    head = [
+        "attempt",
+        "recipe",
+        f"{spec.check.metric} on held-out days",
+        "gain over the champion",
+        "gain at least",
+        "outcome",
+    ]
     return "What was tried", head, rows
 
 
@@ -122,20 +153,35 @@ def _duration(name: str, value: object) -> str:
 
 def _drifted(spec: ModelSpec, day: date) -> Section:
     _, found = checking.drifted(spec, day)
-    return "Features that moved most", ["feature", "PSI (above 0.2: drift)"], [[name, _n(value)] for name, value in list(found.items())[:5]]
+    return (
+        "Features that moved most",
+        ["feature", "PSI (above 0.2: drift)"],
+        [[name, _n(value)] for name, value in list(found.items())[:5]],
+    )
 
 
 def _links(spec: ModelSpec, day: date, run_url: str) -> tuple[tuple[str, str], ...]:
     runs = registry.runs(spec, kind="drift", check_day=day)
     report = registry.run_link(spec, str(runs[0].info.run_id)) if runs else ""
-    found = (("The run in Airflow", run_url), ("The drift report in MLflow", report), ("The metrics table", tables.path("metrics", spec.name)))
+    found = (
+        ("The run in Airflow", run_url),
+        ("The drift report in MLflow", report),
+        ("The metrics table", tables.path("metrics", spec.name)),
+    )
     return tuple((name, link) for name, link in found if link)
 
 
 def record_delivery(spec: ModelSpec, day: date, mail: Mail) -> None:
     """Write to the ledger that the warning was taken by the mail server."""
     key = mail.key.removeprefix(f"{spec.name}/")
-    ledger.record(spec, f"delivered:{key}", to_state="delivered", why=f"mailed to {', '.join(mail.to)}", by=checking.run_key(day), effective=day)
+    ledger.record(
+        spec,
+        f"delivered:{key}",
+        to_state="delivered",
+        why=f"mailed to {', '.join(mail.to)}",
+        by=checking.run_key(day),
+        effective=day,
+    )
 
 
 def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
@@ -143,7 +189,7 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     too_many, found = checking.drifted(spec, day)
     if not too_many:
         return None
-    moved = [name for name, value in found.items() if value > checking.drift.LIMIT]
+    moved = [name for name, value in found.items() if value > drift.LIMIT]
     return Mail(
         key=f"{spec.name}/drift:{day}",
         to=spec.alerts.email or (spec.owner,),
@@ -163,4 +209,3 @@ def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: s
         lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",
         links=(("The log in Airflow", log_url),) if log_url else (),
     )
-

@@ -25,11 +25,20 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
     ledger.repair_aliases(spec)
     chosen = {day: version or ledger.require_champion(spec, day).version for day in days}
     rows = tables.read("features", spec.name, day=(min(days), max(days)))
-    parts = [_predict(spec, number, rows, [day for day in days if chosen[day] == number]) for number in sorted(set(chosen.values()))]
+    parts = [
+        _predict(spec, number, rows, [day for day in days if chosen[day] == number])
+        for number in sorted(set(chosen.values()))
+    ]
     parts = [part for part in parts if len(part)]
     predictions = pd.concat(parts, ignore_index=True).assign(run=run) if parts else pd.DataFrame()
     tables.replace_days("predictions", spec.name, predictions, days)
-    log.info("model %s: %d rows of %d days scored by version %s", spec.name, len(predictions), len(days), sorted(set(chosen.values())))
+    log.info(
+        "model %s: %d rows of %d days scored by version %s",
+        spec.name,
+        len(predictions),
+        len(days),
+        sorted(set(chosen.values())),
+    )
     return len(predictions)
 
 
@@ -42,8 +51,15 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     loaded = time.perf_counter()
     predicted = learn.predict(spec, model, wanted)
     done = time.perf_counter()
-    return wanted[[*spec.key, "event_time", "day"]].join(predicted).assign(
-        version=version, trained_through=pd.Timestamp(model.trained_through), load_seconds=loaded - began, predict_seconds=done - loaded
+    return (
+        wanted[[*spec.key, "event_time", "day"]]
+        .join(predicted)
+        .assign(
+            version=version,
+            trained_through=pd.Timestamp(model.trained_through),
+            load_seconds=loaded - began,
+            predict_seconds=done - loaded,
+        )
     )
 
 
@@ -58,9 +74,13 @@ def publish(spec: ModelSpec, days: list[date]) -> int:
     by = dict(zip(rows["day"].dt.date, rows["run"], strict=True))
 
     def served_by_another(table: DeltaTable) -> Iterable[date]:
-        had = table.to_pyarrow_table(columns=["day", "run"], filters=[("day", ">=", min(days)), ("day", "<=", max(days))])
+        had = table.to_pyarrow_table(
+            columns=["day", "run"], filters=[("day", ">=", min(days)), ("day", "<=", max(days))]
+        )
         pairs = had.group_by(["day", "run"]).aggregate([]).to_pylist()
         return {pair["day"] for pair in pairs if by.get(pair["day"]) != pair["run"]}
 
-    tables.replace_days("served", spec.name, rows[rows["day"].isin(pd.to_datetime(days))], sorted(by), leave=served_by_another)
+    tables.replace_days(
+        "served", spec.name, rows[rows["day"].isin(pd.to_datetime(days))], sorted(by), leave=served_by_another
+    )
     return len(rows)

@@ -42,7 +42,9 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
     features_at, labels_at = (int(number) for number in versions.split("/"))
     frame = ingest.labelled(spec, first, last, features_at, labels_at)
     if frame.empty:
-        raise data.DataError(f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source")
+        raise data.DataError(
+            f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source"
+        )
     return frame
 
 
@@ -50,7 +52,9 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
     past, validation, _ = data.split_days(_frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
-    with registry.run(spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index) as run_id:
+    with registry.run(
+        spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
+    ) as run_id:
         found = learn.tune(spec, chosen, past, spec.train.half_life)
         model = learn.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
@@ -58,10 +62,19 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
         registry.log(
             run_id,
             params={"estimator": chosen.estimator, **chosen.params, **found.params, "trials": found.trials},
-            metrics={"cross_validation": found.value, **{f"validation_{name}": value for name, value in measured.items()}},
+            metrics={
+                "cross_validation": found.value,
+                **{f"validation_{name}": value for name, value in measured.items()},
+            },
             tags={"params": json.dumps(found.params), "value": measured[spec.check.metric]},
         )
-    log.info("model %s: candidate %s reached %s = %.4g", spec.name, chosen.name, spec.check.metric, measured[spec.check.metric])
+    log.info(
+        "model %s: candidate %s reached %s = %.4g",
+        spec.name,
+        chosen.name,
+        spec.check.metric,
+        measured[spec.check.metric],
+    )
     return run_id
 
 
@@ -74,7 +87,9 @@ def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     return best
 
 
-def evaluate(spec: ModelSpec, as_of: date, candidate_run: str, versions: str, run: str, window: int | None = None) -> str:
+def evaluate(
+    spec: ModelSpec, as_of: date, candidate_run: str, versions: str, run: str, window: int | None = None
+) -> str:
     """Fit the chosen candidate on 85 % of the days and measure it on the last 15 %, which nothing has seen yet.
 
     Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
@@ -83,7 +98,9 @@ def evaluate(spec: ModelSpec, as_of: date, candidate_run: str, versions: str, ru
     tags = registry.client().get_run(candidate_run).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
     past, test = data.split_days(_frame(spec, as_of, window, versions), 0.85, 0.15)
-    with registry.run(spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]) as run_id:
+    with registry.run(
+        spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]
+    ) as run_id:
         model = learn.fit(spec, chosen, params, past, spec.train.half_life)
         scored = learn.scored(spec, model, test)
         now = ledger.champion(spec)
@@ -93,9 +110,13 @@ def evaluate(spec: ModelSpec, as_of: date, candidate_run: str, versions: str, ru
             run_id,
             metrics=evidence,
             tags={
-                "accepted": accepted, "why": why, "measured": now.version if now else 0, "params": json.dumps(params),
-                "versions": versions, "window": window or spec.train.window,
-            },  # fmt: skip
+                "accepted": accepted,
+                "why": why,
+                "measured": now.version if now else 0,
+                "params": json.dumps(params),
+                "versions": versions,
+                "window": window or spec.train.window,
+            },
         )
     log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
     return run_id
@@ -110,20 +131,34 @@ def _compare(
     names = tuple({**spec.check.metrics, **limits})
     measured = learn.evaluate(spec, scored, names)
     simple = learn.evaluate(spec, learn.scored(spec, naive, test), names)
-    evidence = {f"test_{name}": value for name, value in measured.items()} | {f"baseline_{name}": value for name, value in simple.items()}
+    evidence = {f"test_{name}": value for name, value in measured.items()} | {
+        f"baseline_{name}": value for name, value in simple.items()
+    }
     bad = _out_of(limits, measured)
     if bad:
         return False, f"on the test part {bad}", evidence
     if not learn.better_by(metric, simple[metric], measured[metric]) > 0:
-        return False, f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}", evidence
+        return (
+            False,
+            f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}",
+            evidence,
+        )
     if now is None:
-        return True, f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion", evidence
+        return (
+            True,
+            f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion",
+            evidence,
+        )
     passed, why, gained = _against_champion(spec, now.version, model, test, scored)
     return passed, why, {**evidence, **gained}
 
 
 def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {measured[name]:.4g} is not {limit}" for name, limit in limits.items() if not limit.holds(measured[name]))
+    return ", ".join(
+        f"{name} = {measured[name]:.4g} is not {limit}"
+        for name, limit in limits.items()
+        if not limit.holds(measured[name])
+    )
 
 
 def _against_champion(
@@ -133,22 +168,39 @@ def _against_champion(
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
     days = test.loc[unseen, "day"].nunique()
     if days < spec.check.min_days:
-        return False, f"only {days} days that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed", {}
+        return (
+            False,
+            f"only {days} days that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
+            {},
+        )
     before = learn.scored(spec, old, test[unseen])
     gains = learn.daily_gains(spec, spec.check.metric, before, scored[unseen])
-    seen = decide.gate(gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    seen = decide.gate(
+        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
+    )
     values = learn.evaluate(spec, before, (spec.check.metric,))
     why = (
         f"{spec.check.metric} better by {seen.gain:.4g} (at least {seen.lower:.4g} at confidence {spec.promote.confidence:g}) "
         f"than the champion's, version {version}, over {seen.days} days; {spec.promote.min_gain:g} is wanted"
     )
-    return seen.passed, why, {f"champion_{spec.check.metric}": values[spec.check.metric], "gain": seen.gain, "gain_lower": seen.lower}
+    return (
+        seen.passed,
+        why,
+        {f"champion_{spec.check.metric}": values[spec.check.metric], "gain": seen.gain, "gain_lower": seen.lower},
+    )
 
 
 def log_fitted(
-    spec: ModelSpec, run_id: str, model: Model, past: pd.DataFrame, rows: pd.DataFrame, scored: pd.DataFrame,
-    chosen: Candidate, params: Mapping[str, Any], versions: str,
-) -> None:  # fmt: skip
+    spec: ModelSpec,
+    run_id: str,
+    model: Model,
+    past: pd.DataFrame,
+    rows: pd.DataFrame,
+    scored: pd.DataFrame,
+    chosen: Candidate,
+    params: Mapping[str, Any],
+    versions: str,
+) -> None:
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
     from esteira import plots
 
@@ -170,9 +222,14 @@ def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
     if now is None or now.version != version:
         registry.alias(spec, "challenger", version)
     ledger.record(
-        spec, f"challenger:{version}", to_state="challenger", version=version, why="registered", by=run_id,
+        spec,
+        f"challenger:{version}",
+        to_state="challenger",
+        version=version,
+        why="registered",
+        by=run_id,
         effective=ledger.effective_day(as_of),
-    )  # fmt: skip
+    )
     return version
 
 
@@ -185,16 +242,27 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     tags = registry.client().get_run(run_id).data.tags
     if tags["accepted"] != "True":
         ledger.record(
-            spec, f"rejected:{version}", to_state="rejected", from_state="challenger", version=version, why=tags["why"], by=run,
+            spec,
+            f"rejected:{version}",
+            to_state="rejected",
+            from_state="challenger",
+            version=version,
+            why=tags["why"],
+            by=run,
             effective=ledger.effective_day(as_of),
-        )  # fmt: skip
+        )
         return f"version {version} was not promoted: {tags['why']}"
     frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
     chosen = refit(spec, as_of, run_id, frame, run, spec.train.half_life) if spec.promote.refit else version
     ledger.make_champion(
-        spec, chosen, as_of, measured=int(tags["measured"]) or None, why=tags["why"], by=run,
+        spec,
+        chosen,
+        as_of,
+        measured=int(tags["measured"]) or None,
+        why=tags["why"],
+        by=run,
         evidence={"run": run_id, "evaluated": version},
-    )  # fmt: skip
+    )
     return f"version {chosen} is the champion from {ledger.effective_day(as_of)} on: {tags['why']}"
 
 
@@ -208,14 +276,26 @@ def refit(spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, run: s
         return registry.register(spec, str(made[0].info.run_id))
     tags = registry.client().get_run(run_id).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    with registry.run(spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id) as again:
+    with registry.run(
+        spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
+    ) as again:
         model = learn.fit(spec, chosen, params, frame, half_life)
-        registry.log(again, tags={name: tags[name] for name in ("candidate", "features_version", "labels_version", "params")})
+        registry.log(
+            again, tags={name: tags[name] for name in ("candidate", "features_version", "labels_version", "params")}
+        )
         registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame))
     return registry.register(spec, again)
 
 
-def train(spec: ModelSpec, as_of: date, run: str, *, window: int | None = None, candidates: Sequence[int] | None = None, promoted: bool = True) -> str:
+def train(
+    spec: ModelSpec,
+    as_of: date,
+    run: str,
+    *,
+    window: int | None = None,
+    candidates: Sequence[int] | None = None,
+    promoted: bool = True,
+) -> str:
     """The whole train DAG, one step after the other; returns what was done, as a sentence."""
     learn.check_candidates(spec)
     days = lacking(spec, as_of, window)

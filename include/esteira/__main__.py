@@ -1,0 +1,179 @@
+"""The command line: the same steps that the DAGs run, without Airflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from esteira import spec as specs
+from esteira.spec import ModelSpec, SpecError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Declare a model in one YAML file; train it, score it every day, check it, retrain it.
+
+These commands run the same steps as the Airflow DAGs, on the same tables: for a first look, for a notebook's work, for
+an emergency. Models are found in `include/models` (or the folders of `ESTEIRA_MODELS`), tables under `ESTEIRA_LAKE`,
+runs and versions in `MLFLOW_TRACKING_URI`; all of them default to `.esteira/` in the project.
+
+A first day: `esteira validate`, `esteira train toll_traffic --as-of 2026-01-31`, `esteira score toll_traffic --day
+2026-02-01`, `esteira check toll_traffic --day 2026-02-14`, `esteira status`.""",
+)
+
+Model = Annotated[str, typer.Argument(help="The model's name: its folder under include/models.", show_default=False)]
+
+
+def _day(text: str) -> date:
+    return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
+
+
+def _day_option(about: str, *names: str) -> Any:
+    return typer.Option(*names, parser=_day, metavar="YYYY-MM-DD", help=about, show_default=False)
+
+
+@app.callback()
+def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each step as it runs.")] = False) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    for noisy in ("alembic", "mlflow", "papermill", "matplotlib", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+@app.command()
+def validate(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="model.yaml files; none: every model's.", show_default=False)
+    ] = None,
+) -> None:
+    """Check model.yaml files: every key, column, range, and that each estimator exists and takes its parameters.
+
+    Exits with 1 if any is wrong, and names each mistake with its file, its line and its mend.
+    """
+    files = paths or specs.model_files()
+    wrong = 0
+    for path in files:
+        try:
+            spec = specs.load(path)
+            from esteira import learn
+
+            learn.check_candidates(spec)
+            typer.echo(
+                f"{path}: ok: {spec.task}, {len(spec.features.all)} features, {len(spec.train.candidates)} candidates"
+            )
+        except SpecError as error:
+            typer.echo(str(error), err=True)
+            wrong += 1
+    if not files:
+        typer.echo("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS", err=True)
+    raise typer.Exit(1 if wrong or not files else 0)
+
+
+@app.command()
+def train(
+    model: Model,
+    as_of: Annotated[Any, _day_option("Train as if this day had just ended.", "--as-of")],
+    window: Annotated[int | None, typer.Option(min=7, help="Days to train on; else the model.yaml's.")] = None,
+    promote: Annotated[bool, typer.Option(help="Promote the new version if it is better than the champion.")] = True,
+) -> None:
+    """Train the candidates, evaluate the best, register it, and promote it if it is better.
+
+    Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next.
+    """
+    from esteira import steps
+
+    typer.echo(steps.train(_find(model), as_of, f"cli/train/{as_of}", window=window, promoted=promote))
+
+
+@app.command()
+def score(
+    model: Model,
+    day: Annotated[Any, _day_option("The day to score.", "--day")],
+    last_day: Annotated[Any, _day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Score with this version in place of each day's champion.")
+    ] = None,
+) -> None:
+    """Score a day, or a range of days, into the predictions table."""
+    from esteira import data, steps
+
+    spec, days = _find(model), data.days(day, last_day or day)
+    if not days:
+        raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
+    read, bad = steps.extract(spec, days), steps.validate(spec, days)
+    steps.features(spec, days)
+    scored = steps.score(spec, days, f"cli/score/{day}", version)
+    steps.publish(spec, days)
+    typer.echo(f"{len(days)} days: {read} rows read = {scored} scored + {bad} in quarantine")
+
+
+@app.command()
+def check(model: Model, day: Annotated[Any, _day_option("Check as if this day had just ended.", "--day")]) -> None:
+    """Measure the champion and, where its metric is out of range, retrain up to three times.
+
+    Exits with 3 where the loop ended in a warning. The warning is printed here: to mail it is the DAG's work.
+    """
+    from esteira import steps
+    from esteira.decide import Decision, Outcome
+
+    spec = _find(model)
+    verdict, outcomes, version = steps.check(spec, day)
+    typer.echo(f"{verdict.decision.value}: {verdict.why}")
+    for number, outcome in enumerate(outcomes, start=1):
+        typer.echo(f"attempt {number}: {outcome.value}")
+    if version:
+        typer.echo(
+            f"version {version} is the champion from the next day on; the days since the violation are scored again"
+        )
+    if verdict.decision is Decision.RETRAIN and Outcome.RECOVERS not in outcomes:
+        typer.echo(f"\n{steps.warning(spec, day).text()}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
+) -> None:
+    """Show each model's champion, the last day scored and checked, and the last metric."""
+    from esteira import steps
+
+    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
+        for key, value in steps.status(_find(name)).items():
+            typer.echo(f"{key:<30} {value}")
+        typer.echo("")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of model.yaml, with which editors complete and check it.
+
+    For VS Code's YAML extension: `esteira schema > model.schema.json`, and as the first line of model.yaml
+    `# yaml-language-server: $schema=model.schema.json`.
+    """
+    typer.echo(json.dumps(specs.json_schema(), indent=2, ensure_ascii=False))
+
+
+def _find(name: str) -> ModelSpec:
+    return specs.find(name)
+
+
+def main() -> None:
+    """Run a command; what a user can mend is shown as a sentence, not as a traceback."""
+    from esteira.data import DataError
+
+    try:
+        app()
+    except (SpecError, DataError, LookupError) as error:
+        sys.exit(f"esteira: {error}")
+
+
+if __name__ == "__main__":
+    main()
