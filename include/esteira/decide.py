@@ -127,9 +127,10 @@ def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws
     n = len(values)
     if n < 3:
         return -math.inf
-    if max(values) == min(values):
-        return values[0]
     size = max(1, round(n ** (1 / 3)))
+    spread = _standard_error(values, size)
+    if spread == 0:
+        return min(values)
     blocks = [list(values[start : start + size]) for start in range(n - size + 1)]
     count = math.ceil(n / size)
     mean = statistics.fmean(values)
@@ -144,7 +145,7 @@ def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws
         ratios.append(difference / error if error else math.copysign(math.inf, difference) if difference else 0.0)
     ratios.sort()
     critical = ratios[min(draws - 1, math.ceil(confidence * draws) - 1)]
-    return mean - critical * _standard_error(values, size)
+    return mean - critical * spread if math.isfinite(critical) else -math.inf
 
 
 def _standard_error(values: Sequence[float], size: int) -> float:

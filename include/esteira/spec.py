@@ -204,7 +204,7 @@ class Time(Block):
 
         try:
             ZoneInfo(name)
-        except (OSError, ValueError):
+        except (KeyError, OSError, ValueError):
             zones = available_timezones()
             raise _mistake(
                 f"unknown time zone {name!r}{nearest(name, sorted(zones))}; such as America/Sao_Paulo"

@@ -1,0 +1,79 @@
+"""A small simulated model, written to a folder: what tests declare, train, score and check."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+from esteira.spec import ModelSpec, load
+
+YAML = """\
+name: {name}
+owner: team@example.com
+task: regression
+source: {{kind: python, function: source.read}}
+time: {{column: at}}
+key: [site, at]
+target: amount
+label_delay: 1d
+features: {{numeric: [hour, heat], categorical: [site], boolean: [open]}}
+expect: {{heat: {{min: -50, max: 60}}, site: {{in: [A, B, C]}}, amount: {{min: -1000}}}}
+train:
+  window: 28d
+  candidates:
+    - {{estimator: sklearn.tree.DecisionTreeRegressor, search: {{max_depth: {{int: [5, 9]}}}}, trials: 2}}
+    - {{estimator: sklearn.linear_model.Ridge}}
+check:
+  every: 4d
+  min_days: 3
+  slice: 4d
+  metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}
+retrain: [{{window: 28d}}, {{window: 4d}}]
+promote: {{min_gain: 0.01}}
+alerts: {{email: [ops@example.com]}}
+"""
+
+# From CHANGE on the amounts of the sites are shuffled; from NOISE on they are mostly noise.
+SOURCE = '''\
+"""Hourly amounts at three sites. The world changes on {change}, and turns to noise on {noise}."""
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+CHANGE, NOISE = date.fromisoformat("{change}"), date.fromisoformat("{noise}")
+
+
+def read(first, last):
+    return pd.concat([day_of(first + timedelta(days=n)) for n in range((last - first).days + 1)], ignore_index=True)
+
+
+def day_of(day):
+    random = np.random.default_rng(day.toordinal())
+    hour = np.tile(np.arange(24), 3)
+    site = np.repeat(np.arange(3), 24)
+    size = np.array([90, 10, 50] if day >= CHANGE else [10, 50, 90])[site]
+    amount = size * (1 + 0.5 * np.sin(hour / 24 * 6.28)) * random.lognormal(0, 0.1, len(hour))
+    if day >= NOISE:
+        amount = amount * random.lognormal(0, 2, len(hour))
+    return pd.DataFrame({{
+        "site": np.array(["A", "B", "C"])[site],
+        "at": pd.Timestamp(day) + pd.to_timedelta(hour, unit="h"),
+        "hour": hour,
+        "heat": np.round(random.normal(20, 5, len(hour)), 1),
+        "open": True,
+        "amount": np.round(amount, 3),
+    }})
+'''
+
+NEVER = "2100-01-01"
+AS_OF = date(2026, 1, 31)
+
+
+def write(folder: Path, name: str = "sales", change: str = NEVER, noise: str = NEVER, yaml: str = YAML) -> ModelSpec:
+    """Write the model into `folder`/name and load it."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "model.yaml").write_text(yaml.format(name=name))
+    (place / "source.py").write_text(SOURCE.format(change=change, noise=noise))
+    return load(place / "model.yaml")

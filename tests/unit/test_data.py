@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import sqlite3
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from deltalake import write_deltalake
+
+from esteira import data
+from esteira.data import DataError
+from esteira.spec import ModelSpec, canonical, load
+from tests import models
+
+DAY = date(2026, 1, 2)
+ROWS = pd.DataFrame(
+    {
+        "at": pd.to_datetime(["2026-01-01 10:00", "2026-01-02 00:00", "2026-01-02 23:00", "2026-01-03 00:00"]),
+        "site": ["A", "A", "B", "A"],
+        "hour": [10, 0, 23, 0],
+        "heat": [1.0, 2.0, 3.0, 4.0],
+        "open": [True, False, True, True],
+        "amount": [1.0, 2.0, 3.0, 4.0],
+    }
+)
+SOURCE = "source: {{kind: python, function: source.read}}"
+
+
+def declare(tmp_path: Path, source: str, **replaced: str) -> ModelSpec:
+    yaml = models.YAML.replace(SOURCE, f"source: {{{source}}}")
+    for old, new in replaced.items():
+        yaml = yaml.replace(old, new)
+    return models.write(tmp_path, yaml=yaml)
+
+
+def write_sqlite(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        ROWS.assign(at=ROWS["at"].astype(str)).to_sql("sales", connection, index=False)
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv by day", "parquet", "parquet with text times", "delta", "sql", "python"])
+def test_every_source_gives_the_rows_of_the_day(tmp_path: Path, kind: str) -> None:
+    if kind == "csv":
+        ROWS.to_csv(tmp_path / "x.csv", index=False, sep=";")
+        source = f'{{kind: csv, path: {tmp_path}/x.csv, separator: ";"}}'
+    elif kind == "csv by day":
+        for day, part in ROWS.groupby(ROWS["at"].dt.date):
+            part.to_csv(tmp_path / f"x-{day}.csv", index=False)
+        source = f'{{kind: csv, path: "{tmp_path}/x-{{{{day}}}}.csv"}}'
+    elif kind.startswith("parquet"):
+        rows = ROWS.assign(at=ROWS["at"].astype(str)) if "text" in kind else ROWS
+        rows.to_parquet(tmp_path / "x.parquet")
+        source = f"{{kind: parquet, path: {tmp_path}/x.parquet}}"
+    elif kind == "delta":
+        write_deltalake(str(tmp_path / "x"), ROWS)
+        source = f"{{kind: delta, path: {tmp_path}/x}}"
+    elif kind == "sql":
+        write_sqlite(tmp_path / "x.db")
+        query = "select * from sales where date(at) between :first and :last"
+        source = f"{{kind: sql, url: 'sqlite:///{tmp_path}/x.db', query: \"{query}\"}}"
+    else:
+        spec = models.write(tmp_path)
+        rows = data.read(spec, DAY, DAY)
+        assert (len(rows), set(rows["event_time"].dt.date)) == (72, {DAY})
+        return
+    spec = declare(tmp_path, source)
+    rows = data.read(spec, DAY, DAY)
+    assert list(rows["site"]) == ["A", "B"]
+    assert list(rows["event_time"]) == [pd.Timestamp("2026-01-02 00:00"), pd.Timestamp("2026-01-02 23:00")]
+    assert set(rows["day"]) == {pd.Timestamp(DAY)}
+    assert len(data.read(spec, date(2025, 1, 1), date(2025, 1, 2))) == 0
+
+
+def test_a_path_that_matches_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file matches .*absent.csv; put it there, or correct source.path"):
+        data.read(declare(tmp_path, "{kind: csv, path: absent.csv}"), DAY, DAY)
+
+
+def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
+    ROWS.drop(columns="heat").to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match="model sales: its csv source has no column 'heat'; it has: at, site, hour, open, amount"):
+        data.read(declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}"), DAY, DAY)
+
+
+def test_scoring_needs_no_target(tmp_path: Path) -> None:
+    ROWS.drop(columns="amount").to_csv(tmp_path / "x.csv", index=False)
+    assert len(data.read(declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}"), DAY, DAY)) == 2
+
+
+def test_times_with_a_zone_become_the_models_clock(tmp_path: Path) -> None:
+    spec = declare(tmp_path, "{kind: csv, path: x}", **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"})
+    moments = data.event_time(spec, pd.DataFrame({"at": ["2026-01-02T01:00:00+00:00"]}))
+    assert moments[0] == pd.Timestamp("2026-01-01 22:00")
+
+
+def test_each_row_is_good_or_in_quarantine_with_its_rule(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    rows = pd.DataFrame(
+        {
+            "site": ["A", "A", "Z", "A", None, "B", "C"],
+            "at": ["2026-01-02 01:00", "2026-01-02 01:00", "2026-01-02 02:00", "no time", "2026-01-02 03:00", *["2026-01-02 04:00"] * 2],
+            "hour": [1, 1, 2, 3, 3, "x", 4],
+            "heat": [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 99.0],
+            "open": True,
+        }
+    )
+    rows = rows.assign(event_time=data.event_time(spec, rows), day=pd.Timestamp(DAY))
+    good, bad = data.validate(spec, rows)
+    assert len(good) + len(bad) == len(rows)
+    assert list(good.index) == [0]
+    assert list(bad["rule"]) == ["unique_key", "in", "time", "key", "number", "max"]
+    assert bad["reason"].iloc[1] == "'site' is not one of ['A', 'B', 'C']"
+
+
+def test_empty_values_pass_unless_required(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"site": ["A"], "at": ["2026-01-02"], "hour": [1], "heat": [np.nan], "open": [True]})
+    rows = rows.assign(event_time=pd.to_datetime(rows["at"]), day=pd.Timestamp(DAY))
+    assert len(data.validate(models.write(tmp_path), rows)[1]) == 0
+    strict = models.write(tmp_path, yaml=models.YAML.replace("heat: {{min: -50", "heat: {{required: true, min: -50"))
+    assert list(data.validate(strict, rows)[1]["rule"]) == ["required"]
+
+
+def test_bad_labels_are_told_apart(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"label": [1.0, None, "x", np.inf, -2000.0]})
+    good, bad = data.validate_labels(models.write(tmp_path), rows)
+    assert list(good["label"]) == [1.0]
+    assert list(bad["rule"]) == ["label", "label", "label", "min"]
+
+
+def test_features_have_one_type_each_and_no_target(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    rows = data.read(spec, DAY, DAY)
+    built = data.build_features(spec, rows)
+    assert list(built.columns) == ["event_time", "day", "site", "at", "hour", "heat", "open"]
+    assert built["open"].dtype == "float64"
+    assert built["hour"].dtype == "float64"
+    assert isinstance(built["site"].dtype, pd.StringDtype)
+    assert built["event_time"].is_monotonic_increasing
+
+
+def test_features_code_gets_no_target_and_must_keep_the_rows(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    code = tmp_path / "sales" / "features.py"
+    code.write_text("def build(rows):\n    assert 'amount' not in rows\n    return rows.assign(heat=rows['heat'] * 2)\n")
+    spec = load(tmp_path / "sales" / "model.yaml")
+    rows = data.read(spec, DAY, DAY)
+    assert data.build_features(spec, rows)["heat"].sum() == pytest.approx(2 * rows["heat"].sum())
+    code.write_text("def build(rows):\n    return rows.head(3)\n")
+    with pytest.raises(DataError, match="build must return a row for each of the 72 rows, got 3"):
+        data.build_features(spec, rows)
+    code.write_text("def build(rows):\n    return rows.drop(columns='heat')\n")
+    with pytest.raises(DataError, match=r"\['heat'\] neither come from the source nor from features.py"):
+        data.build_features(spec, rows)
+    code.write_text("def build(rows):\n    return None\n")
+    with pytest.raises(DataError, match="build must return a pandas DataFrame, got NoneType"):
+        data.build_features(spec, rows)
+
+
+def test_labels_of_another_source_are_joined_by_their_key(tmp_path: Path) -> None:
+    ROWS[["site", "at", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
+    spec = models.write(tmp_path, yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n")
+    found = data.read_labels(spec, DAY, DAY)
+    assert list(found.columns) == ["site", "at", "label"]
+    assert list(found["label"]) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_split_is_by_days_in_order() -> None:
+    frame = pd.DataFrame({"day": np.repeat(pd.date_range("2026-01-01", periods=20), 5)})
+    past, validation, test = data.split_days(frame, 0.70, 0.15, 0.15)
+    assert (past["day"].nunique(), validation["day"].nunique(), test["day"].nunique()) == (14, 3, 3)
+    assert past["day"].max() < validation["day"].min() <= validation["day"].max() < test["day"].min()
+    with pytest.raises(DataError, match="2 days with mature labels are too few to split 70%/15%/15%"):
+        data.split_days(frame.head(10), 0.70, 0.15, 0.15)
+
+
+def test_a_share_of_the_older_rows_is_kept_and_always_the_same() -> None:
+    frame = pd.DataFrame({"day": np.repeat(pd.date_range("2026-01-01", periods=20), 10)})
+    start = date(2026, 1, 16)
+    kept = data.recent_and_sample(frame, start, 0.2, seed=1)
+    assert (len(kept[kept["day"] >= pd.Timestamp(start)]), len(kept)) == (50, 50 + 30)
+    assert kept.equals(data.recent_and_sample(frame, start, 0.2, seed=1))
+    assert len(data.recent_and_sample(frame, start, None, seed=1)) == 50
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (1.0, "1"), ("1", "1"), (True, "1"), (np.True_, "1"), (np.float64(2), "2"), (1.5, "1.5"), ("UP", "UP")]
+)
+def test_canonical(value: object, text: str) -> None:
+    assert canonical(value) == text

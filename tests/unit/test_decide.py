@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+import random
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esteira.decide import Decision, Gate, Measurement, Outcome, best_attempt, decide, first_violated, gate, judge, lower_bound
+
+START = date(2026, 1, 1)
+
+
+def window(index: int, healthy: bool, days: int = 7) -> Measurement:
+    first = START + timedelta(days=7 * index)
+    return Measurement(first, first + timedelta(days=6), days * 10, days, {"mae": 1.0}, {"mae": healthy})
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected", "said"),
+    [
+        ([], Decision.WAIT, "no window"),
+        ([window(0, True)], Decision.KEEP, "every metric is in range"),
+        ([window(0, False)], Decision.WATCH, "2 are needed to act"),
+        ([window(0, False), window(1, False)], Decision.RETRAIN, "mae = 1 is out of range"),
+        ([window(0, False), window(1, False), window(2, True)], Decision.KEEP, "in range"),
+        ([window(0, False), window(1, True), window(2, False)], Decision.RETRAIN, "2 of the last 3"),
+        ([window(0, True), window(1, True), window(2, False)], Decision.WATCH, "1 of the last 3"),
+        ([window(0, False), window(1, False, days=4)], Decision.WAIT, "4 days"),
+        ([window(0, False, days=4), window(1, False)], Decision.WATCH, "1 of the last 2"),
+    ],
+)
+def test_decide(windows: list[Measurement], expected: Decision, said: str) -> None:
+    verdict = decide(windows, min_days=5, at_least=2)
+    assert verdict.decision is expected
+    assert said in verdict.why
+
+
+def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
+    measured = Measurement(START, START, 1, 1, {"mae": 1.0, "r2": 0.1}, {"mae": True, "r2": False})
+    assert not measured.healthy
+    assert measured.out_of_range() == "r2 = 0.1"
+
+
+def test_the_violation_began_with_the_first_window_of_the_unhealthy_run() -> None:
+    windows = [window(0, False), window(1, True), window(2, False), window(3, False)]
+    assert first_violated(windows) == windows[2].first
+    assert first_violated(windows[:1]) == START
+
+
+def test_a_clear_gain_passes_and_a_loss_does_not() -> None:
+    daily = [0.5, 0.52, 0.47, 0.55, 0.5, 0.49, 0.51]
+    assert gate(daily, min_gain=0.02, confidence=0.95, attempts=3).passed
+    assert not gate([-gain for gain in daily], min_gain=0.0, confidence=0.95, attempts=3).passed
+
+
+def test_a_sure_gain_below_the_wanted_one_does_not_pass() -> None:
+    evidence = gate([0.01, 0.011, 0.009, 0.0105, 0.0102], min_gain=0.02, confidence=0.95, attempts=1)
+    assert evidence.lower > 0
+    assert not evidence.passed
+
+
+def test_more_looks_ask_for_more() -> None:
+    draw = random.Random(3)
+    daily = [0.3 + draw.gauss(0, 0.5) for _ in range(14)]
+    once, thrice = (gate(daily, min_gain=0, confidence=0.95, attempts=n) for n in (1, 3))
+    assert thrice.lower < once.lower < once.gain == thrice.gain
+
+
+def test_two_equal_models_are_not_better_than_each_other() -> None:
+    assert not gate([0.0] * 14, min_gain=0, confidence=0.95, attempts=1).passed
+
+
+@pytest.mark.parametrize("days", [0, 1, 2])
+def test_too_few_days_never_pass(days: int) -> None:
+    assert not gate([1.0 + day for day in range(days)], min_gain=0, confidence=0.95, attempts=1).passed
+
+
+def test_noise_seldom_passes() -> None:
+    # 200 seeds of 14 independent days without a gain, at a nominal 5 %: the whole study is the next issue's.
+    passed = 0
+    for seed in range(200):
+        draw = random.Random(seed)
+        passed += lower_bound([draw.gauss(0, 1) for _ in range(14)], 0.95, seed, draws=300) > 0
+    assert passed <= 0.10 * 200
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-10, 10), min_size=3, max_size=14), st.integers(-5, 5))
+def test_the_bound_moves_with_the_days(values: list[int], shift: int) -> None:
+    moved = lower_bound([value + shift for value in values], 0.95, draws=200)
+    assert moved == pytest.approx(lower_bound(values, 0.95, draws=200) + shift, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "healthy", "expected"),
+    [
+        (Gate(0.1, 0.05, 7, True), True, Outcome.RECOVERS),
+        (Gate(0.1, 0.05, 7, True), False, Outcome.IMPROVES),
+        (Gate(0.1, -0.05, 7, False), True, Outcome.FAILS),
+        (Gate(0.1, 0.05, 4, True), True, Outcome.UNKNOWN),
+        (Gate(math.nan, -math.inf, 0, False), False, Outcome.UNKNOWN),
+    ],
+)
+def test_judge(evidence: Gate, healthy: bool, expected: Outcome) -> None:
+    assert judge(evidence, min_days=5, healthy=healthy) is expected
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ({}, None),
+        ({1: (Outcome.FAILS, 0.0), 2: (Outcome.UNKNOWN, 0.0)}, None),
+        ({1: (Outcome.FAILS, 0.0), 2: (Outcome.RECOVERS, 0.1)}, 2),
+        ({1: (Outcome.IMPROVES, 0.3), 2: (Outcome.FAILS, 0.1), 3: (Outcome.IMPROVES, 0.2)}, 1),
+        ({1: (Outcome.IMPROVES, 0.3), 2: (Outcome.RECOVERS, 0.2)}, 2),
+    ],
+)
+def test_best_attempt(outcomes: dict[int, tuple[Outcome, float]], expected: int | None) -> None:
+    assert best_attempt(outcomes) == expected

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from esteira import data, learn
+from esteira.spec import METRICS, Candidate, ModelSpec, SpecError
+from tests import models
+
+LAST = pd.Timestamp("2026-01-30")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    return models.write(tmp_path)
+
+
+@pytest.fixture
+def frame(spec: ModelSpec) -> pd.DataFrame:
+    rows = data.read(spec, (LAST - pd.Timedelta(days=19)).date(), LAST.date())
+    return data.build_features(spec, rows).merge(rows[["site", "at", "amount"]], on=["site", "at"]).rename(columns={"amount": "label"})
+
+
+def classified(tmp_path: Path, frame: pd.DataFrame, task: str) -> tuple[ModelSpec, pd.DataFrame]:
+    yaml = models.YAML.replace("task: regression", f"task: {task}").replace("{{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}", "{{accuracy: {{min: 0.5}}}}")
+    yaml = yaml.replace("DecisionTreeRegressor", "DecisionTreeClassifier").replace("linear_model.Ridge", "linear_model.LogisticRegression")
+    yaml += "positive: high\n" if task == "binary" else ""
+    levels = ["low", "high"] if task == "binary" else ["low", "middle", "high"]
+    label = pd.qcut(frame["label"], len(levels), labels=levels).astype("str")
+    return models.write(tmp_path / task, yaml=yaml), frame.assign(label=label)
+
+
+def test_every_metric_of_the_contract_has_its_function() -> None:
+    assert set(METRICS) == set(learn.FUNCTIONS)
+
+
+def test_metrics_are_those_of_scikit_learn(spec: ModelSpec) -> None:
+    rows = pd.DataFrame({"label": [1.0, 2.0, 4.0], "prediction": [1.5, 2.0, 3.0], "probability": np.nan})
+    found = learn.evaluate(spec, rows, ["mae", "rmse", "mape", "mae_over_mean", "r2"])
+    assert found["mae"] == pytest.approx(0.5)
+    assert found["mae_over_mean"] == pytest.approx(0.5 / (7 / 3))
+    assert found["r2"] == pytest.approx(sk.r2_score(rows["label"], rows["prediction"]))
+    assert all(math.isnan(value) for value in learn.evaluate(spec, rows.head(0), ["mae"]).values())
+
+
+def test_binary_metrics_know_the_positive_class(tmp_path: Path, frame: pd.DataFrame) -> None:
+    spec, _ = classified(tmp_path, frame, "binary")
+    rows = pd.DataFrame({"label": ["high", "low", "low", "high"], "prediction": ["high", "low", "high", "low"], "probability": [0.9, 0.2, 0.6, 0.4]})
+    found = learn.evaluate(spec, rows, [name for name, (tasks, _) in METRICS.items() if "binary" in tasks])
+    assert found["accuracy"] == found["balanced_accuracy"] == found["f1"] == 0.5
+    assert found["roc_auc"] == 0.75
+    assert found["brier"] == pytest.approx(np.mean([0.01, 0.04, 0.36, 0.36]))
+    one_class = learn.evaluate(spec, rows.head(1), ["roc_auc", "accuracy", "log_loss"])
+    assert math.isnan(one_class["roc_auc"])
+    assert one_class["accuracy"] == 1
+
+
+def test_the_pipeline_takes_empty_and_unseen_values(spec: ModelSpec, frame: pd.DataFrame) -> None:
+    spoilt = frame.copy()
+    spoilt.loc[spoilt.index[:40], "heat"] = np.nan
+    spoilt.loc[spoilt.index[20:60], "site"] = None
+    spoilt.loc[spoilt.index[30:50], "open"] = np.nan
+    for candidate in spec.train.candidates:
+        model = learn.fit(spec, candidate, {}, spoilt)
+        unseen = spoilt.head(80).assign(site="a site never seen")
+        assert np.isfinite(learn.predict(spec, model, unseen)["prediction"]).all()
+
+
+def test_feature_selection_is_a_step_of_the_pipeline(tmp_path: Path, frame: pd.DataFrame) -> None:
+    yaml = models.YAML.replace("  window: 28d", "  window: 28d\n  feature_selection: {{percentile: 50}}")
+    spec = models.write(tmp_path, yaml=yaml)
+    model = learn.fit(spec, spec.train.candidates[1], {}, frame)
+    assert list(model.pipeline.named_steps) == ["prepare", "select", "model"]
+    assert model.pipeline.named_steps["select"].get_support().sum() == 3
+
+
+def test_a_half_life_halves_the_weight(frame: pd.DataFrame) -> None:
+    weight = learn.weights(frame, 5, LAST.date())
+    assert weight is not None
+    ages = (LAST - frame["day"]).dt.days
+    assert set(np.round(weight[ages == 0], 6)) == {1.0}
+    assert set(np.round(weight[ages == 10], 6)) == {0.25}
+    assert learn.weights(frame, None, LAST.date()) is None
+
+
+def test_a_half_life_needs_an_estimator_that_takes_weights(spec: ModelSpec, frame: pd.DataFrame) -> None:
+    neighbours = Candidate(estimator="sklearn.neighbors.KNeighborsRegressor")
+    with pytest.raises(SpecError, match="KNeighborsRegressor takes no weights; remove half_life"):
+        learn.fit(spec, neighbours, {}, frame, half_life=5)
+
+
+@pytest.mark.parametrize("method", ["bayesian", "random", "grid"])
+def test_tuning_finds_the_better_depth_and_is_repeatable(spec: ModelSpec, frame: pd.DataFrame, method: str) -> None:
+    candidate = Candidate(estimator="sklearn.tree.DecisionTreeRegressor", search={"max_depth": {"choice": [1, 8]}}, method=method, trials=6)
+    found = learn.tune(spec, candidate, frame)
+    assert found.params == {"max_depth": 8}
+    assert found.trials == (2 if method == "grid" else 6)
+    assert learn.tune(spec, candidate, frame) == found
+    assert found.value < learn.cross_validate(spec, candidate, {"max_depth": 1}, frame)
+
+
+def test_folds_never_look_ahead(spec: ModelSpec, frame: pd.DataFrame) -> None:
+    folds = list(learn._folds(spec, frame))
+    assert len(folds) == spec.train.folds
+    for past, future in folds:
+        assert past["day"].max() < future["day"].min()
+    with pytest.raises(SpecError, match="2 days with mature labels are too few to cross-validate"):
+        list(learn._folds(spec, frame[frame["day"] >= LAST - pd.Timedelta(days=1)]))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_classes_are_predicted_as_text_with_their_probability(tmp_path: Path, frame: pd.DataFrame, task: str) -> None:
+    spec, rows = classified(tmp_path, frame, task)
+    learn.check_candidates(spec)
+    model = learn.fit(spec, spec.train.candidates[0], {"max_depth": 6}, rows)
+    scored = learn.scored(spec, model, rows)
+    assert set(scored["prediction"]) == set(rows["label"])
+    assert scored["probability"].between(0, 1).all()
+    assert learn.evaluate(spec, scored, ["accuracy"])["accuracy"] > 0.8
+    if task == "binary":
+        assert model.classes == ("low", "high")
+        assert ((scored["probability"] > 0.5) == (scored["prediction"] == "high")).all()
+
+
+def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame) -> None:
+    spec, rows = classified(tmp_path, frame, "binary")
+    with pytest.raises(SpecError, match=r"needs two classes of which one is the positive, 'high'; the labels hold \['low'\]"):
+        learn.classes(spec, rows.loc[rows["label"] == "low", "label"])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params", "message"),
+    [
+        ("sklearn.linear_model.Rdge", {}, "sklearn.linear_model has no 'Rdge'; did you mean 'Ridge'?"),
+        ("sklearn.linear_modl.Ridge", {}, "can't import sklearn.linear_modl.Ridge"),
+        ("sklearn.linear_model.Ridge", {"alfa": 1}, "Ridge has no parameter 'alfa'; did you mean 'alpha'?"),
+        ("sklearn.linear_model.LogisticRegression", {}, "is not a regressor, as the task regression needs"),
+        ("lightgbm.LGBMRegressor", {}, "can't import lightgbm.LGBMRegressor"),
+    ],
+)
+def test_a_wrong_candidate_is_found_before_any_data_is_read(spec: ModelSpec, estimator: str, params: dict[str, int], message: str) -> None:
+    wrong = spec.model_copy(update={"train": spec.train.model_copy(update={"candidates": (Candidate(estimator=estimator, params=params),)})})
+    with pytest.raises(SpecError) as caught:
+        learn.check_candidates(wrong)
+    assert message in str(caught.value)
+
+
+def test_a_champion_of_older_features_says_what_is_missing(spec: ModelSpec, frame: pd.DataFrame) -> None:
+    model = learn.fit(spec, spec.train.candidates[1], {}, frame)
+    with pytest.raises(SpecError, match=r"the champion was trained on \['heat'\], which the feature table no longer has"):
+        learn.predict(spec, model, frame.drop(columns="heat"))
+
+
+@pytest.mark.parametrize("metric", ["mae", "mae_over_mean", "r2", "rmse"])
+def test_daily_gains_have_the_whole_gain_as_their_mean(spec: ModelSpec, frame: pd.DataFrame, metric: str) -> None:
+    good = learn.scored(spec, learn.fit(spec, spec.train.candidates[0], {"max_depth": 9}, frame), frame)
+    naive = learn.scored(spec, learn.baseline(spec, frame), frame)
+    gains = learn.daily_gains(spec, metric, naive, good)
+    both = (learn.evaluate(spec, rows, [metric])[metric] for rows in (naive, good))
+    assert len(gains) == frame["day"].nunique()
+    assert np.mean(gains) == pytest.approx(learn.better_by(metric, *both))
+    assert np.mean(gains) > 0

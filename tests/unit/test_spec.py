@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from esteira import spec as specs
+from esteira.spec import SpecError, load
+
+# The example of the design, whole: every key that there is has its line here.
+FULL = """\
+name: bike_demand
+owner: demand@example.com
+task: regression
+source: {kind: csv, path: "${DATA}/hour.csv"}
+time: {column: dteday, hour: hr}
+key: [dteday, hr]
+target: cnt
+label_delay: 1d
+features: {numeric: [temp, hum, hr], categorical: [season, weathersit], boolean: [holiday]}
+expect: {temp: {min: 0, max: 1}, weathersit: {in: [1, 2, 3, 4]}, cnt: {min: 0}}
+train:
+  schedule: "@monthly"
+  window: 180d
+  candidates:
+    - {estimator: sklearn.ensemble.HistGradientBoostingRegressor, search: {learning_rate: {log: [0.02, 0.3]}, max_leaf_nodes: {int: [15, 127]}}, trials: 20}
+    - {estimator: sklearn.linear_model.Ridge}
+score: {schedule: "0 6 * * *", shards: 1}
+check:
+  every: 7d
+  metrics: {mae_over_mean: {max: 0.20}}
+  violated: {at_least: 2, of_last: 3}
+  min_days: 5
+  slice: 14d
+  drift: {max_share: 0.5}
+retrain:
+  - {window: 180d}
+  - {window: 60d, half_life: 14d, keep_old: 0.2}
+  - {window: 120d, trials: 40}
+promote: {approval: none, min_gain: 0.005, confidence: 0.95}
+alerts: {email: [demand@example.com]}
+"""
+
+MINIMAL = """\
+name: bike_demand
+owner: demand@example.com
+task: regression
+source: {kind: parquet, path: rides.parquet}
+time: {column: at}
+key: [at]
+target: rides
+features: {numeric: [temp]}
+train: {candidates: [{estimator: sklearn.linear_model.Ridge}]}
+check: {metrics: {mae: {max: 10}}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "bike_demand") -> Path:
+        path = tmp_path / name / "model.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_whole_example_is_read(write) -> None:
+    spec = load(write(FULL), {"DATA": "/data"})
+    assert spec.source.path == "/data/hour.csv"
+    assert spec.check.metric == "mae_over_mean"
+    assert (spec.recipes[1].window, spec.recipes[1].half_life, spec.recipes[1].keep_old) == (60, 14, 0.2)
+    assert spec.features.all == ("temp", "hum", "hr", "season", "weathersit", "holiday")
+    assert spec.train.candidates[0].search["max_leaf_nodes"].bounds == (15, 127)
+
+
+def test_a_minimal_model_has_fewer_than_20_lines_and_three_recipes(write) -> None:
+    assert len(MINIMAL.splitlines()) < 20
+    spec = load(write(MINIMAL))
+    assert [recipe.window for recipe in spec.recipes] == [180, 90, 45]
+    assert (spec.label_delay, spec.check.every, spec.score.schedule) == (1, 7, "0 6 * * *")
+
+
+def test_a_spec_is_frozen(write) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(write(MINIMAL)).name = "other"  # type: ignore[misc]
+
+
+# (what is replaced, by what, the line that is named, what the message says)
+WRONG = [
+    ("task: regression", "task: regresion", 3, "got 'regresion'; allowed: regression, binary, multiclass; did you mean 'regression'?"),
+    ("owner: demand@example.com\n", "", 1, "owner: missing; add it"),
+    ("owner: demand@", "owner: demand", 2, "an address looks like team@example.com"),
+    ("owner: demand@example.com", 'owner: "a@b.c\\nBcc: x@y.z"', 2, "an address looks like"),
+    ("name: bike_demand", "name: Bike-Demand", 1, "it must match"),
+    ("name: bike_demand", "name: bikes", 1, "the name must be that of the folder, 'bike_demand'"),
+    ("kind: csv", "kind: cvs", 4, "got 'cvs'; allowed: csv, parquet, delta, sql, python; did you mean 'csv'?"),
+    ("{kind: csv, path", "{path", 4, "the kind is missing"),
+    ("path:", "pth:", 4, "unknown key 'pth'; allowed: kind, path, separator, encoding; did you mean 'path'?"),
+    ("${DATA}", "${DTA}", 4, "the environment has no DTA; set it"),
+    ('{kind: csv, path: "${DATA}/hour.csv"}', "{kind: sql, url: 'sqlite://', query: SELECT 1}", 4, "must use :first and :last"),
+    ('{kind: csv, path: "${DATA}/hour.csv"}', "{kind: python, function: source.read}", 4, "source.py is not in the model's folder"),
+    ("hour: hr}", "hour: hr, timezone: America/Sao_Paolo}", 5, "did you mean 'America/Sao_Paulo'?"),
+    ("[dteday, hr]", "dteday", 6, "a list is wanted, such as [dteday]"),
+    ("target: cnt", "target: hum", 9, "the target 'hum' is among the features: the answer would leak"),
+    ("label_delay: 1d", "label_delay: 1", 8, "a duration is a whole number of days or weeks, such as 7d"),
+    ("label_delay: 1d", "label_delay: 1 day", 8, "got '1 day'"),
+    ("boolean: [holiday]", "boolean: [holiday, hum]", 9, "'hum' is named 2 times"),
+    ("numeric: [temp,", "numeric: [prediction,", 1, "'prediction' is a column that esteira writes itself"),
+    ("{temp: {min: 0, max: 1}", "{tmp: {min: 0, max: 1}", 10, "unknown column 'tmp'; known: dteday, hr, temp"),
+    ("{min: 0, max: 1}", "{min: 2, max: 1}", 10, "impossible range: min 2 is above max 1; swap them"),
+    ("{in: [1, 2, 3, 4]}", "{in: []}", 10, "'in' is empty, so no row could pass"),
+    ("window: 180d\n", "windw: 180d\n", 13, "unknown key 'windw'"),
+    ("window: 180d\n", "window: 3d\n", 13, "a window is at least 7d"),
+    ("sklearn.linear_model", "skleran.linear_model", 16, "did you mean 'sklearn'?"),
+    ("sklearn.linear_model.Ridge", "os.system", 16, "within sklearn, lightgbm, xgboost"),
+    ("{log: [0.02, 0.3]}", "{log: [0, 0.3]}", 15, "a log range starts above 0"),
+    ("{log: [0.02, 0.3]}", "{log: [0.3, 0.02]}", 15, "impossible range [0.3, 0.02]"),
+    ("{log: [0.02, 0.3]}", "{log: [0.02, 0.3], choice: [1]}", 15, "got 2 of log, float, int, choice"),
+    ("trials: 20}", "trials: 20, method: grid}", 15, "a grid needs a list: write learning_rate: {choice: [...]}"),
+    ("trials: 20}", "params: {learning_rate: 1}}", 15, "'learning_rate' is both fixed and searched"),
+    ("shards: 1", "shards: 4", 17, "only shards: 1 is built so far"),
+    ('"0 6 * * *"', "daily", 17, "a schedule is five cron fields"),
+    ("shards: 1", "catchup: true", 17, "give start, such as 2026-01-31"),
+    ("mae_over_mean: {max", "mae_over_man: {max", 20, "for regression: mae, rmse, mape, mae_over_mean, r2; did you mean 'mae_over_mean'?"),
+    ("mae_over_mean: {max", "accuracy: {max", 20, "unknown metric 'accuracy'; for regression"),
+    ("{max: 0.20}", "{min: 0.20}", 20, "mae_over_mean is better when lower: give max"),
+    ("{max: 0.20}", "{}", 20, "the range is empty; give min, max or both"),
+    ("at_least: 2", "at_least: 4", 21, "impossible: at_least 4 of the last 3 windows"),
+    ("slice: 14d", "slice: 3d", 23, "slice is 3d, fewer than min_days 5"),
+    ("max_share: 0.5", "max_share: 2", 24, "less than or equal to 1"),
+    ("keep_old: 0.2", "keep_old: 20", 27, "less than or equal to 1"),
+    ("trials: 40}", "trials: forty}", 28, "got 'forty'"),
+    ("retrain:\n", "retrain:\n  - {window: 30d}\n", 25, "at most 3 items"),
+    ("approval: none", "approval: human", 29, "approval by a person is not built yet"),
+    ("confidence: 0.95", "confidence: 95", 29, "less than 1"),
+    ("[demand@example.com]", "[demand]", 30, "an address looks like"),
+    ("task: regression", "task: regression\ntask: binary", 4, "'task' is given twice; keep one"),
+    ("label_delay: 1d", "label_delay: [1d", 9, "not valid YAML"),
+    ("label_delay: 1d", "positive: UP", 8, "the task is regression"),
+    ("label_delay: 1d", "folder: /etc", 8, "unknown key 'folder'"),
+    ("label_delay: 1d", "label_delay: !!python/object/apply:os.system [id]", 8, "not valid YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), WRONG, ids=[f"{n}: {new[:40]}" for n, (_, new, _, _) in enumerate(WRONG)])
+def test_a_wrong_spec_names_file_line_and_mend(write, old: str, new: str, line: int, message: str) -> None:
+    assert old in FULL
+    path = write(FULL.replace(old, new, 1))
+    with pytest.raises(SpecError) as caught:
+        load(path, {"DATA": "/data"})
+    assert f"{path}, line {line}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_every_mistake_is_named_at_once(write) -> None:
+    path = write(FULL.replace("shards: 1", "shards: 2").replace("human", "x").replace("trials: 40", "trials: 0"))
+    with pytest.raises(SpecError) as caught:
+        load(path, {"DATA": "/data"})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_an_empty_file_says_how_to_start(write) -> None:
+    with pytest.raises(SpecError, match="the file is empty or not a block of keys; start with name:"):
+        load(write(""))
+
+
+def test_a_secret_from_the_environment_is_not_shown(write) -> None:
+    text = MINIMAL.replace("{kind: parquet, path: rides.parquet}", "{kind: sql, url: '${URL}', query: 'x :first :last'}")
+    spec = load(write(text), {"URL": "postgresql://u:hunter2@db/x"})
+    assert "hunter2" not in repr(spec)
+    with pytest.raises(SpecError) as caught:
+        load(write(text.replace("query:", "qery:")), {"URL": "postgresql://u:hunter2@db/x"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_unknown_model_names_the_nearest(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(write(MINIMAL).parents[1]))
+    assert specs.find("bike_demand").name == "bike_demand"
+    with pytest.raises(SpecError, match="no model 'bike_demnd'; there are: bike_demand; did you mean 'bike_demand'"):
+        specs.find("bike_demnd")
+
+
+def test_the_json_schema_knows_every_key_of_the_example() -> None:
+    schema = specs.json_schema()
+    text = json.dumps(schema)
+    assert {"name", "owner", "task", "source", "check", "retrain", "promote"} <= set(schema["properties"])
+    assert "folder" not in schema["properties"]
+    for key in ("half_life", "max_share", "at_least", "choice", '"in"', '"float"'):
+        assert key in text
+
+
+def test_positive_class_is_text(write) -> None:
+    binary = MINIMAL.replace("regression", "binary").replace("{mae: {max: 10}}", "{accuracy: {min: 0.5}}")
+    assert load(write(binary)).positive_class == "1"
+    assert load(write(binary + "positive: true\n")).positive_class == "1"
+    assert load(write(binary + "positive: UP\n")).positive_class == "UP"
