@@ -55,8 +55,14 @@ def home(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch)
     place = tmp_path / "home"
     (place / "mlflow").mkdir(parents=True)
     shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
-    monkeypatch.setenv("ESTEIRA_HOME", str(place))
+    use_home(place, monkeypatch)
     return place
+
+
+def use_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `place` the state folder. MLflow writes the tracking address into the environment; so it is undone there too."""
+    monkeypatch.setenv("ESTEIRA_HOME", str(place))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow/mlflow.db")
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,10 @@ train:
     - {{estimator: sklearn.tree.DecisionTreeRegressor, search: {{max_depth: {{int: [5, 9]}}}}, trials: 2}}
     - {{estimator: sklearn.linear_model.Ridge}}
 check:
-  every: 4d
-  min_days: 3
-  slice: 4d
+  every: 7d
+  slice: 7d
   metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}
-retrain: [{{window: 28d}}, {{window: 4d}}]
+retrain: [{{window: 28d}}, {{window: 7d}}]
 promote: {{min_gain: 0.01}}
 alerts: {{email: [ops@example.com]}}
 """

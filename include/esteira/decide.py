@@ -11,6 +11,12 @@ from datetime import date
 from enum import StrEnum
 
 
+# With 5 to 7 days a draw often repeats one block, and its own error is then next to nothing: without a floor the bound is
+# so low that hardly any gain passes. Measured over 1,000 series of 5, 6, 7 days at a nominal 1.7 %: a gain of three
+# standard deviations passed in 9, 22, 71 % without it and in 82, 84, 95 % with it; no gain in 1.3, 0.4, 1.1 and 2.3, 1.1, 1.5 %.
+FLOOR = 0.25
+
+
 class Decision(StrEnum):
     """What a check decides."""
 
@@ -140,12 +146,10 @@ def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws
     ratios = []
     for _ in range(draws):
         means = [statistics.fmean(draw.choice(blocks)) for _ in range(count)]
-        error = statistics.stdev(means) / math.sqrt(count) if count > 1 else 0.0
-        difference = statistics.fmean(means) - centre
-        ratios.append(difference / error if error else math.copysign(math.inf, difference) if difference else 0.0)
+        error = statistics.stdev(means) / math.sqrt(count) if count > 1 else spread
+        ratios.append((statistics.fmean(means) - centre) / max(error, FLOOR * spread))
     ratios.sort()
-    critical = ratios[min(draws - 1, math.ceil(confidence * draws) - 1)]
-    return mean - critical * spread if math.isfinite(critical) else -math.inf
+    return mean - ratios[min(draws, math.ceil(confidence * draws)) - 1] * spread
 
 
 def _standard_error(values: Sequence[float], size: int) -> float:

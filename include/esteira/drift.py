@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ Profile = dict[str, dict[str, Any]]
 
 
 def profile(spec: ModelSpec, frame: pd.DataFrame) -> Profile:
-    """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones."""
+    """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones.
+
+    Numbers have two more bins, for what lies below and above all that was seen.
+    """
     numeric = {*spec.features.numeric, *spec.features.boolean}
     return {
         name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name])
@@ -28,7 +32,11 @@ def profile(spec: ModelSpec, frame: pd.DataFrame) -> Profile:
 
 def _numeric_profile(values: pd.Series) -> dict[str, Any]:
     given = values.dropna().to_numpy(dtype="float64")
-    edges = np.unique(np.quantile(given, np.linspace(0, 1, BINS + 1)[1:-1])) if len(given) else np.array([])
+    if not len(given):
+        return {"edges": [], "shares": _numeric_shares(values, np.array([]))}
+    # Outer bins hold what lies below and above all that was seen; a constant column needs them to show that it moved.
+    inner = np.quantile(given, np.linspace(0, 1, BINS + 1)[1:])
+    edges = np.unique([np.nextafter(given.min(), -np.inf), *inner])
     return {"edges": edges.tolist(), "shares": _numeric_shares(values, edges)}
 
 
@@ -76,7 +84,6 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
     from evidently.presets import DataDriftPreset
 
     numeric = [*spec.features.numeric, *spec.features.boolean]
-    definition = DataDefinition(numerical_columns=numeric, categorical_columns=list(spec.features.categorical))
 
     def dataset(frame: pd.DataFrame) -> Any:
         known = frame[list(spec.features.all)].dropna(axis=1, how="all")
@@ -92,8 +99,10 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
         numerical_columns=[name for name in numeric if name in both],
         categorical_columns=[name for name in spec.features.categorical if name in both],
     )
-    snapshot = Report([DataDriftPreset()]).run(
-        Dataset.from_pandas(new[both], data_definition=definition),
-        Dataset.from_pandas(old[both], data_definition=definition),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its divisions by empty bins
+        snapshot = Report([DataDriftPreset()]).run(
+            Dataset.from_pandas(new[both], data_definition=definition),
+            Dataset.from_pandas(old[both], data_definition=definition),
+        )
     snapshot.save_html(str(path))

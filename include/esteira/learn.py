@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -352,13 +352,3 @@ def _folds(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame,
 def scored(spec: ModelSpec, model: Model, frame: pd.DataFrame) -> pd.DataFrame:
     """`day` and `label` of the rows beside what `model` predicts for them."""
     return frame[["day", "label"]].join(predict(spec, model, frame))
-
-
-def with_trials(candidate: Candidate, trials: int | None) -> Candidate:
-    """The candidate with another number of trials, where one is given."""
-    return candidate.model_copy(update={"trials": trials}) if trials else candidate
-
-
-def versioned(model: Model, version: int) -> Model:
-    """The model, known by its version in the registry."""
-    return replace(model, version=version)

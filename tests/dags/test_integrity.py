@@ -1,0 +1,117 @@
+"""Every DAG parses, keeps the house's policy, costs little to parse, and does not take others down with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.conftest import PROJECT
+
+EXAMPLES = PROJECT / "examples"
+OWN = PROJECT / "include" / "models"
+TASKS = {
+    "train": "extract validate features candidates candidate select evaluate register promote",
+    "score": "extract validate features score publish",
+    "check": "labels measure decide keep wait drift_report attempt_1.retrain attempt_1.recheck attempt_1.verdict "
+    "attempt_2.retrain attempt_2.recheck attempt_2.verdict attempt_3.retrain attempt_3.recheck attempt_3.verdict "
+    "commit_notebook register promote rescore warn",
+}
+
+
+@pytest.fixture
+def dags(dag_bag, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ESTEIRA_DATA", "/nowhere")
+    bag = dag_bag(OWN, EXAMPLES)
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+def test_each_model_has_its_three_dags(dags) -> None:
+    names = {path.parent.name for root in (OWN, EXAMPLES) for path in root.glob("*/model.yaml")}
+    assert len(names) >= 4
+    assert set(dags) == {f"{name}_{kind}" for name in names for kind in ("train", "score", "check")}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_dag_has_the_tasks_that_the_design_names(dags, kind: str) -> None:
+    assert set(dags[f"toll_traffic_{kind}"].task_ids) == set(TASKS[kind].split())
+
+
+def test_policy(dags) -> None:
+    for dag in dags.values():
+        assert {"esteira"} < set(dag.tags), dag.dag_id
+        assert dag.doc_md, dag.dag_id
+        assert dag.catchup is False, dag.dag_id
+        assert dag.max_active_runs == (4 if dag.dag_id.endswith("_score") else 1), dag.dag_id
+        for task in dag.tasks:
+            attempt = ".retrain" in task.task_id or ".recheck" in task.task_id
+            assert "@" in task.owner, task.task_id
+            assert (task.retries == 0) == attempt, task.task_id
+            assert bool(task.on_failure_callback) != attempt, task.task_id
+
+
+def test_the_scheduled_score_takes_the_day_before(dags) -> None:
+    timetable = dags["toll_traffic_score"].timetable
+    assert (timetable.run_offset, timetable.key_format) == (-1, "%Y-%m-%d")
+    assert "the day\nbefore" in dags["toll_traffic_score"].doc_md
+
+
+def test_the_trigger_form_offers_what_the_issue_names(dags) -> None:
+    assert set(dags["toll_traffic_train"].params) == {"day", "window", "candidates", "promote"}
+    assert set(dags["toll_traffic_score"].params) == {"day", "last_day", "version", "check"}
+    assert set(dags["toll_traffic_check"].params) == {"day"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("day", "31.01.2026"), ("window", 3), ("candidates", ["none such"]), ("promote", "perhaps")])
+def test_a_wrong_param_is_refused(dags, name: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = dags["toll_traffic_train"].params.get_param(name)
+    with pytest.raises(ParamValidationError):
+        param.resolve(value)
+
+
+def test_a_broken_model_shows_as_an_import_error_and_the_others_stay(dag_bag, tmp_path: Path) -> None:
+    models.write(tmp_path, "good")
+    broken = models.write(tmp_path, "broken").folder / "model.yaml"
+    broken.write_text(broken.read_text().replace("task: regression", "task: regresion"))
+    bag = dag_bag(tmp_path)
+    assert set(bag.dags) == {"good_train", "good_score", "good_check"}
+    assert [Path(path).name for path in bag.import_errors] == ["broken_models.py"]
+    (error,) = bag.import_errors.values()
+    assert f"{broken}, line 3: task: got 'regresion'; allowed: regression, binary, multiclass; did you mean 'regression'?" in error
+
+
+def in_a_process_of_its_own(code: str, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    code = (
+        "from airflow.dag_processing.dagbag import DagBag; import sys; before = set(sys.modules);"
+        f"bag = DagBag(dag_folder={str(PROJECT / 'dags')!r}); assert len(bag.dags) >= 6, bag.import_errors;"
+        "heavy = {'pandas', 'numpy', 'pyarrow', 'deltalake', 'sklearn', 'mlflow', 'optuna', 'evidently', 'matplotlib', 'papermill'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert in_a_process_of_its_own(code) == "[]"
+
+
+def test_a_task_builds_only_its_own_dag() -> None:
+    code = "from esteira import dags; print(sorted(dags.build()))"
+    assert in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="toll_traffic_score") == "['toll_traffic_score']"
+    assert in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="another_dag") == "[]"
+
+
+def test_dag_files_are_short() -> None:
+    for path in (PROJECT / "dags").glob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 15, path
+        # Airflow skips a file without these words, and does not say so.
+        assert "airflow" in text.lower(), path
+        assert "dag" in text.lower(), path

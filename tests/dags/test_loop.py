@@ -1,0 +1,205 @@
+"""Every path of the check's loop, run by Airflow itself (dag.test): which tasks succeed and which are skipped."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from esteira import data, steps, tables
+from esteira.decide import Decision, Outcome, Verdict
+from esteira.spec import ModelSpec
+from tests import models
+from tests.integration.test_steps import CHANGE, FIRST, score_days
+from tests.models import AS_OF
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+R, I, F, CRASH = Outcome.RECOVERS, Outcome.IMPROVES, Outcome.FAILS, "crash"  # noqa: E741
+PROMOTED = {"commit_notebook", "register", "promote", "rescore"}
+THREE = models.YAML.replace("[{{window: 28d}}, {{window: 7d}}]", "[{{window: 28d}}, {{window: 7d}}, {{window: 14d}}]")
+
+
+def attempt(number: int) -> set[str]:
+    return {f"attempt_{number}.{task}" for task in ("retrain", "recheck", "verdict")}
+
+
+@pytest.fixture
+def run(dag_bag, monkeypatch: pytest.MonkeyPatch, sent: list) -> Iterator[Callable[..., dict[str, str]]]:
+    """Run a DAG of the model in this process; returns each task's state, and the run's under ''."""
+
+    def run(spec: ModelSpec, kind: str, **conf: object) -> dict[str, str]:
+        dag = dag_bag(spec.folder.parent).dags[f"{spec.name}_{kind}"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Airflow's own
+            ended = dag.test(run_conf=conf)
+            states = {task.task_id: str(task.state) for task in ended.get_task_instances()}
+        return {**states, "": str(ended.state)}
+
+    return run
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The mails that were sent."""
+    from esteira import dags
+
+    mails: list = []
+    monkeypatch.setattr(dags, "_send", mails.append)
+    return mails
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[object]) -> None:
+    """Replace what the steps find by a scenario: the decision, and each attempt's outcome, which may be a crash."""
+    found: dict[int, Outcome] = {}
+
+    def recheck(spec: ModelSpec, day: object, number: int, run_id: str) -> Outcome:
+        found[number] = outcomes[number - 1]  # type: ignore[assignment]
+        return found[number]
+
+    def retrain(spec: ModelSpec, day: object, number: int) -> str:
+        if outcomes[number - 1] == CRASH:
+            raise MemoryError("the attempt crashed")
+        return f"run-{number}"
+
+    scenario = {
+        "labels_for_check": lambda *_: 1,
+        "measure": lambda *_: 1,
+        "decide": lambda *_: Verdict(decision, "pretended"),
+        "drifted": lambda *_: (False, {}),
+        "drift_report": lambda *_: "run-drift",
+        "drift_mail": lambda *_: None,
+        "retrain": retrain,
+        "recheck": recheck,
+        "standing": lambda *_: (R in found.values(), bool({R, I} & set(found.values()))),
+        "commit_notebook": lambda *_: "commit",
+        "chosen_version": lambda *_: 2,
+        "promote_chosen": lambda *_: 2,
+        "rescore": lambda *_: 10,
+        "warning": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),
+        "record_delivery": lambda *_: None,
+    }
+    for name, function in scenario.items():
+        monkeypatch.setattr(steps, name, function)
+
+
+PATHS = {
+    "in range": (Decision.KEEP, [], {"keep"}),
+    "watch": (Decision.WATCH, [], {"keep"}),
+    "too little is known": (Decision.WAIT, [], {"wait"}),
+    "recovers at 1": (Decision.RETRAIN, [R], attempt(1) | PROMOTED),
+    "recovers at 2": (Decision.RETRAIN, [F, R], attempt(1) | attempt(2) | PROMOTED),
+    "recovers at 3": (Decision.RETRAIN, [F, I, R], attempt(1) | attempt(2) | attempt(3) | PROMOTED),
+    "improves only": (Decision.RETRAIN, [F, I, F], attempt(1) | attempt(2) | attempt(3) | PROMOTED | {"warn"}),
+    "none": (Decision.RETRAIN, [F, F, Outcome.UNKNOWN], attempt(1) | attempt(2) | attempt(3) | {"warn"}),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_of_the_loop(path: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+    decision, outcomes, walked = PATHS[path]
+    spec = models.write(tmp_path, yaml=THREE)
+    pretend(monkeypatch, decision, outcomes)
+    states = run(spec, "check", day=str(FIRST))
+    walked = walked | {"labels", "measure", "decide"} | ({"drift_report"} if decision is Decision.RETRAIN else set())
+    assert {task for task, state in states.items() if task and state == "success"} == walked
+    assert {state for task, state in states.items() if task not in walked and task} == {"skipped"}
+    assert states[""] == "success"
+    assert [mail.subject for mail in sent] == (["the warning"] if "warn" in walked else [])
+
+
+def test_a_crash_in_an_attempt_counts_as_not_improved(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+    spec = models.write(tmp_path, yaml=THREE)
+    pretend(monkeypatch, Decision.RETRAIN, [CRASH, R])
+    states = run(spec, "check", day=str(FIRST))
+    assert states["attempt_1.retrain"] == "failed"
+    assert states["attempt_1.recheck"] == "upstream_failed"
+    assert states["attempt_1.verdict"] == states["attempt_2.verdict"] == states["rescore"] == "success"
+    assert states["attempt_3.retrain"] == states["warn"] == "skipped"
+    assert states[""] == "success"
+    assert sent == []
+
+
+def test_when_every_attempt_crashes_the_warning_is_sent(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+    spec = models.write(tmp_path, yaml=THREE)
+    pretend(monkeypatch, Decision.RETRAIN, [CRASH, CRASH, CRASH])
+    states = run(spec, "check", day=str(FIRST))
+    assert states["warn"] == "success"
+    assert states["promote"] == "skipped"
+    assert [mail.subject for mail in sent] == ["the warning"]
+
+
+def test_drift_alone_is_reported_and_retrains_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+    pretend(monkeypatch, Decision.KEEP, [])
+    monkeypatch.setattr(steps, "drifted", lambda *_: (True, {"heat": 1.0}))
+    monkeypatch.setattr(steps, "drift_mail", lambda *_: SimpleNamespace(subject="drift"))
+    states = run(models.write(tmp_path), "check", day=str(FIRST))
+    assert states["drift_report"] == states["keep"] == "success"
+    assert states["attempt_1.retrain"] == "skipped"
+    assert [mail.subject for mail in sent] == ["drift"]
+
+
+def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    def fail(*_: object) -> int:
+        raise AirflowFailException("the lake is gone")
+
+    pretend(monkeypatch, Decision.KEEP, [])
+    monkeypatch.setattr(steps, "measure", fail)
+    states = run(models.write(tmp_path), "check", day=str(FIRST))
+    assert (states["measure"], states["decide"], states[""]) == ("failed", "upstream_failed", "failed")
+    assert [mail.subject for mail in sent] == ["[esteira] sales: task measure failed"]
+    assert "the lake is gone" in sent[0].lead
+
+
+@pytest.mark.parametrize(("world", "champion"), [({"change": str(CHANGE)}, 2), ({"noise": str(CHANGE)}, 1)])
+def test_the_three_dags_live_through_a_change_for_real(
+    home: Path, run, tmp_path: Path, sent: list, world: dict[str, str], champion: int
+) -> None:
+    """Nothing is pretended: a model is trained, scored, and its world changes; one recovers, the other is warned about."""
+    spec = models.write(tmp_path / "models", **world)
+    assert run(spec, "train", day=str(AS_OF))[""] == "success"
+    day = CHANGE + timedelta(days=14)
+    states = run(spec, "score", day=str(FIRST), last_day=str(day))
+    assert {state for task, state in states.items()} == {"success"}
+    assert len(tables.read("predictions", spec.name)) == len(data.days(FIRST, day)) * 72
+    states = run(spec, "check", day=str(day))
+    assert states[""] == "success"
+    now = steps.champion(spec)
+    assert now is not None
+    if "change" in world:
+        assert states["attempt_2.verdict"] == states["rescore"] == "success"
+        assert now.version == champion
+        assert sent == []
+        notebook = home / "notebooks" / spec.name / f"{day}.ipynb"
+        assert "recovers" in notebook.read_text()
+        assert '"image/png"' in notebook.read_text()
+    else:
+        assert states["warn"] == "success"
+        assert "is out of range, and retraining did not help" in sent[0].subject
+
+
+@pytest.mark.parametrize("world", [{"change": str(CHANGE)}, {"noise": str(CHANGE)}])
+def test_the_command_line_decides_as_the_dag_does(home: Path, run, tmp_path: Path, world: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = models.write(tmp_path / "models", **world)
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    steps.train(spec, AS_OF, "t")
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    import shutil
+
+    shutil.copytree(home, tmp_path / "copy")
+    states = run(spec, "check", day=str(day))
+    by_dag = [outcome.outcome for outcome in steps.checking.attempts(spec, day).values()]
+
+    from tests.conftest import use_home
+
+    use_home(tmp_path / "copy", monkeypatch)
+    _, by_hand, version = steps.check(spec, day)
+    assert by_hand == by_dag
+    assert (version is not None) == (states["promote"] == "success")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import skops.io
+
+from esteira import drift, learn, registry
+from esteira.registry import ModelRefused
+from esteira.spec import ModelSpec
+from tests import models
+from tests.unit.test_learn import frame, spec  # noqa: F401  # fixtures
+
+
+class Foreign:
+    """A type that no model file may hold."""
+
+
+def logged(spec: ModelSpec, frame: pd.DataFrame, key: str = "k") -> str:  # noqa: F811
+    with registry.run(spec, key, "test", kind="test") as run_id:
+        model = learn.fit(spec, spec.train.candidates[0], {}, frame)
+        registry.log_model(spec, run_id, model, frame.head(3), drift.profile(spec, frame))
+    return run_id
+
+
+@pytest.fixture
+def run_id(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> str:  # noqa: F811
+    return logged(spec, frame)
+
+
+def test_a_loaded_model_predicts_what_the_logged_one_did(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    again = registry.load(spec, run_id)
+    fresh = learn.fit(spec, spec.train.candidates[0], {}, frame)
+    assert learn.predict(spec, again, frame).equals(learn.predict(spec, fresh, frame))
+    assert again.trained_through == date(2026, 1, 30)
+    assert again.columns == list(spec.features.all)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "sklearn.ensemble.HistGradientBoostingRegressor",
+        "sklearn.ensemble.RandomForestRegressor",
+        "sklearn.ensemble.GradientBoostingRegressor",
+        "sklearn.linear_model.ElasticNet",
+        "sklearn.neural_network.MLPRegressor",
+        "sklearn.svm.SVR",
+    ],
+)
+def test_common_estimators_are_kept_and_loaded(home: Path, tmp_path: Path, frame: pd.DataFrame, estimator: str) -> None:  # noqa: F811
+    yaml = models.YAML.replace("sklearn.linear_model.Ridge", estimator).replace("  window: 28d", "  window: 28d\n  feature_selection: {{percentile: 90}}")
+    spec = models.write(tmp_path / "other", yaml=yaml)  # noqa: F811
+    small = frame.tail(300)
+    params = {"max_iter": 2000, "early_stopping": True} if "MLP" in estimator else {}
+    model = learn.fit(spec, spec.train.candidates[1], params, small)
+    with registry.run(spec, "k", "test") as run_id:
+        registry.log_model(spec, run_id, model, small.head(3), drift.profile(spec, small))
+    assert learn.predict(spec, registry.load(spec, run_id), small).equals(learn.predict(spec, model, small))
+
+
+def test_a_foreign_type_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    skops.io.dump({"model": Foreign()}, path)
+    with pytest.raises(ModelRefused, match=r"types that are not allowed: .*Foreign; allowed beside"):
+        registry._load_file(path)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04N.")
+    with pytest.raises(ModelRefused, match="only models in the skops format are loaded"):
+        registry._load_file(tmp_path / "model.skops")
+
+
+def test_a_model_that_could_not_be_loaded_again_is_not_kept(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    model = learn.fit(spec, spec.train.candidates[0], {}, frame)
+    model.pipeline.foreign = Foreign()
+    with pytest.raises(Exception, match="ntrusted types"), registry.run(spec, "k", "test") as run_id:
+        registry.log_model(spec, run_id, model, frame.head(3), {})
+    assert registry.client().get_run(run_id).info.status == "FAILED"
+
+
+def test_running_a_task_again_replaces_its_run(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    first, second = logged(spec, frame), logged(spec, frame)
+    assert [run.info.run_id for run in registry.runs(spec, key="k")] == [second] != [first]
+
+
+def test_registering_twice_gives_one_version(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    assert registry.register(spec, run_id) == registry.register(spec, run_id) == 1
+    assert registry.register(spec, logged(spec, frame, "other")) == 2
+
+
+def test_an_alias_is_set_moved_and_removed(run_id: str, spec: ModelSpec) -> None:  # noqa: F811
+    assert registry.aliases(spec) == {}
+    registry.register(spec, run_id)
+    registry.alias(spec, "champion", 1)
+    registry.alias(spec, "champion", 1)
+    assert registry.aliases(spec) == {"champion": 1}
+    registry.alias(spec, "champion", None)
+    assert registry.aliases(spec) == {}
+
+
+def test_an_unknown_version_says_where_to_look(home: Path, spec: ModelSpec) -> None:  # noqa: F811
+    with pytest.raises(LookupError, match="model sales has no version 7; see `esteira status sales`"):
+        registry.run_of(spec, 7)
+
+
+def test_the_profile_comes_back(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    assert registry.profile(run_id) == drift.profile(spec, frame)
+
+
+def test_a_database_file_has_no_pages(run_id: str, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    assert registry.run_link(spec, run_id) == ""
+    monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "http://127.0.0.1:5000")
+    assert registry.run_link(spec, run_id).startswith("http://127.0.0.1:5000/#/experiments/")

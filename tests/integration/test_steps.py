@@ -1,0 +1,483 @@
+"""Every step on real Delta tables and a real MLflow store; running a step twice leaves the same."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from esteira import data, learn, registry, steps, tables
+from esteira.decide import Decision, Outcome
+from esteira.spec import ModelSpec, find
+from esteira.steps import checking, ingest, ledger, scoring, training
+from tests import models
+from tests.conftest import use_home
+from tests.models import AS_OF
+
+FIRST = AS_OF + timedelta(days=1)
+CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
+KINDS: tuple[tables.Kind, ...] = ("raw", "quarantine", "features", "predictions", "served", "labels", "metrics", "ledger")
+
+
+def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int | None = None) -> None:
+    steps.extract(spec, days)
+    steps.validate(spec, days)
+    steps.features(spec, days)
+    steps.score(spec, days, run, version)
+    steps.publish(spec, days)
+
+
+def snapshot(spec: ModelSpec) -> dict[str, str]:
+    """Every table's rows, without what the clock wrote and without the names that MLflow draws by lot."""
+    found = {}
+    for kind in KINDS:
+        rows = tables.read(kind, spec.name)
+        rows = rows.drop(columns=[name for name in (*CLOCKS, "run_id", "by", "evidence") if name in rows.columns])
+        found[kind] = rows.sort_values(list(rows.columns)).to_csv(index=False) if len(rows.columns) else ""
+    return found
+
+
+@pytest.fixture
+def trained(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model trained as of AS_OF, whose champion is version 1."""
+
+    def train(**world: str) -> ModelSpec:
+        spec = models.write(tmp_path / "models", **world)
+        monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+        steps.train(spec, AS_OF, "t")
+        return spec
+
+    return train
+
+
+def test_train_registers_and_promotes_with_its_lineage(trained) -> None:
+    spec = trained()
+    now = steps.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day) == (1, FIRST)
+    assert registry.aliases(spec) == {"champion": 1}
+    run_id = registry.run_of(spec, 1)
+    run = registry.client().get_run(run_id)
+    for tag in ("features_version", "labels_version", "trained_through", "lock", "model_yaml", "first_day"):
+        assert run.data.tags[tag], tag
+    assert run.data.params["seed"] == "0"
+    assert {"test_mae_over_mean", "test_r2", "baseline_mae_over_mean"} <= set(run.data.metrics)
+    files = {file.path for file in registry.client().list_artifacts(run_id)}
+    assert {"profile.json", "importance.png", "residuals.png"} <= files
+    assert len(registry.runs(spec, kind="candidate")) == 2
+    model = registry.load_version(spec, 1)
+    assert model.trained_through < AS_OF - timedelta(days=1)
+
+
+def test_training_sees_only_labels_mature_on_the_day(trained) -> None:
+    spec = trained()
+    assert tables.read("labels", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+    assert tables.read("features", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+
+
+def test_the_commit_of_the_models_folder_is_known() -> None:
+    assert len(registry.code_version(find("toll_traffic")).rstrip("+")) == 40
+
+
+def test_a_logged_model_has_signature_and_example(trained) -> None:
+    import mlflow
+
+    spec = trained()
+    info = mlflow.models.get_model_info(registry.client().get_run(registry.run_of(spec, 1)).data.tags["model_uri"])
+    assert [column.name for column in info.signature.inputs] == list(spec.features.all)
+    assert info.saved_input_example_info is not None
+    assert info.flavors["sklearn"]["serialization_format"] == "skops"
+
+
+def test_training_again_does_not_promote_what_is_not_better(trained) -> None:
+    spec = trained()
+    said = steps.train(spec, AS_OF + timedelta(days=14), "t2")
+    assert "was not promoted" in said
+    now = steps.champion(spec)
+    assert now is not None
+    assert now.version == 1
+    assert set(tables.read("ledger", spec.name)["to_state"]) == {"challenger", "champion", "rejected"}
+
+
+def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path, yaml=models.YAML.replace("  window: 28d", "  window: 28d\n  accept: {{mae_over_mean: {{max: 0.0001}}}}"))
+    said = steps.train(spec, AS_OF, "t")
+    assert "on the test part mae_over_mean" in said
+    assert steps.champion(spec) is None
+    assert registry.aliases(spec) == {"challenger": 1}
+
+
+def test_refit_promotes_a_version_of_its_own(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path, yaml=models.YAML.replace("min_gain: 0.01", "min_gain: 0.01, refit: true"))
+    steps.train(spec, AS_OF, "t")
+    now = steps.champion(spec)
+    assert now is not None
+    assert now.version == 2
+    assert registry.load_version(spec, 2).trained_through == AS_OF - timedelta(days=1)
+    assert registry.load_version(spec, 1).trained_through < AS_OF - timedelta(days=1)
+
+
+def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    seen: list[str] = []
+    real = data.build_features
+    monkeypatch.setattr(data, "build_features", lambda spec, rows: (seen.extend(rows.columns), real(spec, rows))[1])
+    score_days(spec, [FIRST])
+    assert spec.target not in seen
+    rows = tables.read("predictions", spec.name)
+    assert len(rows) == 72
+    assert set(rows["version"]) == {1}
+    assert set(rows["run"]) == {"r"}
+    assert rows["prediction"].notna().all()
+    assert rows["trained_through"].iloc[0] == pd.Timestamp(registry.load_version(spec, 1).trained_through)
+    assert not {spec.target, "label"} & set(rows.columns)
+
+
+def test_a_day_before_the_first_promotion_is_refused(trained) -> None:
+    spec = trained()
+    with pytest.raises(steps.NoChampion, match=f"no champion for {AS_OF}: the first serves from {FIRST}"):
+        score_days(spec, [AS_OF])
+    score_days(spec, [AS_OF], version=1)
+    assert len(tables.read("predictions", spec.name, day=AS_OF)) == 72
+
+
+def test_an_empty_day_is_an_empty_day(trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    monkeypatch.setattr(data, "read", lambda spec, first, last: pd.DataFrame({"event_time": [], "day": pd.to_datetime([])}))
+    with caplog.at_level("INFO"):
+        score_days(spec, [FIRST])
+    assert tables.read("predictions", spec.name).empty
+    assert tables.missing_days("predictions", spec.name, [FIRST]) == []
+    assert f"the source has no row for {FIRST}: an empty day" in caplog.text
+
+
+def test_bad_rows_go_to_quarantine_and_nothing_is_lost(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    real = data.read
+
+    def spoilt(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        rows.loc[rows.index[:3], "heat"] = 99.0
+        rows.loc[rows.index[3], "site"] = "Z"
+        return rows
+
+    monkeypatch.setattr(data, "read", spoilt)
+    score_days(spec, [FIRST])
+    bad = tables.read("quarantine", spec.name)
+    assert sorted(bad["rule"]) == ["in", "max", "max", "max"]
+    assert json.loads(bad["row"].iloc[0])["heat"] is not None
+    assert len(bad) + len(tables.read("predictions", spec.name)) == len(tables.read("raw", spec.name, day=FIRST)) == 72
+    monkeypatch.setattr(data, "read", real)
+    score_days(spec, [FIRST])
+    assert tables.read("quarantine", spec.name).empty
+
+
+def test_scoring_again_replaces_predictions_and_leaves_what_was_served(trained) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=20), "t2", promoted=False)
+    score_days(spec, [FIRST], run="first")
+    score_days(spec, [FIRST], run="second", version=2)
+    assert set(tables.read("predictions", spec.name)["version"]) == {2}
+    assert set(tables.read("served", spec.name)["version"]) == {1}
+    assert set(tables.read("served", spec.name)["run"]) == {"first"}
+
+
+def test_a_retry_of_the_serving_run_rewrites_what_it_served(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST], run="first")
+    monkeypatch.setattr(learn, "predict", lambda spec, model, frame: pd.DataFrame({"prediction": 7.0, "probability": float("nan")}, index=frame.index))
+    score_days(spec, [FIRST], run="first")
+    assert set(tables.read("served", spec.name)["prediction"]) == {7.0}
+
+
+def test_each_day_of_a_range_is_scored_by_its_own_champion(trained) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="test", by="test")
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=5)))
+    by_day = tables.read("predictions", spec.name).groupby("day")["version"].unique().map(list)
+    assert list(by_day) == [[1]] * 3 + [[2]] * 3
+
+
+def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(trained) -> None:
+    spec = trained()
+    with pytest.raises(steps.PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"):
+        ledger.make_champion(spec, 9, AS_OF + timedelta(days=3), measured=5, why="x", by="x")
+    with pytest.raises(steps.PromotionRefused, match="older than the champion, which serves from"):
+        ledger.make_champion(spec, 9, AS_OF - timedelta(days=3), measured=1, why="x", by="x")
+    ledger.make_champion(spec, 1, AS_OF, measured=None, why="again", by="x")
+    assert (tables.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
+
+
+def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    real, raced = ledger.record, []
+
+    def race(spec: ModelSpec, key: str, **row: object) -> bool:
+        if not raced:
+            raced.append(key)
+            tables.append_once(spec.name, {"id": key, "at": tables.clock(), "effective_day": FIRST, "version": 1, "to_state": "champion"})
+        return real(spec, key, **row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger, "record", race)
+    with pytest.raises(steps.PromotionRefused, match="was promoted at the same time"):
+        ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="x")
+
+
+def test_aliases_are_repaired_from_the_ledger(trained) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    registry.alias(spec, "champion", 2)
+    steps.repair_aliases(spec)
+    assert registry.aliases(spec)["champion"] == 1
+
+
+def test_a_healthy_check_keeps_and_records(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=15)))
+    verdict, outcomes, version = steps.check(spec, FIRST + timedelta(days=14))
+    assert (verdict.decision, outcomes, version) == (Decision.KEEP, [], None)
+    rows = tables.read("metrics", spec.name)
+    windows = rows[(rows["window"] == "window") & (rows["metric"] == "mae_over_mean")]
+    assert [(first.date(), last.date()) for first, last in zip(windows["first_day"], windows["last_day"], strict=True)] == [
+        (FIRST, FIRST + timedelta(days=6)),
+        (FIRST + timedelta(days=7), FIRST + timedelta(days=13)),
+    ]
+    assert windows["in_range"].all()
+    assert set(windows["max"]) == {0.3}
+    assert (windows["n_rows"] == 7 * 72).all()
+    assert set(rows.loc[rows["metric"] == "psi", "segment"]) == set(spec.features.all)
+
+
+def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    days = data.days(FIRST, FIRST + timedelta(days=4))
+    score_days(spec, days)
+    steps.labels_for_check(spec, days[-1])
+    assert len(checking.served(spec, 1, days[0], days[-1])) == 4 * 72
+    rows = tables.read("served", spec.name)
+    rows.loc[rows["day"] == pd.Timestamp(days[0]), "trained_through"] = pd.Timestamp(days[0])
+    tables.replace_days("served", spec.name, rows, days)
+    assert len(checking.served(spec, 1, days[0], days[-1])) == 3 * 72
+    assert checking.served(spec, 2, days[0], days[-1]).empty
+
+
+def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    real = data.read_labels
+    monkeypatch.setattr(data, "read_labels", lambda *args: real(*args).head(30))
+    as_of = FIRST + timedelta(days=1)
+    assert ingest.labels(spec, FIRST, as_of) == 1
+    first = tables.read("labels", spec.name, day=FIRST)
+    assert len(first) == 30
+    monkeypatch.setattr(data, "read_labels", real)
+    assert ingest.labels(spec, FIRST, as_of) == 1
+    again = tables.read("labels", spec.name, day=FIRST)
+    assert len(again) == 72
+    kept = again.merge(first, on=["site", "at"])
+    assert (kept["first_seen_x"] == kept["first_seen_y"]).all()
+    assert ingest.labels(spec, FIRST, as_of) == 0
+
+
+def test_a_changed_spec_makes_old_features_stale(trained, tmp_path: Path) -> None:
+    spec = trained()
+    assert training.lacking(spec, AS_OF) == []
+    fewer = models.write(tmp_path / "models", yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [hour]").replace("heat: {{min: -50, max: 60}}, ", ""))
+    assert len(training.lacking(fewer, AS_OF)) == 28
+
+
+CHANGE = FIRST + timedelta(days=7)
+
+
+def lived(trained, **world: str) -> tuple[ModelSpec, date]:
+    """A model whose world changed after a healthy window, scored until two windows are violated."""
+    spec = trained(**world)
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    return spec, day
+
+
+def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    verdict, outcomes, version = steps.check(spec, day)
+    assert verdict.decision is Decision.RETRAIN
+    assert outcomes[0] in (Outcome.FAILS, Outcome.IMPROVES)
+    assert outcomes[1:] == [Outcome.RECOVERS]
+    assert version is not None
+    now = steps.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day) == (version, day + timedelta(days=1))
+    again = tables.read("predictions", spec.name)
+    assert set(again.loc[again["day"] >= pd.Timestamp(CHANGE), "version"]) == {version}
+    assert set(again.loc[again["day"] < pd.Timestamp(CHANGE), "version"]) == {1}
+    assert set(tables.read("served", spec.name)["version"]) == {1}
+    promoted = tables.read("ledger", spec.name, id="champion:2").iloc[0]
+    evidence = json.loads(promoted["evidence"])
+    assert evidence["replaces"] == 1
+    assert len(evidence["commit"]) == 40
+    assert evidence["gain"] > 0.1
+    attempts = checking.attempts(spec, day)
+    assert attempts[2].outcome is Outcome.RECOVERS
+    assert attempts[2].lower > 0
+    # The slice that judged the attempt was not trained on.
+    assert registry.load_version(spec, version).trained_through < checking.slice_days(spec, day)[0]
+
+
+def test_after_the_promotion_the_same_day_only_measures(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    before = snapshot(spec)
+    verdict, outcomes, version = steps.check(spec, day)
+    assert verdict.decision is Decision.KEEP
+    assert "only measured" in verdict.why
+    assert (outcomes, version) == ([], None)
+    assert snapshot(spec) == before
+
+
+def test_noise_ends_in_one_warning_an_episode(trained) -> None:
+    spec, day = lived(trained, noise=str(CHANGE))
+    verdict, outcomes, version = steps.check(spec, day)
+    assert verdict.decision is Decision.RETRAIN
+    assert Outcome.RECOVERS not in outcomes
+    mail = steps.warning(spec, day, "http://127.0.0.1/run")
+    assert mail.to == ("ops@example.com",)
+    assert f"[esteira] {spec.name}: mae_over_mean = " in mail.subject
+    assert "OUT OF RANGE" in mail.text()
+    assert "http://127.0.0.1/run" in mail.text()
+    steps.record_delivery(spec, day, mail)
+    states = tables.read("ledger", spec.name)["to_state"]
+    assert (states == "warned").sum() == (states == "delivered").sum() == 1
+    if version is None:
+        steps.measure(spec, day + timedelta(days=1))
+        later = steps.decide(spec, day + timedelta(days=1))
+        assert later.decision is Decision.WATCH
+        assert "it waits for one more window" in later.why
+
+
+def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    real = checking.retrain
+
+    def crash(spec: ModelSpec, day: date, attempt: int) -> str:
+        if attempt == 1:
+            raise MemoryError("no room")
+        return real(spec, day, attempt)
+
+    monkeypatch.setattr(checking, "retrain", crash)
+    _, outcomes, version = steps.check(spec, day)
+    assert outcomes == [Outcome.FAILS, Outcome.RECOVERS]
+    assert version is not None
+
+
+def test_a_check_of_an_earlier_day_only_measures(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=9)))
+    steps.check(spec, FIRST + timedelta(days=9))
+    verdict, _, _ = steps.check(spec, FIRST + timedelta(days=5))
+    assert verdict.decision is Decision.KEEP
+    assert verdict.why == f"only measured: {FIRST + timedelta(days=9)} was checked already"
+
+
+def test_without_a_champion_or_a_whole_window_the_check_waits(home: Path, tmp_path: Path, trained) -> None:
+    untrained = models.write(tmp_path / "models", "fresh")
+    assert steps.check(untrained, FIRST)[0].decision is Decision.WAIT
+    spec = trained()
+    score_days(spec, [FIRST])
+    assert steps.check(spec, FIRST)[0].decision is Decision.WAIT
+
+
+def twice(step, *args):
+    step(*args)
+    return step(*args)
+
+
+def test_running_each_step_twice_leaves_the_tables_of_running_it_once(trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> None:
+    import shutil
+
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    expected = snapshot(spec)
+
+    other = tmp_path / "other"
+    (other / "mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_template, other / "mlflow" / "mlflow.db")
+    use_home(other, monkeypatch)
+    lacking = training.lacking(spec, AS_OF)
+    twice(steps.extract, spec, lacking)
+    twice(steps.validate, spec, lacking)
+    versions = twice(steps.prepare, spec, AS_OF, None, lacking)
+    runs = [twice(steps.candidate, spec, AS_OF, index, versions, "t") for index in range(2)]
+    best = twice(steps.select, spec, runs)
+    run_id = twice(steps.evaluate, spec, AS_OF, best, versions, "t")
+    version = twice(steps.register, spec, run_id, AS_OF)
+    twice(steps.promote, spec, AS_OF, version, "t")
+    days = data.days(FIRST, day)
+    twice(steps.extract, spec, days)
+    twice(steps.validate, spec, days)
+    twice(steps.features, spec, days)
+    twice(steps.score, spec, days, "r")
+    twice(steps.publish, spec, days)
+    twice(steps.labels_for_check, spec, day)
+    twice(steps.measure, spec, day)
+    assert twice(steps.decide, spec, day).decision is Decision.RETRAIN
+    for attempt in (1, 2):
+        outcome = twice(steps.recheck, spec, day, attempt, twice(steps.retrain, spec, day, attempt))
+    assert outcome is Outcome.RECOVERS
+    commit = twice(steps.commit_notebook, spec, day)
+    version = twice(steps.chosen_version, spec, day)
+    version = twice(steps.promote_chosen, spec, day, version, commit)
+    twice(steps.rescore, spec, day, version)
+    found = snapshot(spec)
+    for kind in KINDS:
+        assert found[kind] == expected[kind], kind
+
+
+def test_a_drift_report_is_kept_beside_the_run(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    run_id = steps.drift_report(spec, day)
+    assert [file.path for file in registry.client().list_artifacts(run_id)] == ["drift.html"]
+
+
+def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    real = data.read
+
+    def warmer(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(heat=rows["heat"] + 20, hour=23, open=False)
+
+    monkeypatch.setattr(data, "read", warmer)
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    mail = steps.drift_mail(spec, day)
+    assert mail is not None
+    assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
+    assert "By itself this retrains nothing" in mail.lead
+
+
+def test_status_says_what_a_person_wants_to_know(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
+    steps.check(spec, FIRST + timedelta(days=7))
+    found = steps.status(spec)
+    assert found["champion"] == f"version 1, serving from {FIRST}"
+    assert found["last day scored"] == str(FIRST + timedelta(days=7))
+    assert "in range (≤ 0.3)" in found["last window's mae_over_mean"]
+
+
+def test_predictions_are_read_back_with_their_times(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    rows = tables.read("predictions", spec.name)
+    assert (rows["predict_seconds"] > 0).all()
+    assert scoring.publish(spec, [FIRST]) == 72

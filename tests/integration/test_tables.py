@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from esteira import tables
+
+DAYS = [date(2026, 1, 1), date(2026, 1, 2)]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
+
+
+def rows(*days: date, value: float = 1.0, **more: object) -> pd.DataFrame:
+    return pd.DataFrame({"day": pd.to_datetime(list(days)), "value": value, **more})
+
+
+def test_a_day_is_replaced_and_the_others_stay() -> None:
+    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
+    tables.replace_days("raw", "m", rows(DAYS[1], DAYS[1], value=2.0), [DAYS[1]])
+    found = tables.read("raw", "m").sort_values(["day", "value"])
+    assert list(found["value"]) == [1.0, 2.0, 2.0]
+    assert list(tables.read("raw", "m", day=DAYS[0])["value"]) == [1.0]
+    assert len(tables.read("raw", "m", day=(DAYS[0], DAYS[1]))) == 3
+
+
+def test_an_absent_table_has_no_rows() -> None:
+    assert tables.read("raw", "m").empty
+    assert tables.version("raw", "m") == -1
+    assert list(tables.read("metrics", "m").columns) == tables.METRICS_SCHEMA.names
+
+
+def test_an_empty_day_is_written_and_known() -> None:
+    tables.replace_days("raw", "m", pd.DataFrame(), [DAYS[0]])
+    assert tables.missing_days("raw", "m", DAYS) == [DAYS[1]]
+    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
+    tables.replace_days("raw", "m", rows(), [DAYS[1]])
+    assert list(tables.read("raw", "m")["day"].dt.date) == [DAYS[0]]
+    assert tables.missing_days("raw", "m", DAYS) == []
+
+
+def test_a_day_of_an_older_mark_is_missing() -> None:
+    tables.replace_days("raw", "m", rows(*DAYS), DAYS, mark=1)
+    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]], mark=2)
+    assert tables.missing_days("raw", "m", DAYS, mark=2) == [DAYS[1]]
+
+
+def test_rows_outside_the_days_are_refused() -> None:
+    with pytest.raises(Exception, match="validation check"):
+        tables.replace_days("raw", "m", rows(*DAYS), [DAYS[0]])
+
+
+def test_a_new_column_is_added_and_a_changed_type_is_named() -> None:
+    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    tables.replace_days("raw", "m", rows(DAYS[1], extra="x"), [DAYS[1]])
+    assert set(tables.read("raw", "m")["extra"].fillna("")) == {"", "x"}
+    with pytest.raises(ValueError, match="column 'value' was double so far and is now"):
+        tables.replace_days("raw", "m", rows(DAYS[1]).assign(value="many"), [DAYS[1]])
+
+
+def test_whole_numbers_that_turn_to_floats_keep_their_type_where_they_can() -> None:
+    tables.replace_days("raw", "m", rows(DAYS[0]).assign(value=3), [DAYS[0]])
+    tables.replace_days("raw", "m", rows(DAYS[1]).assign(value=4.0), [DAYS[1]])
+    assert sorted(tables.read("raw", "m")["value"]) == [3, 4]
+
+
+def test_time_travel_reads_the_version_asked_for() -> None:
+    first = tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    tables.replace_days("raw", "m", rows(DAYS[0], value=9.0), [DAYS[0]])
+    assert list(tables.read("raw", "m", at=first)["value"]) == [1.0]
+    assert list(tables.read("raw", "m")["value"]) == [9.0]
+
+
+def test_columns_that_a_table_lacks_are_left_out() -> None:
+    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    assert list(tables.read("raw", "m", columns=["day", "nothing"]).columns) == ["day"]
+
+
+def test_quotes_in_a_value_are_values_not_sql() -> None:
+    tables.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="a' OR '1'='1"), [DAYS[0]], stage="a' OR '1'='1")
+    tables.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="b"), [DAYS[0]], stage="b")
+    assert sorted(tables.read("quarantine", "m")["stage"]) == ["a' OR '1'='1", "b"]
+
+
+def test_days_to_leave_are_left() -> None:
+    tables.replace_days("served", "m", rows(DAYS[0]), [DAYS[0]])
+    tables.replace_days("served", "m", rows(*DAYS, value=2.0), DAYS, leave=lambda table: [DAYS[0]])
+    found = tables.read("served", "m").sort_values("day")
+    assert list(found["value"]) == [1.0, 2.0]
+
+
+def test_writers_of_one_day_never_double_it() -> None:
+    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: tables.replace_days("raw", "m", rows(DAYS[0], value=float(n)), [DAYS[0]]), range(8)))
+    assert len(tables.read("raw", "m", day=DAYS[0])) == 1
+    assert len(tables.read("raw", "m", day=DAYS[1])) == 1
+
+
+def test_of_two_first_servings_one_wins_whole() -> None:
+    tables.replace_days("served", "m", rows(DAYS[0]).assign(run="old"), [DAYS[0]])
+
+    def serve(run: str) -> None:
+        def leave(table):
+            had = table.to_pyarrow_table(columns=["day", "run"]).to_pandas()
+            return {day for day, by in zip(had["day"], had["run"], strict=True) if by != run}
+
+        tables.replace_days("served", "m", rows(*[DAYS[1]] * 3).assign(run=run), [DAYS[1]], leave=leave)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(serve, ["a", "b", "c", "d"]))
+    found = tables.read("served", "m", day=DAYS[1])
+    assert len(found) == 3
+    assert found["run"].nunique() == 1
+
+
+def ledger_row(key: str, why: str) -> dict[str, object]:
+    return {"id": key, "at": tables.clock(), "effective_day": DAYS[0], "version": 1, "to_state": "champion", "why": why}
+
+
+def test_the_ledger_takes_an_id_once() -> None:
+    assert tables.append_once("m", ledger_row("champion:1", "first"))
+    assert not tables.append_once("m", ledger_row("champion:1", "second"))
+    assert list(tables.read("ledger", "m")["why"]) == ["first"]
+
+
+def test_of_many_writers_of_an_id_one_wins() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(lambda n: tables.append_once("m", ledger_row("champion:1", str(n))), range(8)))
+    assert won.count(True) == 1
+    assert len(tables.read("ledger", "m")) == 1
