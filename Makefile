@@ -45,11 +45,11 @@ down: $(READY) ## Stop what `make up` or `make demo` started
 	@$(BIN)/python -m local.stack down
 	@ESTEIRA_HOME="$${ESTEIRA_HOME:-.esteira}/demo" $(BIN)/python -m local.stack down
 
-test: $(READY) ## Run all tests: unit, DAGs, integration, and a live Airflow
-	@$(BIN)/python -m pytest
+test: test-quick ## Run all tests: unit, DAGs, integration, and a live Airflow
+	@$(BIN)/python -m pytest -m live
 
 test-quick: $(READY) ## Run the tests that need no live Airflow
-	@$(BIN)/python -m pytest -m "not live"
+	@$(BIN)/python -m pytest -m "not live" -n 2
 
 lint: $(READY) ## Check style, types, import layers and every model.yaml
 	@$(BIN)/ruff check .

@@ -135,7 +135,9 @@ def _aftermath(story: Story) -> None:
     _expect_states(story, "queue_time", queue, success=("attempt_3.recheck", "warn"), skipped=("promote", "keep"))
     if not story.broken:
         story.tell(
-            day, "toll_traffic", "out of range; attempt 1 failed, attempt 2 recovered: promoted, days scored again"
+            day,
+            "toll_traffic",
+            "out of range; attempt 1 did not bring it back, attempt 2 did: promoted, days scored again",
         )
         story.tell(day, "queue_time", "out of range; three attempts failed: champion kept, warning mailed")
         _expect_versions(story)

@@ -21,7 +21,7 @@ class Keeper:
     async def handle_DATA(self, server: object, session: object, envelope) -> str:  # noqa: N802  # aiosmtpd's name
         """Keep one mail; called by aiosmtpd."""
         mail = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
-        subject = re.sub(r"[^\w.-]+", "-", str(mail["subject"]))[:80].strip("-")
+        subject = re.sub(r"[^\w.-]+", "-", str(mail["subject"]))[:120].strip("-")
         stem = self.folder / f"{datetime.now().astimezone():%Y%m%dT%H%M%S.%f}-{subject}"
         for kind, ending in (("plain", ".txt"), ("html", ".html")):
             part = mail.get_body((kind,))

@@ -211,9 +211,8 @@ the last, against a naive baseline and the champion. A version promoted for an a
                 return f"version {version} is registered as challenger; the run was asked not to promote"
             return steps.promote(spec, _run_day(spec), version, run)
 
-        versions = features()
-        extract() >> validate() >> versions
-        chosen = candidates()
+        valid, versions, chosen = validate(), features(), candidates()
+        extract() >> valid >> [versions, chosen]
         runs = candidate.partial(versions=versions).expand(index=chosen)
         promote(register(evaluate(select(runs), versions)))
     return dag

@@ -67,6 +67,18 @@ def _execute(target: Path, parameters: Mapping[str, str]) -> None:
         papermill.execute_notebook(
             str(TEMPLATE), str(target), dict(parameters), kernel_name="python3", progress_bar=False, log_output=False
         )
+    _strip(target)
+
+
+def _strip(path: Path) -> None:
+    """Take out what papermill notes of this machine and of the clock, so that the same content is the same notebook."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    for place in (book, *book.cells):
+        for name in ("papermill", "execution"):
+            place["metadata"].pop(name, None)
+    nbformat.write(book, path)  # type: ignore[no-untyped-call]
 
 
 def _push() -> None:

@@ -67,7 +67,9 @@ def test_the_trigger_form_offers_what_the_issue_names(dags) -> None:
     assert set(dags["toll_traffic_check"].params) == {"day"}
 
 
-@pytest.mark.parametrize(("name", "value"), [("day", "31.01.2026"), ("window", 3), ("candidates", ["none such"]), ("promote", "perhaps")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("day", "31.01.2026"), ("window", 3), ("candidates", ["none such"]), ("promote", "perhaps")]
+)
 def test_a_wrong_param_is_refused(dags, name: str, value: object) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
@@ -84,11 +86,20 @@ def test_a_broken_model_shows_as_an_import_error_and_the_others_stay(dag_bag, tm
     assert set(bag.dags) == {"good_train", "good_score", "good_check"}
     assert [Path(path).name for path in bag.import_errors] == ["broken_models.py"]
     (error,) = bag.import_errors.values()
-    assert f"{broken}, line 3: task: got 'regresion'; allowed: regression, binary, multiclass; did you mean 'regression'?" in error
+    assert (
+        f"{broken}, line 3: task: got 'regresion'; allowed: regression, binary, multiclass; did you mean 'regression'?"
+        in error
+    )
 
 
 def in_a_process_of_its_own(code: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -104,7 +115,9 @@ def test_parsing_imports_nothing_heavy() -> None:
 
 def test_a_task_builds_only_its_own_dag() -> None:
     code = "from esteira import dags; print(sorted(dags.build()))"
-    assert in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="toll_traffic_score") == "['toll_traffic_score']"
+    assert (
+        in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="toll_traffic_score") == "['toll_traffic_score']"
+    )
     assert in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="another_dag") == "[]"
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from esteira import data, steps, tables
 from esteira.decide import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
+
 from tests import models
 from tests.integration.test_steps import CHANGE, FIRST, score_days
 from tests.models import AS_OF
@@ -112,7 +112,9 @@ def test_a_path_of_the_loop(path: str, run, tmp_path: Path, monkeypatch: pytest.
     assert [mail.subject for mail in sent] == (["the warning"] if "warn" in walked else [])
 
 
-def test_a_crash_in_an_attempt_counts_as_not_improved(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+def test_a_crash_in_an_attempt_counts_as_not_improved(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
     spec = models.write(tmp_path, yaml=THREE)
     pretend(monkeypatch, Decision.RETRAIN, [CRASH, R])
     states = run(spec, "check", day=str(FIRST))
@@ -124,7 +126,9 @@ def test_a_crash_in_an_attempt_counts_as_not_improved(run, tmp_path: Path, monke
     assert sent == []
 
 
-def test_when_every_attempt_crashes_the_warning_is_sent(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+def test_when_every_attempt_crashes_the_warning_is_sent(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
     spec = models.write(tmp_path, yaml=THREE)
     pretend(monkeypatch, Decision.RETRAIN, [CRASH, CRASH, CRASH])
     states = run(spec, "check", day=str(FIRST))
@@ -133,7 +137,9 @@ def test_when_every_attempt_crashes_the_warning_is_sent(run, tmp_path: Path, mon
     assert [mail.subject for mail in sent] == ["the warning"]
 
 
-def test_drift_alone_is_reported_and_retrains_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
+def test_drift_alone_is_reported_and_retrains_nothing(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
     monkeypatch.setattr(steps, "drifted", lambda *_: (True, {"heat": 1.0}))
     monkeypatch.setattr(steps, "drift_mail", lambda *_: SimpleNamespace(subject="drift"))
@@ -185,7 +191,9 @@ def test_the_three_dags_live_through_a_change_for_real(
 
 
 @pytest.mark.parametrize("world", [{"change": str(CHANGE)}, {"noise": str(CHANGE)}])
-def test_the_command_line_decides_as_the_dag_does(home: Path, run, tmp_path: Path, world: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_decides_as_the_dag_does(
+    home: Path, run, tmp_path: Path, world: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = models.write(tmp_path / "models", **world)
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
     steps.train(spec, AS_OF, "t")

@@ -5,7 +5,6 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-
 from esteira import notebook
 
 DAY = date(2026, 3, 1)
@@ -35,21 +34,29 @@ def test_other_changes_in_the_repository_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notebooks" / "mine.txt").write_text("a draft")
     subprocess.run(["git", "-C", str(tmp_path / "notebooks"), "add", "mine.txt"], check=True)
     notebook.commit("sales", date(2026, 3, 8), {})
-    status = subprocess.run(["git", "-C", str(tmp_path / "notebooks"), "status", "--porcelain"], capture_output=True, text=True, check=True)
+    status = subprocess.run(
+        ["git", "-C", str(tmp_path / "notebooks"), "status", "--porcelain"], capture_output=True, text=True, check=True
+    )
     assert status.stdout == "A  mine.txt\n"
 
 
 def test_it_is_pushed_where_there_is_a_remote(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "remote.git")], check=True)
     notebook.commit("sales", DAY, {})
-    subprocess.run(["git", "-C", str(tmp_path / "notebooks"), "remote", "add", "origin", str(tmp_path / "remote.git")], check=True)
+    subprocess.run(
+        ["git", "-C", str(tmp_path / "notebooks"), "remote", "add", "origin", str(tmp_path / "remote.git")], check=True
+    )
     commit = notebook.commit("sales", date(2026, 3, 8), {})
-    pushed = subprocess.run(["git", "-C", str(tmp_path / "remote.git"), "rev-parse", "main"], capture_output=True, text=True, check=True)
+    pushed = subprocess.run(
+        ["git", "-C", str(tmp_path / "remote.git"), "rev-parse", "main"], capture_output=True, text=True, check=True
+    )
     assert pushed.stdout.strip() == commit
 
 
 def test_a_failed_push_warns_and_blocks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notebook.commit("sales", DAY, {})
-    subprocess.run(["git", "-C", str(tmp_path / "notebooks"), "remote", "add", "origin", str(tmp_path / "absent.git")], check=True)
+    subprocess.run(
+        ["git", "-C", str(tmp_path / "notebooks"), "remote", "add", "origin", str(tmp_path / "absent.git")], check=True
+    )
     assert len(notebook.commit("sales", date(2026, 3, 8), {})) == 40
     assert "the notebook is committed, but git push failed" in caplog.text

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import skops.io
-
 from esteira import drift, learn, registry
 from esteira.registry import ModelRefused
 from esteira.spec import ModelSpec
+
 from tests import models
 from tests.unit.test_learn import frame, spec  # noqa: F401  # fixtures
 
@@ -50,7 +50,9 @@ def test_a_loaded_model_predicts_what_the_logged_one_did(run_id: str, spec: Mode
     ],
 )
 def test_common_estimators_are_kept_and_loaded(home: Path, tmp_path: Path, frame: pd.DataFrame, estimator: str) -> None:  # noqa: F811
-    yaml = models.YAML.replace("sklearn.linear_model.Ridge", estimator).replace("  window: 28d", "  window: 28d\n  feature_selection: {{percentile: 90}}")
+    yaml = models.YAML.replace("sklearn.linear_model.Ridge", estimator).replace(
+        "  window: 28d", "  window: 28d\n  feature_selection: {{percentile: 90}}"
+    )
     spec = models.write(tmp_path / "other", yaml=yaml)  # noqa: F811
     small = frame.tail(300)
     params = {"max_iter": 2000, "early_stopping": True} if "MLP" in estimator else {}

@@ -8,18 +8,27 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from esteira import data, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
 from esteira.spec import ModelSpec, find
 from esteira.steps import checking, ingest, ledger, scoring, training
+
 from tests import models
 from tests.conftest import use_home
 from tests.models import AS_OF
 
 FIRST = AS_OF + timedelta(days=1)
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
-KINDS: tuple[tables.Kind, ...] = ("raw", "quarantine", "features", "predictions", "served", "labels", "metrics", "ledger")
+KINDS: tuple[tables.Kind, ...] = (
+    "raw",
+    "quarantine",
+    "features",
+    "predictions",
+    "served",
+    "labels",
+    "metrics",
+    "ledger",
+)
 
 
 def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int | None = None) -> None:
@@ -103,7 +112,10 @@ def test_training_again_does_not_promote_what_is_not_better(trained) -> None:
 
 
 def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Path) -> None:
-    spec = models.write(tmp_path, yaml=models.YAML.replace("  window: 28d", "  window: 28d\n  accept: {{mae_over_mean: {{max: 0.0001}}}}"))
+    spec = models.write(
+        tmp_path,
+        yaml=models.YAML.replace("  window: 28d", "  window: 28d\n  accept: {{mae_over_mean: {{max: 0.0001}}}}"),
+    )
     said = steps.train(spec, AS_OF, "t")
     assert "on the test part mae_over_mean" in said
     assert steps.champion(spec) is None
@@ -144,10 +156,14 @@ def test_a_day_before_the_first_promotion_is_refused(trained) -> None:
     assert len(tables.read("predictions", spec.name, day=AS_OF)) == 72
 
 
-def test_an_empty_day_is_an_empty_day(trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_day_is_an_empty_day(
+    trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    monkeypatch.setattr(data, "read", lambda spec, first, last: pd.DataFrame({"event_time": [], "day": pd.to_datetime([])}))
+    monkeypatch.setattr(
+        data, "read", lambda spec, first, last: pd.DataFrame({"event_time": [], "day": pd.to_datetime([])})
+    )
     with caplog.at_level("INFO"):
         score_days(spec, [FIRST])
     assert tables.read("predictions", spec.name).empty
@@ -189,7 +205,11 @@ def test_scoring_again_replaces_predictions_and_leaves_what_was_served(trained) 
 def test_a_retry_of_the_serving_run_rewrites_what_it_served(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     score_days(spec, [FIRST], run="first")
-    monkeypatch.setattr(learn, "predict", lambda spec, model, frame: pd.DataFrame({"prediction": 7.0, "probability": float("nan")}, index=frame.index))
+    monkeypatch.setattr(
+        learn,
+        "predict",
+        lambda spec, model, frame: pd.DataFrame({"prediction": 7.0, "probability": float("nan")}, index=frame.index),
+    )
     score_days(spec, [FIRST], run="first")
     assert set(tables.read("served", spec.name)["prediction"]) == {7.0}
 
@@ -205,7 +225,9 @@ def test_each_day_of_a_range_is_scored_by_its_own_champion(trained) -> None:
 
 def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(trained) -> None:
     spec = trained()
-    with pytest.raises(steps.PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"):
+    with pytest.raises(
+        steps.PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"
+    ):
         ledger.make_champion(spec, 9, AS_OF + timedelta(days=3), measured=5, why="x", by="x")
     with pytest.raises(steps.PromotionRefused, match="older than the champion, which serves from"):
         ledger.make_champion(spec, 9, AS_OF - timedelta(days=3), measured=1, why="x", by="x")
@@ -221,7 +243,10 @@ def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyP
     def race(spec: ModelSpec, key: str, **row: object) -> bool:
         if not raced:
             raced.append(key)
-            tables.append_once(spec.name, {"id": key, "at": tables.clock(), "effective_day": FIRST, "version": 1, "to_state": "champion"})
+            tables.append_once(
+                spec.name,
+                {"id": key, "at": tables.clock(), "effective_day": FIRST, "version": 1, "to_state": "champion"},
+            )
         return real(spec, key, **row)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ledger, "record", race)
@@ -244,7 +269,9 @@ def test_a_healthy_check_keeps_and_records(trained) -> None:
     assert (verdict.decision, outcomes, version) == (Decision.KEEP, [], None)
     rows = tables.read("metrics", spec.name)
     windows = rows[(rows["window"] == "window") & (rows["metric"] == "mae_over_mean")]
-    assert [(first.date(), last.date()) for first, last in zip(windows["first_day"], windows["last_day"], strict=True)] == [
+    assert [
+        (first.date(), last.date()) for first, last in zip(windows["first_day"], windows["last_day"], strict=True)
+    ] == [
         (FIRST, FIRST + timedelta(days=6)),
         (FIRST + timedelta(days=7), FIRST + timedelta(days=13)),
     ]
@@ -267,7 +294,9 @@ def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypat
     assert checking.served(spec, 2, days[0], days[-1]).empty
 
 
-def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = trained()
     score_days(spec, [FIRST])
     real = data.read_labels
@@ -288,7 +317,12 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(train
 def test_a_changed_spec_makes_old_features_stale(trained, tmp_path: Path) -> None:
     spec = trained()
     assert training.lacking(spec, AS_OF) == []
-    fewer = models.write(tmp_path / "models", yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [hour]").replace("heat: {{min: -50, max: 60}}, ", ""))
+    fewer = models.write(
+        tmp_path / "models",
+        yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [hour]").replace(
+            "heat: {{min: -50, max: 60}}, ", ""
+        ),
+    )
     assert len(training.lacking(fewer, AS_OF)) == 28
 
 
@@ -397,7 +431,9 @@ def twice(step, *args):
     return step(*args)
 
 
-def test_running_each_step_twice_leaves_the_tables_of_running_it_once(trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> None:
+def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
+    trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
+) -> None:
     import shutil
 
     spec, day = lived(trained, change=str(CHANGE))

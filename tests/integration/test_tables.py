@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from esteira import tables
 
 DAYS = [date(2026, 1, 1), date(2026, 1, 2)]

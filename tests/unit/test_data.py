@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from deltalake import write_deltalake
-
 from esteira import data
 from esteira.data import DataError
 from esteira.spec import ModelSpec, canonical, load
+
 from tests import models
 
 DAY = date(2026, 1, 2)
@@ -75,13 +75,15 @@ def test_every_source_gives_the_rows_of_the_day(tmp_path: Path, kind: str) -> No
 
 
 def test_a_path_that_matches_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file matches .*absent.csv; put it there, or correct source.path"):
+    with pytest.raises(DataError, match=r"no file matches .*absent\.csv; put it there, or correct source.path"):
         data.read(declare(tmp_path, "{kind: csv, path: absent.csv}"), DAY, DAY)
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     ROWS.drop(columns="heat").to_csv(tmp_path / "x.csv", index=False)
-    with pytest.raises(DataError, match="model sales: its csv source has no column 'heat'; it has: at, site, hour, open, amount"):
+    with pytest.raises(
+        DataError, match="model sales: its csv source has no column 'heat'; it has: at, site, hour, open, amount"
+    ):
         data.read(declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}"), DAY, DAY)
 
 
@@ -91,7 +93,9 @@ def test_scoring_needs_no_target(tmp_path: Path) -> None:
 
 
 def test_times_with_a_zone_become_the_models_clock(tmp_path: Path) -> None:
-    spec = declare(tmp_path, "{kind: csv, path: x}", **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"})
+    spec = declare(
+        tmp_path, "{kind: csv, path: x}", **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"}
+    )
     moments = data.event_time(spec, pd.DataFrame({"at": ["2026-01-02T01:00:00+00:00"]}))
     assert moments[0] == pd.Timestamp("2026-01-01 22:00")
 
@@ -101,7 +105,14 @@ def test_each_row_is_good_or_in_quarantine_with_its_rule(tmp_path: Path) -> None
     rows = pd.DataFrame(
         {
             "site": ["A", "A", "Z", "A", None, "B", "C"],
-            "at": ["2026-01-02 01:00", "2026-01-02 01:00", "2026-01-02 02:00", "no time", "2026-01-02 03:00", *["2026-01-02 04:00"] * 2],
+            "at": [
+                "2026-01-02 01:00",
+                "2026-01-02 01:00",
+                "2026-01-02 02:00",
+                "no time",
+                "2026-01-02 03:00",
+                *["2026-01-02 04:00"] * 2,
+            ],
             "hour": [1, 1, 2, 3, 3, "x", 4],
             "heat": [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 99.0],
             "open": True,
@@ -144,7 +155,9 @@ def test_features_have_one_type_each_and_no_target(tmp_path: Path) -> None:
 def test_features_code_gets_no_target_and_must_keep_the_rows(tmp_path: Path) -> None:
     spec = models.write(tmp_path)
     code = tmp_path / "sales" / "features.py"
-    code.write_text("def build(rows):\n    assert 'amount' not in rows\n    return rows.assign(heat=rows['heat'] * 2)\n")
+    code.write_text(
+        "def build(rows):\n    assert 'amount' not in rows\n    return rows.assign(heat=rows['heat'] * 2)\n"
+    )
     spec = load(tmp_path / "sales" / "model.yaml")
     rows = data.read(spec, DAY, DAY)
     assert data.build_features(spec, rows)["heat"].sum() == pytest.approx(2 * rows["heat"].sum())
@@ -161,7 +174,9 @@ def test_features_code_gets_no_target_and_must_keep_the_rows(tmp_path: Path) -> 
 
 def test_labels_of_another_source_are_joined_by_their_key(tmp_path: Path) -> None:
     ROWS[["site", "at", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
-    spec = models.write(tmp_path, yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n")
+    spec = models.write(
+        tmp_path, yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
+    )
     found = data.read_labels(spec, DAY, DAY)
     assert list(found.columns) == ["site", "at", "label"]
     assert list(found["label"]) == [1.0, 2.0, 3.0, 4.0]
@@ -186,7 +201,8 @@ def test_a_share_of_the_older_rows_is_kept_and_always_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1, "1"), (1.0, "1"), ("1", "1"), (True, "1"), (np.True_, "1"), (np.float64(2), "2"), (1.5, "1.5"), ("UP", "UP")]
+    ("value", "text"),
+    [(1, "1"), (1.0, "1"), ("1", "1"), (True, "1"), (np.True_, "1"), (np.float64(2), "2"), (1.5, "1.5"), ("UP", "UP")],
 )
 def test_canonical(value: object, text: str) -> None:
     assert canonical(value) == text

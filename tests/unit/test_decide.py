@@ -5,10 +5,20 @@ import random
 from datetime import date, timedelta
 
 import pytest
+from esteira.decide import (
+    Decision,
+    Gate,
+    Measurement,
+    Outcome,
+    best_attempt,
+    decide,
+    first_violated,
+    gate,
+    judge,
+    lower_bound,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from esteira.decide import Decision, Gate, Measurement, Outcome, best_attempt, decide, first_violated, gate, judge, lower_bound
 
 START = date(2026, 1, 1)
 

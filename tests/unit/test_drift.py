@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from esteira import drift
 from esteira.spec import ModelSpec
+
 from tests import models
 
 

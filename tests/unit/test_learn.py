@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn import metrics as sk
-
 from esteira import data, learn
 from esteira.spec import METRICS, Candidate, ModelSpec, SpecError
+from sklearn import metrics as sk
+
 from tests import models
 
 LAST = pd.Timestamp("2026-01-30")
@@ -23,12 +23,20 @@ def spec(tmp_path: Path) -> ModelSpec:
 @pytest.fixture
 def frame(spec: ModelSpec) -> pd.DataFrame:
     rows = data.read(spec, (LAST - pd.Timedelta(days=19)).date(), LAST.date())
-    return data.build_features(spec, rows).merge(rows[["site", "at", "amount"]], on=["site", "at"]).rename(columns={"amount": "label"})
+    return (
+        data.build_features(spec, rows)
+        .merge(rows[["site", "at", "amount"]], on=["site", "at"])
+        .rename(columns={"amount": "label"})
+    )
 
 
 def classified(tmp_path: Path, frame: pd.DataFrame, task: str) -> tuple[ModelSpec, pd.DataFrame]:
-    yaml = models.YAML.replace("task: regression", f"task: {task}").replace("{{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}", "{{accuracy: {{min: 0.5}}}}")
-    yaml = yaml.replace("DecisionTreeRegressor", "DecisionTreeClassifier").replace("linear_model.Ridge", "linear_model.LogisticRegression")
+    yaml = models.YAML.replace("task: regression", f"task: {task}").replace(
+        "{{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}", "{{accuracy: {{min: 0.5}}}}"
+    )
+    yaml = yaml.replace("DecisionTreeRegressor", "DecisionTreeClassifier").replace(
+        "linear_model.Ridge", "linear_model.LogisticRegression"
+    )
     yaml += "positive: high\n" if task == "binary" else ""
     levels = ["low", "high"] if task == "binary" else ["low", "middle", "high"]
     label = pd.qcut(frame["label"], len(levels), labels=levels).astype("str")
@@ -50,7 +58,13 @@ def test_metrics_are_those_of_scikit_learn(spec: ModelSpec) -> None:
 
 def test_binary_metrics_know_the_positive_class(tmp_path: Path, frame: pd.DataFrame) -> None:
     spec, _ = classified(tmp_path, frame, "binary")
-    rows = pd.DataFrame({"label": ["high", "low", "low", "high"], "prediction": ["high", "low", "high", "low"], "probability": [0.9, 0.2, 0.6, 0.4]})
+    rows = pd.DataFrame(
+        {
+            "label": ["high", "low", "low", "high"],
+            "prediction": ["high", "low", "high", "low"],
+            "probability": [0.9, 0.2, 0.6, 0.4],
+        }
+    )
     found = learn.evaluate(spec, rows, [name for name, (tasks, _) in METRICS.items() if "binary" in tasks])
     assert found["accuracy"] == found["balanced_accuracy"] == found["f1"] == 0.5
     assert found["roc_auc"] == 0.75
@@ -96,7 +110,12 @@ def test_a_half_life_needs_an_estimator_that_takes_weights(spec: ModelSpec, fram
 
 @pytest.mark.parametrize("method", ["bayesian", "random", "grid"])
 def test_tuning_finds_the_better_depth_and_is_repeatable(spec: ModelSpec, frame: pd.DataFrame, method: str) -> None:
-    candidate = Candidate(estimator="sklearn.tree.DecisionTreeRegressor", search={"max_depth": {"choice": [1, 8]}}, method=method, trials=6)
+    candidate = Candidate(
+        estimator="sklearn.tree.DecisionTreeRegressor",
+        search={"max_depth": {"choice": [1, 8]}},
+        method=method,
+        trials=6,
+    )
     found = learn.tune(spec, candidate, frame)
     assert found.params == {"max_depth": 8}
     assert found.trials == (2 if method == "grid" else 6)
@@ -129,7 +148,9 @@ def test_classes_are_predicted_as_text_with_their_probability(tmp_path: Path, fr
 
 def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame) -> None:
     spec, rows = classified(tmp_path, frame, "binary")
-    with pytest.raises(SpecError, match=r"needs two classes of which one is the positive, 'high'; the labels hold \['low'\]"):
+    with pytest.raises(
+        SpecError, match=r"needs two classes of which one is the positive, 'high'; the labels hold \['low'\]"
+    ):
         learn.classes(spec, rows.loc[rows["label"] == "low", "label"])
 
 
@@ -143,8 +164,12 @@ def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame
         ("lightgbm.LGBMRegressor", {}, "can't import lightgbm.LGBMRegressor"),
     ],
 )
-def test_a_wrong_candidate_is_found_before_any_data_is_read(spec: ModelSpec, estimator: str, params: dict[str, int], message: str) -> None:
-    wrong = spec.model_copy(update={"train": spec.train.model_copy(update={"candidates": (Candidate(estimator=estimator, params=params),)})})
+def test_a_wrong_candidate_is_found_before_any_data_is_read(
+    spec: ModelSpec, estimator: str, params: dict[str, int], message: str
+) -> None:
+    wrong = spec.model_copy(
+        update={"train": spec.train.model_copy(update={"candidates": (Candidate(estimator=estimator, params=params),)})}
+    )
     with pytest.raises(SpecError) as caught:
         learn.check_candidates(wrong)
     assert message in str(caught.value)
@@ -152,7 +177,9 @@ def test_a_wrong_candidate_is_found_before_any_data_is_read(spec: ModelSpec, est
 
 def test_a_champion_of_older_features_says_what_is_missing(spec: ModelSpec, frame: pd.DataFrame) -> None:
     model = learn.fit(spec, spec.train.candidates[1], {}, frame)
-    with pytest.raises(SpecError, match=r"the champion was trained on \['heat'\], which the feature table no longer has"):
+    with pytest.raises(
+        SpecError, match=r"the champion was trained on \['heat'\], which the feature table no longer has"
+    ):
         learn.predict(spec, model, frame.drop(columns="heat"))
 
 

@@ -11,7 +11,11 @@ MAIL = Mail(
     subject=f"out of range {NASTY}\r\nBcc: thief@example.com",
     lead=f"Model sales: {NASTY}",
     sections=(("What was tried", ["attempt", "gain"], [["1", NASTY]]),),
-    links=(("The run", "http://127.0.0.1/x?a=1&b=2"), ("The table", "/lake/metrics/sales"), ("Not a link", "javascript:alert(1)")),
+    links=(
+        ("The run", "http://127.0.0.1/x?a=1&b=2"),
+        ("The table", "/lake/metrics/sales"),
+        ("Not a link", "javascript:alert(1)"),
+    ),
 )
 
 

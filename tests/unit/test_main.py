@@ -14,7 +14,9 @@ def esteira(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     import os
 
     command = [sys.executable, "-m", "esteira", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100", **environment}, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100", **environment}, timeout=120
+    )
 
 
 def test_help_teaches_a_first_day() -> None:

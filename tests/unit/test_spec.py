@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from esteira import spec as specs
 from esteira.spec import SpecError, load
 
@@ -145,7 +144,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "line", "message"), WRONG, ids=[f"{n}: {new[:40]}" for n, (_, new, _, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"), WRONG, ids=[f"{n}: {new[:40]}" for n, (_, new, _, _) in enumerate(WRONG)]
+)
 def test_a_wrong_spec_names_file_line_and_mend(write, old: str, new: str, line: int, message: str) -> None:
     assert old in FULL
     path = write(FULL.replace(old, new, 1))
@@ -168,7 +169,9 @@ def test_an_empty_file_says_how_to_start(write) -> None:
 
 
 def test_a_secret_from_the_environment_is_not_shown(write) -> None:
-    text = MINIMAL.replace("{kind: parquet, path: rides.parquet}", "{kind: sql, url: '${URL}', query: 'x :first :last'}")
+    text = MINIMAL.replace(
+        "{kind: parquet, path: rides.parquet}", "{kind: sql, url: '${URL}', query: 'x :first :last'}"
+    )
     spec = load(write(text), {"URL": "postgresql://u:hunter2@db/x"})
     assert "hunter2" not in repr(spec)
     with pytest.raises(SpecError) as caught:

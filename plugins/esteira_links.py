@@ -1,0 +1,17 @@
+"""A link to MLflow in Airflow's navigation. It has no route of its own, so there is nothing to guard."""
+
+import os
+
+from airflow.plugins_manager import AirflowPlugin
+
+
+class EsteiraLinks(AirflowPlugin):
+    """What Airflow's web UI shows of Esteira beside its DAGs."""
+
+    name = "esteira_links"
+    mlflow = os.environ.get("ESTEIRA_MLFLOW_URL") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    external_views = (
+        [{"name": "MLflow", "href": mlflow, "destination": "nav", "category": "browse"}]
+        if mlflow.startswith("http")
+        else []
+    )

@@ -1,0 +1,72 @@
+"""A live Airflow, started as `make up` starts it, on free ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from local import stack as stacks
+from local.api import Airflow
+from local.stack import Stack
+from tests import models
+from tests.conftest import PROJECT
+
+CLOCKWORK = models.YAML + 'score: {{schedule: "* * * * *"}}\n'
+TODAY = datetime.now(UTC).date()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole set-up, with the project's own models, the examples where their data is there, and some of the tests'."""
+    place = tmp_path_factory.mktemp("live")
+    own = place / "models"
+    models.write(own, "clockwork", yaml=CLOCKWORK)
+    models.write(own, "hopeless", noise=str(models.AS_OF + timedelta(days=8)))
+    broken = models.write(own, "broken").folder / "model.yaml"
+    broken.write_text(broken.read_text().replace("task: regression", "task: regresion"))
+    folders = [own, PROJECT / "include" / "models"]
+    if os.environ.get("ESTEIRA_DATA"):
+        folders.append(PROJECT / "examples")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESTEIRA_HOME", str(place / "home"))
+        patch.setenv("ESTEIRA_MODELS", ":".join(map(str, folders)))
+        for name in ("WEB", "MLFLOW", "SMTP"):
+            patch.setenv(f"ESTEIRA_{name}_PORT", str(free_port()))
+        stack = Stack.from_environment()
+        patch.setenv("MLFLOW_TRACKING_URI", stack.mlflow)
+        try:
+            stacks.up(stack)
+            yield stack
+        finally:
+            stacks.down(stack)
+            kept = os.environ.get("ESTEIRA_KEEP_LOGS")
+            if kept:
+                shutil.copytree(stack.home / "logs", kept, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def airflow(stack: Stack) -> Airflow:
+    """The user admin of the live Airflow."""
+    found = Airflow(stack.web, "admin", stack.password.read_text())
+    found.wait_for_dags(["toll_traffic_train", "clockwork_check", "hopeless_check"])
+    return found
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Where screenshots are kept for a person to look at: ESTEIRA_SCREENSHOTS, else a folder under .esteira."""
+    place = Path(os.environ.get("ESTEIRA_SCREENSHOTS") or PROJECT / ".esteira" / "screenshots")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
