@@ -46,6 +46,7 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
     for noisy in ("alembic", "mlflow", "papermill", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 @app.command()

@@ -367,7 +367,7 @@ def _measured(spec: ModelSpec) -> Any:
         verdict = steps.decide(spec, _run_day(spec))
         log.info("%s: %s", verdict.decision.value, verdict.why)
         chosen = {"retrain": "attempt_1.retrain", "wait": "wait"}.get(verdict.decision.value, "keep")
-        drifted = steps.drifted(spec, _run_day(spec))[0]
+        drifted = steps.drift_to_report(spec, _run_day(spec))
         return [chosen, "drift_report"] if drifted or chosen == "attempt_1.retrain" else [chosen]
 
     decided = decide()

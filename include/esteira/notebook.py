@@ -61,11 +61,24 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
 
 def _execute(target: Path, parameters: Mapping[str, str]) -> None:
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
+
+    class LocalKernel(AsyncKernelManager):
+        """A kernel that is spoken to through sockets in a private folder: it listens on no port."""
+
+        def __init__(self, *given: object, **options: object) -> None:
+            super().__init__(*given, **{**options, "transport": "ipc"})
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # papermill's own use of Jupyter's older paths
         papermill.execute_notebook(
-            str(TEMPLATE), str(target), dict(parameters), kernel_name="python3", progress_bar=False, log_output=False
+            str(TEMPLATE),
+            str(target),
+            dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            kernel_manager_class=LocalKernel,
         )
     _strip(target)
 

@@ -29,7 +29,12 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
-RESERVED_COLUMNS = frozenset({"event_time", "label", "prediction", "probability", "read_at", "version"})
+RESERVED_COLUMNS = frozenset(
+    {
+        *("event_time", "label", "prediction", "probability", "read_at", "run", "trained_through", "version"),
+        *("load_seconds", "predict_seconds", "first_seen"),
+    }
+)
 
 Task = Literal["regression", "binary", "multiclass"]
 HIGHER, LOWER = True, False
@@ -421,6 +426,13 @@ class Score(Block):
     start: Day | None = None
     catchup: bool = False
     shards: Annotated[int, BeforeValidator(_one_shard)] = 1
+
+    @field_validator("schedule")
+    @classmethod
+    def _no_day_is_left_out(cls, schedule: str | None) -> str | None:
+        if schedule and schedule not in ("@daily", "@hourly") and schedule.split()[2:] != ["*", "*", "*"]:
+            raise _mistake(f"got {schedule!r}, which leaves out days that then nobody scores; end it with '* * *'")
+        return schedule
 
     @model_validator(mode="after")
     def _catchup_has_a_start(self) -> Self:

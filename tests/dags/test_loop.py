@@ -70,7 +70,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "labels_for_check": lambda *_: 1,
         "measure": lambda *_: 1,
         "decide": lambda *_: Verdict(decision, "pretended"),
-        "drifted": lambda *_: (False, {}),
+        "drift_to_report": lambda *_: None,
         "drift_report": lambda *_: "run-drift",
         "drift_mail": lambda *_: None,
         "retrain": retrain,
@@ -141,7 +141,7 @@ def test_drift_alone_is_reported_and_retrains_nothing(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
-    monkeypatch.setattr(steps, "drifted", lambda *_: (True, {"heat": 1.0}))
+    monkeypatch.setattr(steps, "drift_to_report", lambda *_: "drifted:1:2026-02-07")
     monkeypatch.setattr(steps, "drift_mail", lambda *_: SimpleNamespace(subject="drift"))
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["drift_report"] == states["keep"] == "success"

@@ -499,6 +499,13 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     assert mail is not None
     assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
     assert "By itself this retrains nothing" in mail.lead
+    again = steps.drift_mail(spec, day)
+    assert again is not None
+    assert again.key == mail.key
+    next_day = day + timedelta(days=1)
+    steps.measure(spec, next_day)
+    assert steps.drift_mail(spec, next_day) is None
+    assert (tables.read("ledger", spec.name)["to_state"] == "drifted").sum() == 1
 
 
 def test_status_says_what_a_person_wants_to_know(trained) -> None:

@@ -122,6 +122,8 @@ WRONG = [
     ("trials: 20}", "params: {learning_rate: 1}}", 15, "'learning_rate' is both fixed and searched"),
     ("shards: 1", "shards: 4", 17, "only shards: 1 is built so far"),
     ('"0 6 * * *"', "daily", 17, "a schedule is five cron fields"),
+    ('"0 6 * * *"', '"0 6 * * 1"', 17, "which leaves out days that then nobody scores"),
+    ('"0 6 * * *"', '"@weekly"', 17, "which leaves out days that then nobody scores"),
     ("shards: 1", "catchup: true", 17, "give start, such as 2026-01-31"),
     ("mae_over_mean: {max", "mae_over_man: {max", 20, "for regression: mae, rmse, mape, mae_over_mean, r2; did you mean 'mae_over_mean'?"),
     ("mae_over_mean: {max", "accuracy: {max", 20, "unknown metric 'accuracy'; for regression"),

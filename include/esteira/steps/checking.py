@@ -209,15 +209,12 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
 
 def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table and the guards against endless loops."""
-    now, latest = ledger.champion(spec, day), ledger.champion(spec)
-    if now is None or latest is None:
+    now = ledger.champion(spec, day)
+    if now is None:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
-    checked = tables.read("metrics", spec.name, columns=["check_day"])
-    newest = checked["check_day"].max().date() if len(checked) else day
-    if newest > day:
-        return Verdict(Decision.KEEP, f"only measured: {newest} was checked already")
-    if latest.version != now.version:
-        return Verdict(Decision.KEEP, f"only measured: version {latest.version} serves from {latest.effective_day} on")
+    why = only_measured(spec, day)
+    if why:
+        return Verdict(Decision.KEEP, why)
     found = measured_windows(spec, day)
     verdict = decide_from(found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least)
     if verdict.decision is not Decision.RETRAIN:
@@ -228,13 +225,24 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
             Decision.WAIT,
             f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed",
         )
-    warned = tables.read("ledger", spec.name, id=warning_id(now.version, found[-1].last))
-    if len(warned) and json.loads(warned.iloc[0]["evidence"])["check_day"] != str(day):
+    if _done_by_another_day(spec, warning_id(now.version, found[-1].last), day):
         return Verdict(
             Decision.WATCH,
             f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
         )
     return verdict
+
+
+def only_measured(spec: ModelSpec, day: date) -> str:
+    """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
+    checked = tables.read("metrics", spec.name, columns=["check_day"])
+    newest = checked["check_day"].max().date() if len(checked) else day
+    if newest > day:
+        return f"only measured: {newest} was checked already"
+    now, latest = ledger.champion(spec, day), ledger.champion(spec)
+    if now is not None and latest is not None and latest.version != now.version:
+        return f"only measured: version {latest.version} serves from {latest.effective_day} on"
+    return ""
 
 
 def warning_id(version: int, window_end: date) -> str:
@@ -290,9 +298,9 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     now = ledger.require_champion(spec, day)
     challenger = registry.load(spec, run_id)
-    old = served(spec, now.version, *slice_days(spec, day))
-    old = old[old["day"] > pd.Timestamp(challenger.trained_through)].reset_index(drop=True)
-    new = _predicted_by(spec, challenger, old)
+    held_out = served(spec, now.version, *slice_days(spec, day))
+    unseen = held_out[held_out["day"] > pd.Timestamp(challenger.trained_through)]
+    old, new = _paired(spec, challenger, unseen)
     gains = learn.daily_gains(spec, spec.check.metric, old, new)
     seen = gate(
         gains,
@@ -316,13 +324,17 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     return outcome
 
 
-def _predicted_by(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, as the challenger would have predicted them."""
+def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same rows twice: as the champion served them, and as the challenger predicts them.
+
+    A row that was served but is no longer in the feature store (its source was corrected) can't be compared: it is left
+    out of both.
+    """
     if rows.empty:
-        return rows
+        return rows, rows
     frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
-    known = rows[["day", *spec.key, "label"]].merge(frame, on=["day", *spec.key], how="left", validate="one_to_one")
-    return learn.scored(spec, challenger, known)
+    known = rows.merge(frame.drop(columns="event_time"), on=["day", *spec.key], how="inner", validate="one_to_one")
+    return known[["day", "label", "prediction", "probability"]], learn.scored(spec, challenger, known)
 
 
 def _attempt_rows(
@@ -451,14 +463,26 @@ def drift_report(spec: ModelSpec, day: date) -> str:
     return run_id
 
 
-def drifted(spec: ModelSpec, day: date) -> tuple[bool, dict[str, float]]:
-    """Whether too many features drifted in the latest window, and their PSI, the largest first."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift")
-    share = rows[rows["metric"] == "drift_share"]
-    found = rows[rows["metric"] == "psi"].sort_values("value", ascending=False)
-    return bool(len(share)) and not bool(share["in_range"].iloc[0]), dict(
-        zip(found["segment"], found["value"], strict=True)
-    )
+def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
+    """Each feature's PSI in the latest window of a day's check, the largest first."""
+    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="psi")
+    found = rows.sort_values("value", ascending=False)
+    return dict(zip(found["segment"], found["value"], strict=True))
+
+
+def drift_to_report(spec: ModelSpec, day: date) -> str | None:
+    """The ledger's id of a report that too many features drifted; None where they did not, or it was reported before."""
+    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="drift_share")
+    if rows.empty or rows["in_range"].iloc[0] or only_measured(spec, day):
+        return None
+    key = f"drifted:{int(rows['version'].iloc[0])}:{rows['last_day'].iloc[0].date()}"
+    return None if _done_by_another_day(spec, key, day) else key
+
+
+def _done_by_another_day(spec: ModelSpec, key: str, day: date) -> bool:
+    """Whether the check of another day has written this id into the ledger."""
+    rows = tables.read("ledger", spec.name, id=key)
+    return bool(len(rows)) and bool(rows.iloc[0]["by"] != run_key(day))
 
 
 def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -48,20 +48,33 @@ def _promotions(spec: ModelSpec) -> list[Champion]:
 
 def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
     """The champion of a day: the last promotion effective on it or before; None before the first."""
-    until = [promoted for promoted in _promotions(spec) if promoted.effective_day <= day]
+    return _of_day(_promotions(spec), day)
+
+
+def _of_day(promotions: list[Champion], day: date) -> Champion | None:
+    until = [promoted for promoted in promotions if promoted.effective_day <= day]
     return until[-1] if until else None
+
+
+def require_champions(spec: ModelSpec, days: Iterable[date]) -> dict[date, Champion]:
+    """The champion of each day. Raises NoChampion that says what to do where a day has none."""
+    promotions = _promotions(spec)
+    found = {}
+    for day in days:
+        now = _of_day(promotions, day)
+        if now is None:
+            since = f"the first serves from {promotions[0].effective_day}" if promotions else "none was promoted yet"
+            raise NoChampion(
+                f"model {spec.name} has no champion for {day}: {since}. "
+                "Train and promote one for an earlier day, or give a version"
+            )
+        found[day] = now
+    return found
 
 
 def require_champion(spec: ModelSpec, day: date) -> Champion:
     """The champion of a day. Raises NoChampion that says what to do."""
-    found = champion(spec, day)
-    if found is None:
-        first = _promotions(spec)
-        since = f"the first serves from {first[0].effective_day}" if first else "none was promoted yet"
-        raise NoChampion(
-            f"model {spec.name} has no champion for {day}: {since}. Train and promote one for an earlier day, or give a version"
-        )
-    return found
+    return require_champions(spec, [day])[day]
 
 
 def effective_day(as_of: date) -> date:

@@ -152,7 +152,7 @@ def _duration(name: str, value: object) -> str:
 
 
 def _drifted(spec: ModelSpec, day: date) -> Section:
-    _, found = checking.drifted(spec, day)
+    found = checking.drifts(spec, day)
     return (
         "Features that moved most",
         ["feature", "PSI (above 0.2: drift)"],
@@ -185,16 +185,19 @@ def record_delivery(spec: ModelSpec, day: date, mail: Mail) -> None:
 
 
 def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
-    """The mail that says that too many features drifted; None where they did not."""
-    too_many, found = checking.drifted(spec, day)
-    if not too_many:
+    """The mail that says that too many features drifted, one a window; None where they did not."""
+    key = checking.drift_to_report(spec, day)
+    if key is None:
         return None
+    found = checking.drifts(spec, day)
     moved = [name for name, value in found.items() if value > drift.LIMIT]
+    why = f"{', '.join(moved)} drifted since the champion was trained"
+    ledger.record(spec, key, to_state="drifted", why=why, by=checking.run_key(day), effective=day)
     return Mail(
-        key=f"{spec.name}/drift:{day}",
+        key=f"{spec.name}/{key}",
         to=spec.alerts.email or (spec.owner,),
         subject=f"[esteira] {spec.name}: {len(moved)} of {len(found)} features drifted",
-        lead=f"Model {spec.name}, check of {day}: {', '.join(moved)} drifted since the champion was trained. By itself this retrains nothing.",
+        lead=f"Model {spec.name}, check of {day}: {why}. By itself this retrains nothing.",
         sections=(_drifted(spec, day),),
         links=_links(spec, day, run_url),
     )

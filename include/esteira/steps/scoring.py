@@ -23,7 +23,10 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
     Returns the number of rows. `run` names who asked; the rows keep it. Raises NoChampion where a day has none.
     """
     ledger.repair_aliases(spec)
-    chosen = {day: version or ledger.require_champion(spec, day).version for day in days}
+    if version:
+        chosen = dict.fromkeys(days, version)
+    else:
+        chosen = {day: now.version for day, now in ledger.require_champions(spec, days).items()}
     rows = tables.read("features", spec.name, day=(min(days), max(days)))
     parts = [
         _predict(spec, number, rows, [day for day in days if chosen[day] == number])
