@@ -9,11 +9,12 @@ import sys
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
 from esteira import spec as specs
-from esteira.spec import ModelSpec, SpecError
+from esteira.spec import EsteiraError, ModelSpec, SpecError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,14 +27,17 @@ an emergency. Models are found in `include/models` (or the folders of `ESTEIRA_M
 runs and versions in `MLFLOW_TRACKING_URI`; all of them default to `.esteira/` in the project.
 
 A first day: `esteira validate`, `esteira train toll_traffic --as-of 2026-01-31`, `esteira score toll_traffic --day
-2026-02-01`, `esteira check toll_traffic --day 2026-02-14`, `esteira status`.""",
+2026-02-01 --last-day 2026-02-14`, `esteira check toll_traffic --day 2026-02-14`, `esteira status`.""",
 )
 
 Model = Annotated[str, typer.Argument(help="The model's name: its folder under include/models.", show_default=False)]
 
 
 def _day(text: str) -> date:
-    return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
+    day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
+    if day > datetime.now().astimezone().date():
+        raise ValueError(f"{text} is in the future; give a day that has ended")
+    return day
 
 
 def _day_option(about: str, *names: str) -> Any:
@@ -111,8 +115,9 @@ def score(
         raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
     read, bad = steps.extract(spec, days), steps.validate(spec, days)
     steps.features(spec, days)
-    scored = steps.score(spec, days, f"cli/score/{day}", version)
-    steps.publish(spec, days)
+    run = f"cli/{uuid4()}"
+    scored = steps.score(spec, days, run, version)
+    steps.publish(spec, days, run)
     typer.echo(f"{len(days)} days: {read} rows read = {scored} scored + {bad} in quarantine")
 
 
@@ -168,11 +173,9 @@ def _find(name: str) -> ModelSpec:
 
 def main() -> None:
     """Run a command; what a user can mend is shown as a sentence, not as a traceback."""
-    from esteira.data import DataError
-
     try:
         app()
-    except (SpecError, DataError, LookupError) as error:
+    except EsteiraError as error:
         sys.exit(f"esteira: {error}")
 
 

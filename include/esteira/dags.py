@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -23,6 +23,7 @@ from airflow.sdk import (
     get_parsing_context,
     task,
 )
+from airflow.sdk.exceptions import AirflowFailException
 
 from esteira.spec import ModelSpec, SpecError, load, model_files
 
@@ -46,10 +47,9 @@ def build() -> dict[str, DAG]:
             continue
         try:
             spec = load(path)
-        except SpecError as error:  # dags/broken_models.py shows it in Airflow's UI; the other models' DAGs stay
+            dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
+        except Exception as error:  # whatever it is: dags/broken_models.py shows it, and the other models' DAGs stay
             log.error("%s", error)
-            continue
-        dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
     return dags
 
 
@@ -63,6 +63,8 @@ def raise_broken() -> None:
             load(path)
         except SpecError as error:
             mistakes.append(str(error))
+        except Exception as error:
+            mistakes.append(f"{path}: {type(error).__name__}: {error}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
 
@@ -112,8 +114,12 @@ def _run_day(spec: ModelSpec) -> date:
     params, _, partition = _context()
     given = partition or params["day"]
     if given:
-        return date.fromisoformat(given)
-    due = get_current_context()["dag_run"].logical_date or datetime.now(UTC)  # the only day that comes from the clock
+        day = date.fromisoformat(given)
+        if day > datetime.now(ZoneInfo(spec.time.timezone)).date():
+            raise AirflowFailException(f"day {day} is in the future; give a day that has ended")
+        return day
+    run = get_current_context()["dag_run"]
+    due = run.logical_date or run.run_after  # the same for every task of the run, however long it takes
     return due.astimezone(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
 
 
@@ -243,11 +249,16 @@ stays in the table `served`. The check of each scored day follows by itself."""
             title="Version",
             description="Score with this version in place of the champion.",
         ),
-        "check": Param(True, type="boolean", title="Check", description="Let the check of each scored day follow."),
+        "check": Param(
+            True,
+            type="boolean",
+            title="Check",
+            description="Let the check of each scored day follow (a run of a partition always does).",
+        ),
     }
     options = {
         "schedule": timetable,
-        "start_date": _start(spec, spec.score.start),
+        "start_date": _start(spec, spec.score.start and spec.score.start + timedelta(days=1)),
         "catchup": spec.score.catchup,
         "max_active_runs": 4,
     }
@@ -295,8 +306,8 @@ stays in the table `served`. The check of each scored day follows by itself."""
         def publish() -> int:
             from esteira import steps
 
-            rows = steps.publish(spec, days())
-            params, _, partition = _context()
+            params, run, partition = _context()
+            rows = steps.publish(spec, days(), run)
             events = get_current_context()["outlet_events"][asset]
             if params["check"] and not partition:
                 events.add_partitions([str(day) for day in days()])
@@ -463,6 +474,7 @@ def _drift_report(spec: ModelSpec) -> Any:
         mail = steps.drift_mail(spec, day, _run_url())
         if mail:
             _send(mail)
+            steps.record_drift_mail(spec, day, mail)
         return run_id
 
     return drift_report()
@@ -501,8 +513,3 @@ def _mail_failure(spec: ModelSpec) -> Any:
         _send(steps.failure_mail(spec, instance.task_id, instance.run_id, context.get("exception"), instance.log_url))
 
     return mail_failure
-
-
-def dag_ids(spec: ModelSpec) -> Iterator[str]:
-    """The ids of a model's DAGs."""
-    return (f"{spec.name}_{kind}" for kind in KINDS)

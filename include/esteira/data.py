@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from esteira.spec import (
     CsvSource,
     DeltaSource,
+    EsteiraError,
     Expectation,
     ModelSpec,
     ParquetSource,
@@ -28,7 +29,7 @@ from esteira.spec import (
 )
 
 
-class DataError(ValueError):
+class DataError(EsteiraError):
     """A source can't be used as it is. The text says what was wrong, where, and how to mend it."""
 
 
@@ -44,7 +45,7 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     validation can put it into quarantine. Raises DataError where the source lacks a column that the model needs.
     """
     rows = _read(spec.source, spec, first, last)
-    if rows is None:
+    if rows is None or rows.columns.empty:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
     missing = [name for name in spec.source_columns if name not in rows.columns]
     if missing:
@@ -65,7 +66,17 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
 
 def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
     """When each row happened, as clock time in the model's time zone; NaT where it can't be read."""
-    moments = pd.to_datetime(rows[spec.time.column], format=spec.time.format or "ISO8601", errors="coerce")
+    given, form = rows[spec.time.column], spec.time.format or "ISO8601"
+    try:
+        moments = pd.to_datetime(given, format=form, errors="coerce")
+    except ValueError:  # offsets that differ, as they do over a year with summer time
+        zoned = given.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$")
+        if not zoned.all():
+            raise DataError(
+                f"model {spec.name}: {zoned.sum()} of {len(zoned)} times in {spec.time.column!r} have an offset and the others "
+                f"have none, such as {given[~zoned].iloc[0]!r}; mend the source so that all or none have one"
+            ) from None
+        moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
     if moments.dt.tz is not None:
         moments = moments.dt.tz_convert(spec.time.timezone).dt.tz_localize(None)
     if spec.time.hour:
@@ -93,9 +104,10 @@ def _read(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFr
 
 
 def _files(pattern: str, folder: Path, first: date, last: date) -> list[str]:
-    names = (
-        [pattern.replace("{day}", day.isoformat()) for day in days(first, last)] if "{day}" in pattern else [pattern]
-    )
+    names = [pattern]
+    if "{day}" in pattern:  # with a day of slack: files may be cut by another clock than the model's
+        around = days(first - timedelta(days=1), last + timedelta(days=1))
+        names = [pattern.replace("{day}", day.isoformat()) for day in around]
     found = [path for name in names for path in sorted(glob.glob(str(folder / name)))]  # noqa: PTH207  # patterns may be absolute
     if not found and "{day}" not in pattern:
         raise DataError(f"no file matches {folder / pattern}; put it there, or correct source.path in model.yaml")
@@ -146,13 +158,57 @@ def _call(folder: Path, dotted: str) -> Callable[..., pd.DataFrame]:
 def validate(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that are as expected, and the others with `rule` and `reason`: each row is in exactly one of the two.
 
-    The target's expectation is not looked at: it belongs to the labels, which scoring must not read.
+    What a model's features.py makes of a row is looked at too. The target's expectation is not: it belongs to the labels,
+    which scoring must not read.
     """
-    failures = [*_structural(spec, rows)]
-    for column, expectation in spec.expect.items():
-        if column in rows.columns and column != spec.target:
-            failures += _unexpected(column, rows[column], expectation)
-    return _part(rows, failures)
+    good, bad, _ = _examine(spec, rows)
+    return good, bad
+
+
+def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The feature rows of those raw rows that are as expected: key, event_time, day, each feature as float64 or text.
+
+    Where the model's folder has a features.py, its build(rows) gives the features; it must keep the rows and their index.
+    """
+    good, _, built = _examine(spec, rows)
+    if good.empty:
+        return pd.DataFrame()
+    columns = {name: good[name] for name in ("event_time", "day")}
+    columns |= {name: _typed(spec, name, built[name]) for name in (*spec.key, *spec.features.all)}
+    return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
+
+
+def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The good rows, the bad ones with rule and reason, and what features.py makes of the good ones."""
+    if rows.empty:
+        return rows, rows, rows
+    good, bad = _part(rows, [*_unreadable(spec, rows), *_unexpected_in(spec, rows, list(rows.columns))])
+    built = _built(spec, good)
+    good, worse = _part(good, [*_not_numbers(spec, built), *_unexpected_in(spec, built, spec.features.all)])
+    # Last, so that a row that is bad by itself never costs a good one of the same key its place.
+    good, twice = _part(
+        good, [("unique_key", good.duplicated(["day", *spec.key]), "another row of the day has the same key")]
+    )
+    return good, pd.concat([bad, worse, twice]).sort_index(), built.loc[good.index]
+
+
+def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the model's features.py makes of the rows, or the rows themselves, with every feature and the same index."""
+    built = rows
+    if spec.has_features_code and len(rows):
+        built = _call(spec.folder, "features.build")(rows.drop(columns=[spec.target], errors="ignore").copy())
+        if not built.index.sort_values().equals(rows.index.sort_values()):
+            raise DataError(
+                f"{spec.folder / 'features.py'}: build must return the {len(rows)} rows that it got, with their index; "
+                f"it returned {len(built)}"
+            )
+        built = built.loc[rows.index]
+    missing = [name for name in (*spec.key, *spec.features.all) if name not in built.columns]
+    if missing and len(rows):
+        raise DataError(
+            f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}"
+        )
+    return built
 
 
 def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -170,15 +226,22 @@ def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, 
 Failure = tuple[str, pd.Series, str]
 
 
-def _structural(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[Failure]:
+def _unreadable(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[Failure]:
     yield "time", rows["event_time"].isna(), f"the time in {spec.time.column!r} can't be read"
     for name in spec.key:
         yield "key", rows[name].isna(), f"the key {name!r} is empty"
-    yield "unique_key", rows.duplicated(["day", *spec.key]), "another row of the day has the same key"
-    if not spec.has_features_code:
-        for name in (*spec.features.numeric, *spec.features.boolean):
-            number = pd.to_numeric(rows[name], errors="coerce")
-            yield "number", rows[name].notna() & (number.isna() | np.isinf(number)), f"{name!r} is not a finite number"
+
+
+def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
+    for name in (*spec.features.numeric, *spec.features.boolean) if len(built) else ():
+        number = pd.to_numeric(built[name], errors="coerce")
+        yield "number", built[name].notna() & (number.isna() | np.isinf(number)), f"{name!r} is not a finite number"
+
+
+def _unexpected_in(spec: ModelSpec, rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[Failure]:
+    for column in columns:
+        if column in spec.expect and column in rows.columns and column != spec.target:
+            yield from _unexpected(column, rows[column], spec.expect[column])
 
 
 def _unexpected(column: str, values: pd.Series, expectation: Expectation) -> Iterator[Failure]:
@@ -205,30 +268,6 @@ def _part(rows: pd.DataFrame, failures: list[Failure]) -> tuple[pd.DataFrame, pd
     return rows.loc[~bad], rows.loc[bad].assign(rule=rule[bad], reason=reason[bad])
 
 
-def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """The feature rows of good raw rows: key, event_time, day, and each feature as float64 or text.
-
-    Where the model's folder has a features.py, its build(rows) gives the features; it must return one row for each row.
-    """
-    built = rows
-    if spec.has_features_code and len(rows):
-        built = _call(spec.folder, "features.build")(rows.drop(columns=[spec.target], errors="ignore").copy())
-        if len(built) != len(rows):
-            raise DataError(
-                f"{spec.folder / 'features.py'}: build must return a row for each of the {len(rows)} rows, got {len(built)}"
-            )
-    if len(rows) == 0:
-        return pd.DataFrame()
-    missing = [name for name in (*spec.key, *spec.features.all) if name not in built.columns]
-    if missing:
-        raise DataError(
-            f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}"
-        )
-    columns = {name: rows[name].set_axis(built.index) for name in ("event_time", "day")}
-    columns |= {name: _typed(spec, name, built[name]) for name in (*spec.key, *spec.features.all)}
-    return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
-
-
 def _typed(spec: ModelSpec, name: str, values: pd.Series) -> pd.Series:
     if name in spec.features.categorical:
         return values.map(canonical, na_action="ignore").astype("str")
@@ -242,15 +281,15 @@ def _number(values: pd.Series) -> pd.Series:
 def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """The labels that the source has for the days: the key, `day` where the source knows it, and `label`.
 
-    From `labels.source` where the model has one (joined to the served rows by key), else from the source's target.
+    From `labels.source` where the model has one, else from the source's own target. Without a day a key must be the only
+    one of its kind. Raises DataError where it is not, or where a column is missing.
     """
     if spec.labels is None:
         rows = read(spec, first, last)
-        key = ["day", *spec.key]
     else:
-        read_rows = _read(spec.labels.source, spec, first, last)
-        rows = read_rows if read_rows is not None else pd.DataFrame()
-        key = list(spec.labels.key or spec.key)
+        found = _read(spec.labels.source, spec, first, last)
+        rows = _with_day(spec, found) if found is not None else pd.DataFrame()
+    key = list(spec.key if spec.labels is None else spec.labels.key or spec.key)
     if rows.empty:
         return pd.DataFrame(columns=[*key, "label"])
     missing = [name for name in (*key, spec.target) if name not in rows.columns]
@@ -258,8 +297,34 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
         raise DataError(
             f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}"
         )
+    rows = rows.dropna(subset=[name for name in ("day", "event_time", *key) if name in rows.columns])
+    key = [*(["day"] if "day" in rows.columns else []), *key]
     columns = {name: _typed(spec, name, rows[name]) for name in key}
-    return pd.DataFrame(columns).assign(label=rows[spec.target]).drop_duplicates(key)
+    labels = pd.DataFrame(columns).assign(label=rows[spec.target])
+    twice = labels.duplicated(key, keep=False)
+    if "day" not in key and twice.any():
+        example = labels.loc[twice, key].iloc[0].to_dict()
+        raise DataError(
+            f"model {spec.name}: its labels' source has {twice.sum()} rows whose key is not the only one of its kind, such as "
+            f"{example}; add the time column {spec.time.column!r} to it, or a key that is"
+        )
+    return labels.drop_duplicates(key)
+
+
+def _with_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The labels' rows with their day, where they have the model's time column."""
+    if spec.time.column not in rows.columns or (spec.time.hour and spec.time.hour not in rows.columns):
+        return rows
+    return rows.assign(day=event_time(spec, rows).dt.normalize().astype("datetime64[s]"))
+
+
+def like(values: pd.Series, wanted: pd.Series) -> pd.Series:
+    """`values` with the type of `wanted`, so that two sources' keys can be joined; what does not fit becomes empty."""
+    if pd.api.types.is_datetime64_any_dtype(wanted):
+        return pd.to_datetime(values, errors="coerce").astype(wanted.dtype)
+    if pd.api.types.is_numeric_dtype(wanted):
+        return pd.to_numeric(values, errors="coerce")
+    return values.map(canonical, na_action="ignore").astype(wanted.dtype)
 
 
 def as_label(spec: ModelSpec, values: pd.Series) -> pd.Series:

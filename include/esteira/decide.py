@@ -92,11 +92,11 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int) -> V
     return Verdict(Decision.RETRAIN, what)
 
 
-def first_violated(windows: Sequence[Measurement]) -> date:
-    """The first day of the run of unhealthy windows that ends with the latest one."""
+def first_violated(windows: Sequence[Measurement], *, min_days: int) -> date:
+    """The first day of the run of unhealthy windows that ends with the latest one; one with too few days ends it too."""
     start = windows[-1].first
     for window in reversed(windows):
-        if window.healthy:
+        if window.healthy or window.days < min_days:
             break
         start = window.first
     return start

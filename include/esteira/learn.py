@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn import metrics as sk
-from sklearn.base import is_regressor
+from sklearn.base import BaseEstimator, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_selection import SelectPercentile, f_classif, f_regression
@@ -112,15 +112,21 @@ def _estimator(spec: ModelSpec, candidate: Candidate) -> Callable[..., Any]:
         raise SpecError(
             f"model {spec.name}: can't import {candidate.estimator}: {error}; install it, or correct it"
         ) from error
-    if not hasattr(module, class_name):
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
         known = [name for name in dir(module) if name[0].isupper()]
         raise SpecError(f"model {spec.name}: {module_name} has no {class_name!r}{nearest(class_name, known)}")
-    return getattr(module, class_name)  # type: ignore[no-any-return]
+    return found
 
 
 def _seeded(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any]) -> dict[str, Any]:
     given = {**candidate.params, **params}
-    known = list(_estimator(spec, candidate)().get_params())
+    try:
+        known = list(_estimator(spec, candidate)().get_params())
+    except TypeError as error:
+        raise SpecError(
+            f"model {spec.name}: {candidate.name} can't be made by itself ({error}); name another estimator"
+        ) from None
     for name in given:
         if name not in known:
             raise SpecError(

@@ -56,7 +56,7 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
                 str(target.relative_to(place)),
             )
         _push()
-        return _git("rev-parse", "HEAD")
+        return _git("log", "-1", "--format=%H", "--", str(target.relative_to(place)))
 
 
 def _execute(target: Path, parameters: Mapping[str, str]) -> None:

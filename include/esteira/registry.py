@@ -28,7 +28,7 @@ from mlflow.types import ColSpec, Schema
 from esteira import tables
 from esteira.drift import Profile
 from esteira.learn import Model, design
-from esteira.spec import ModelSpec
+from esteira.spec import EsteiraError, ModelSpec, digest
 
 ALLOWED_TYPES = (
     # What a model file may hold beside the types that skops trusts by itself. A list that travels with a file is not asked.
@@ -49,8 +49,12 @@ ALLOWED_TYPES = (
 )
 
 
-class ModelRefused(RuntimeError):
+class ModelRefused(EsteiraError):
     """A model file holds types outside the allow-list, or is not in the skops format."""
+
+
+class UnknownVersion(EsteiraError):
+    """A model has no such version."""
 
 
 def uri() -> str:
@@ -95,10 +99,12 @@ def runs(spec: ModelSpec, **tags: object) -> list[Run]:
 @contextmanager
 def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
     """A tracked run, known by `key`: running a task again replaces the run that it left before."""
-    for old in runs(spec, key=key):
-        client().delete_run(old.info.run_id)
     api = client()
-    given = {"key": key, "model_yaml": _spec_digest(spec), "code": code_version(spec), "lock": lock_digest(), **tags}
+    cited = {version.run_id for version in api.search_model_versions(f"name = '{spec.name}'")}
+    for old in runs(spec, key=key):
+        if old.info.run_id not in cited:  # a registered version needs the run that made it
+            api.delete_run(old.info.run_id)
+    given = {"key": key, "model_yaml": digest(spec), "code": code_version(spec), "lock": lock_digest(), **tags}
     started = api.create_run(experiment(spec), run_name=name, tags={tag: str(value) for tag, value in given.items()})
     run_id = str(started.info.run_id)
     try:
@@ -107,12 +113,6 @@ def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
         api.set_terminated(run_id, "FAILED")
         raise
     api.set_terminated(run_id, "FINISHED")
-
-
-def _spec_digest(spec: ModelSpec) -> str:
-    from esteira.spec import digest
-
-    return digest(spec)
 
 
 def code_version(spec: ModelSpec) -> str:
@@ -248,13 +248,13 @@ def aliases(spec: ModelSpec) -> dict[str, int]:
 
 
 def run_of(spec: ModelSpec, version: int) -> str:
-    """The run that made a version. Raises LookupError where there is no such version."""
+    """The run that made a version. Raises UnknownVersion where there is none."""
     try:
         return str(client().get_model_version(spec.name, str(version)).run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise LookupError(f"model {spec.name} has no version {version}; see `esteira status {spec.name}`") from None
+        raise UnknownVersion(f"model {spec.name} has no version {version}; see `esteira status {spec.name}`") from None
 
 
 def load(spec: ModelSpec, run_id: str, version: int = 0) -> Model:

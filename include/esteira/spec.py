@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from croniter import croniter
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,10 +31,24 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
 RESERVED_COLUMNS = frozenset(
-    {
-        *("event_time", "label", "prediction", "probability", "read_at", "run", "trained_through", "version"),
-        *("load_seconds", "predict_seconds", "first_seen"),
-    }
+    [
+        "event_time",
+        "label",
+        "prediction",
+        "probability",
+        "read_at",
+        "run",
+        "trained_through",
+        "version",
+        "load_seconds",
+        "predict_seconds",
+        "first_seen",
+        "rule",
+        "reason",
+        "row",
+        "stage",
+        "found_at",
+    ]
 )
 
 Task = Literal["regression", "binary", "multiclass"]
@@ -55,7 +70,11 @@ METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
 }
 
 
-class SpecError(ValueError):
+class EsteiraError(Exception):
+    """What a user can mend; the text says how."""
+
+
+class SpecError(EsteiraError):
     """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend."""
 
 
@@ -107,12 +126,15 @@ def _is_address(given: str) -> str:
 
 
 def _is_cron(given: str) -> str:
-    if given in ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly") or len(given.split()) == 5:
-        return given
-    raise _mistake(f"got {given!r}; a schedule is five cron fields, such as '0 6 * * *', or @daily, @weekly, @monthly")
+    if not croniter.is_valid(given) or len(given.split()) not in (1, 5):
+        raise _mistake(
+            f"got {given!r}; a schedule is five cron fields, such as '0 6 * * *', or @daily, @weekly, @monthly"
+        )
+    return given
 
 
-Days = Annotated[int, BeforeValidator(_days, json_schema_input_type=str)]
+Delay = Annotated[int, BeforeValidator(_days, json_schema_input_type=str)]
+Days = Annotated[Delay, Field(ge=1)]
 Day = Annotated[date, BeforeValidator(_day_or_none)]
 Column = Annotated[str, BeforeValidator(lambda given: _is_identifier(given) if isinstance(given, str) else given)]
 Address = Annotated[str, BeforeValidator(lambda given: _is_address(given) if isinstance(given, str) else given)]
@@ -128,7 +150,7 @@ class Block(BaseModel):
     @classmethod
     def _keys_are_known(cls, given: Any) -> Any:
         if not isinstance(given, dict):
-            raise _mistake(f"got {given!r}; a block with the keys {sorted(cls._keys())} is wanted")
+            raise _mistake(f"got {type(given).__name__}; a block is wanted, with keys of: {', '.join(cls._keys())}")
         for key in given:
             if key not in cls._keys() and key != "folder":
                 raise _mistake(
@@ -429,9 +451,9 @@ class Score(Block):
 
     @field_validator("schedule")
     @classmethod
-    def _no_day_is_left_out(cls, schedule: str | None) -> str | None:
-        if schedule and schedule not in ("@daily", "@hourly") and schedule.split()[2:] != ["*", "*", "*"]:
-            raise _mistake(f"got {schedule!r}, which leaves out days that then nobody scores; end it with '* * *'")
+    def _once_a_day(cls, schedule: str | None) -> str | None:
+        if schedule and schedule != "@daily" and not re.fullmatch(r"\d+ \d+ \* \* \*", schedule):
+            raise _mistake(f"got {schedule!r}; each day is scored once: write a minute, an hour and '* * *', or @daily")
         return schedule
 
     @model_validator(mode="after")
@@ -488,7 +510,7 @@ class Check(Block):
 class Recipe(Block):
     """One attempt of the retraining loop."""
 
-    window: Days
+    window: Annotated[Days, Field(ge=3)]
     half_life: Days | None = None
     keep_old: float | None = Field(default=None, gt=0, le=1)
     trials: int | None = Field(default=None, ge=1, le=1000)
@@ -531,7 +553,7 @@ class ModelSpec(Block):
     key: tuple[Column, ...] = Field(min_length=1)
     target: Column
     positive: str | int | bool | None = None
-    label_delay: Days = 1
+    label_delay: Delay = 1
     labels: Labels | None = None
     inputs: tuple[Column, ...] = ()
     features: Features
@@ -578,6 +600,13 @@ class ModelSpec(Block):
         if self.target in self.features.all:
             raise _mistake(
                 f"the target {self.target!r} is among the features: the answer would leak; remove it", "features"
+            )
+        foreign = [
+            name for name in (self.labels.key if self.labels and self.labels.key else ()) if name not in self.key
+        ]
+        if foreign:
+            raise _mistake(
+                f"{foreign[0]!r} is not part of the model's key {list(self.key)}; name columns of it", "labels", "key"
             )
         for name in (*self.features.all, *self.key, *self.inputs):
             if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
@@ -662,7 +691,14 @@ class _Document:
 
 
 def _read(path: Path) -> _Document:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: byte {error.start} is not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except OSError as error:
+        raise SpecError(f"{path}: can't be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
     try:
         node = loader.get_single_node()
         lines: dict[tuple[Hashable, ...], int] = {}
@@ -671,6 +707,10 @@ def _read(path: Path) -> _Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: an alias (*name) stands within what it names; write it out") from None
     finally:
         loader.dispose()
 
@@ -679,6 +719,11 @@ def _walk(node: yaml.Node | None, at: tuple[Hashable, ...], lines: dict[tuple[Ha
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                raise SpecError(
+                    f"{path}, line {line}: a block stands where a key is wanted; write ${{NAME}} for a variable"
+                )
             if key.value in seen:
                 raise SpecError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} is given twice; keep one")
             seen.add(key.value)
@@ -690,37 +735,42 @@ def _walk(node: yaml.Node | None, at: tuple[Hashable, ...], lines: dict[tuple[Ha
             _walk(value, (*at, index), lines, path)
 
 
-def _fill(
-    value: Any, environment: Mapping[str, str], fail: Callable[..., SpecError], at: tuple[Hashable, ...] = ()
-) -> Any:
+def _fill(value: Any, fill: Callable[[tuple[Hashable, ...], str], str], at: tuple[Hashable, ...] = ()) -> Any:
+    """`value` with `fill` called for each ${NAME} in its texts, `at` the keys that lead there."""
     if isinstance(value, dict):
-        return {key: _fill(item, environment, fail, (*at, key)) for key, item in value.items()}
+        return {key: _fill(item, fill, (*at, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, environment, fail, (*at, index)) for index, item in enumerate(value)]
+        return [_fill(item, fill, (*at, index)) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
-
-    def fill(match: re.Match[str]) -> str:
-        if match[1] not in environment:
-            raise fail(at, f"the environment has no {match[1]}; set it, or write the value here")
-        return environment[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", fill, value)
+    return re.sub(r"\$\{(\w+)\}", lambda match: fill(at, match[1]), value)
 
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> ModelSpec:
-    """The model that `path` declares. Raises SpecError that names every mistake with its line."""
-    document = _read(path)
+    """The model that `path` declares. Raises SpecError that names every mistake with its line.
+
+    What came from the environment may be a secret: an error shows its name in place of it.
+    """
+    document, variables, filled = _read(path), os.environ if environment is None else environment, dict[str, str]()
 
     def fail(at: tuple[Hashable, ...], message: str) -> SpecError:
+        for value, name in filled.items():
+            message = message.replace(value, f"${{{name}}}")
         where = ".".join(str(key) for key in document.keys(at))
         return SpecError(f"{path}, line {document.line(at)}: {where + ': ' if where else ''}{message}")
+
+    def fill(at: tuple[Hashable, ...], name: str) -> str:
+        if name not in variables:
+            raise fail(at, f"the environment has no {name}; set it, or write the value here")
+        if variables[name]:
+            filled[variables[name]] = name
+        return variables[name]
 
     if not isinstance(document.data, dict):
         raise fail((), "the file is empty or not a block of keys; start with name:, owner:, task:")
     if "folder" in document.data:
         raise fail(("folder",), f"unknown key 'folder'; allowed: {', '.join(ModelSpec._keys())}")
-    data = _fill(document.data, os.environ if environment is None else environment, fail)
+    data = _fill(document.data, fill)
     try:
         spec = ModelSpec.model_validate({**data, "folder": path.parent})
     except ValidationError as error:

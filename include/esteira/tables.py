@@ -252,9 +252,10 @@ def clock() -> datetime:
 def append_once(model: str, row: Mapping[str, object]) -> bool:
     """Add a row to the ledger unless its `id` is there; returns whether it was added. Of two writers of an id one wins."""
     record = pa.Table.from_pylist([dict(row)], schema=LEDGER_SCHEMA)
-    DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore")
 
     def commit() -> int:
+        if open_table("ledger", model) is None:
+            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore")
         merge = DeltaTable(path("ledger", model)).merge(
             record, predicate="t.id = s.id", source_alias="s", target_alias="t"
         )

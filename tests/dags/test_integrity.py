@@ -92,6 +92,21 @@ def test_a_broken_model_shows_as_an_import_error_and_the_others_stay(dag_bag, tm
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["name: broken\npath: {{ x }}\n", "a: &a {b: *a}\n", "name: \x07\n", "", "schedule: ["],
+    ids=["braces", "loop", "bell", "empty", "open"],
+)
+def test_no_broken_file_takes_the_others_down(dag_bag, tmp_path: Path, text: str) -> None:
+    models.write(tmp_path, "good")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.yaml").write_text(text)
+    bag = dag_bag(tmp_path)
+    assert set(bag.dags) == {"good_train", "good_score", "good_check"}
+    (error,) = bag.import_errors.values()
+    assert f"SpecError: {tmp_path}/broken/model.yaml" in error
+
+
 def in_a_process_of_its_own(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

@@ -73,6 +73,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "drift_to_report": lambda *_: None,
         "drift_report": lambda *_: "run-drift",
         "drift_mail": lambda *_: None,
+        "record_drift_mail": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
         "standing": lambda *_: (R in found.values(), bool({R, I} & set(found.values()))),
@@ -163,6 +164,12 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
     assert "the lake is gone" in sent[0].lead
 
 
+def test_a_future_day_is_refused(run, tmp_path: Path, sent: list) -> None:
+    states = run(models.write(tmp_path), "check", day="2099-01-01")
+    assert states["labels"] == "failed"
+    assert "day 2099-01-01 is in the future" in sent[0].lead
+
+
 @pytest.mark.parametrize(("world", "champion"), [({"change": str(CHANGE)}, 2), ({"noise": str(CHANGE)}, 1)])
 def test_the_three_dags_live_through_a_change_for_real(
     home: Path, run, tmp_path: Path, sent: list, world: dict[str, str], champion: int
@@ -186,6 +193,7 @@ def test_the_three_dags_live_through_a_change_for_real(
         assert "recovers" in notebook.read_text()
         assert '"image/png"' in notebook.read_text()
     else:
+        assert now.version == champion
         assert states["warn"] == "success"
         assert "is out of range, and retraining did not help" in sent[0].subject
 

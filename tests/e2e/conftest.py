@@ -17,7 +17,7 @@ from local.stack import Stack
 from tests import models
 from tests.conftest import PROJECT
 
-CLOCKWORK = models.YAML + 'score: {{schedule: "* * * * *"}}\n'
+CLOCKWORK = models.YAML + "score: {{schedule: null}}\n"
 TODAY = datetime.now(UTC).date()
 
 

@@ -104,7 +104,7 @@ def test_an_alias_is_set_moved_and_removed(run_id: str, spec: ModelSpec) -> None
 
 
 def test_an_unknown_version_says_where_to_look(home: Path, spec: ModelSpec) -> None:  # noqa: F811
-    with pytest.raises(LookupError, match="model sales has no version 7; see `esteira status sales`"):
+    with pytest.raises(registry.UnknownVersion, match="model sales has no version 7; see `esteira status sales`"):
         registry.run_of(spec, 7)
 
 

@@ -36,7 +36,7 @@ def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int |
     steps.validate(spec, days)
     steps.features(spec, days)
     steps.score(spec, days, run, version)
-    steps.publish(spec, days)
+    steps.publish(spec, days, run)
 
 
 def snapshot(spec: ModelSpec) -> dict[str, str]:
@@ -314,6 +314,99 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
     assert ingest.labels(spec, FIRST, as_of) == 0
 
 
+def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
+    spec = trained()
+    before = tables.read("labels", spec.name)["label"].mean()
+    other = models.write(
+        tmp_path / "models",
+        yaml=models.YAML.replace("target: amount", "target: hour_of_day").replace(
+            "amount: {{min: -1000}}", "hour_of_day: {{min: 0}}"
+        ),
+    )
+    source = tmp_path / "models" / "sales" / "source.py"
+    source.write_text(source.read_text().replace('"amount": np', '"hour_of_day": hour, "amount": np'))
+    steps.train(other, AS_OF, "t2", promoted=False)
+    assert tables.read("labels", spec.name)["label"].mean() == pytest.approx(11.5) != before
+
+
+def test_labels_of_another_source_meet_their_rows(home: Path, tmp_path: Path) -> None:
+    """The labels come as text from a CSV of their own; the rows have times."""
+    spec = models.write(
+        tmp_path / "models",
+        yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n",
+    )
+    rows = data.read(spec, AS_OF - timedelta(days=30), AS_OF)
+    rows[["site", "at", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
+    assert "version 1 is the champion" in steps.train(spec, AS_OF, "t")
+    assert len(tables.read("labels", spec.name)) == 28 * 72
+
+
+def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
+    """A training promoted a version while the attempts ran: the attempt was judged against another champion."""
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    run_id = steps.retrain(spec, day, 2)
+    assert steps.recheck(spec, day, 2, run_id) is Outcome.RECOVERS
+    version = steps.chosen_version(spec, day)
+    steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
+    ledger.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
+    with pytest.raises(
+        steps.PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
+    ):
+        steps.promote_chosen(spec, day, version, "commit")
+
+
+def test_an_attempt_of_an_earlier_run_of_the_check_is_not_promoted(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    assert steps.recheck(spec, day, 2, steps.retrain(spec, day, 2)) is Outcome.RECOVERS
+    steps.retrain(spec, day, 1)
+    assert steps.standing(spec, day) == (False, False)
+
+
+def test_rescoring_leaves_a_day_that_is_being_scored_to_its_own_run(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    tomorrow = day + timedelta(days=1)
+    steps.extract(spec, [tomorrow])
+    steps.features(spec, [tomorrow])
+    steps.score(spec, [tomorrow], "tomorrow")
+    steps.check(spec, day)
+    assert set(tables.read("predictions", spec.name, day=tomorrow)["run"]) == {"tomorrow"}
+    assert steps.publish(spec, [tomorrow], "tomorrow") == 72
+
+
+def test_training_again_keeps_the_run_of_a_registered_version(trained) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF, "t")
+    assert registry.client().get_run(registry.run_of(spec, 1)).info.lifecycle_stage == "active"
+    assert len(registry.runs(spec, key="t/candidate/0")) == 1
+
+
+def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained()
+    real = data.read
+    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(rain=0))
+    score_days(spec, [FIRST])
+    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(rain=0.5))
+    score_days(spec, [FIRST + timedelta(days=1)])
+    assert set(tables.read("raw", spec.name)["rain"].dropna()) == {0.0, 0.5}
+
+
+def test_the_demos_change_raises_the_champions_error_by_at_least_half(home: Path) -> None:
+    spec = find("toll_traffic")
+    steps.train(spec, AS_OF, "t", candidates=[0])
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=27)))
+    truth = data.read(spec, FIRST, FIRST + timedelta(days=27))
+    rows = tables.read("served", spec.name).merge(truth[["plaza", "at", "vehicles"]], on=["plaza", "at"])
+    error = (rows["prediction"] - rows["vehicles"]).abs() / rows["vehicles"].mean()
+    changed = rows["day"] >= pd.Timestamp(2026, 2, 15)
+    assert error[changed].mean() >= 1.5 * error[~changed].mean()
+
+
 def test_a_changed_spec_makes_old_features_stale(trained, tmp_path: Path) -> None:
     spec = trained()
     assert training.lacking(spec, AS_OF) == []
@@ -387,11 +480,16 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     steps.record_delivery(spec, day, mail)
     states = tables.read("ledger", spec.name)["to_state"]
     assert (states == "warned").sum() == (states == "delivered").sum() == 1
-    if version is None:
-        steps.measure(spec, day + timedelta(days=1))
-        later = steps.decide(spec, day + timedelta(days=1))
-        assert later.decision is Decision.WATCH
-        assert "it waits for one more window" in later.why
+    assert version is None
+    for later in (day, day + timedelta(days=1)):
+        steps.measure(spec, later)
+        verdict = steps.decide(spec, later)
+        assert verdict.decision is Decision.WATCH
+        assert "it waits for one more window" in verdict.why
+    score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=7)), run="later")
+    steps.labels_for_check(spec, day + timedelta(days=7))
+    steps.measure(spec, day + timedelta(days=7))
+    assert steps.decide(spec, day + timedelta(days=7)).decision is Decision.RETRAIN
 
 
 def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +556,7 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
     twice(steps.validate, spec, days)
     twice(steps.features, spec, days)
     twice(steps.score, spec, days, "r")
-    twice(steps.publish, spec, days)
+    twice(steps.publish, spec, days, "r")
     twice(steps.labels_for_check, spec, day)
     twice(steps.measure, spec, day)
     assert twice(steps.decide, spec, day).decision is Decision.RETRAIN
@@ -499,6 +597,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     assert mail is not None
     assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
     assert "By itself this retrains nothing" in mail.lead
+    steps.record_drift_mail(spec, day, mail)
     again = steps.drift_mail(spec, day)
     assert again is not None
     assert again.key == mail.key
@@ -523,4 +622,5 @@ def test_predictions_are_read_back_with_their_times(trained) -> None:
     score_days(spec, [FIRST])
     rows = tables.read("predictions", spec.name)
     assert (rows["predict_seconds"] > 0).all()
-    assert scoring.publish(spec, [FIRST]) == 72
+    assert scoring.publish(spec, [FIRST], "r") == 72
+    assert scoring.publish(spec, [FIRST], "another run") == 0

@@ -156,17 +156,20 @@ def test_features_code_gets_no_target_and_must_keep_the_rows(tmp_path: Path) -> 
     spec = models.write(tmp_path)
     code = tmp_path / "sales" / "features.py"
     code.write_text(
-        "def build(rows):\n    assert 'amount' not in rows\n    return rows.assign(heat=rows['heat'] * 2)\n"
+        "def build(rows):\n    assert 'amount' not in rows\n    return rows.assign(heat=rows['heat'] / 2)\n"
     )
     spec = load(tmp_path / "sales" / "model.yaml")
     rows = data.read(spec, DAY, DAY)
-    assert data.build_features(spec, rows)["heat"].sum() == pytest.approx(2 * rows["heat"].sum())
+    assert data.build_features(spec, rows)["heat"].sum() == pytest.approx(rows["heat"].sum() / 2)
     code.write_text("def build(rows):\n    return rows.head(3)\n")
-    with pytest.raises(DataError, match="build must return a row for each of the 72 rows, got 3"):
+    with pytest.raises(DataError, match=r"build must return the 72 rows that it got, with their index; it returned 3"):
         data.build_features(spec, rows)
     code.write_text("def build(rows):\n    return rows.drop(columns='heat')\n")
     with pytest.raises(DataError, match=r"\['heat'\] neither come from the source nor from features.py"):
         data.build_features(spec, rows)
+    code.write_text("def build(rows):\n    return rows.sort_values('heat').assign(hour=99.0)\n")
+    shuffled = data.build_features(spec, rows).merge(rows, on=["site", "at"])
+    assert (shuffled["heat_x"] == shuffled["heat_y"]).all()
     code.write_text("def build(rows):\n    return None\n")
     with pytest.raises(DataError, match="build must return a pandas DataFrame, got NoneType"):
         data.build_features(spec, rows)
@@ -178,8 +181,75 @@ def test_labels_of_another_source_are_joined_by_their_key(tmp_path: Path) -> Non
         tmp_path, yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
     )
     found = data.read_labels(spec, DAY, DAY)
-    assert list(found.columns) == ["site", "at", "label"]
+    assert list(found.columns) == ["day", "site", "at", "label"]
     assert list(found["label"]) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_labels_without_a_day_need_a_key_of_their_own(tmp_path: Path) -> None:
+    ROWS[["site", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
+    spec = models.write(
+        tmp_path,
+        yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}, key: [site]}}}}\n",
+    )
+    with pytest.raises(
+        DataError,
+        match=r"3 rows whose key is not the only one of its kind, such as {'site': 'A'}; add the time column 'at'",
+    ):
+        data.read_labels(spec, DAY, DAY)
+
+
+def test_what_features_code_makes_of_a_row_is_looked_at_too(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    (tmp_path / "sales" / "features.py").write_text(
+        "def build(rows):\n    return rows.assign(heat=rows['heat'].where(rows['hour'] > 0, 1000), hour=rows['hour'].astype(object).where(rows['hour'] != 5, 'five'))\n"
+    )
+    spec = load(tmp_path / "sales" / "model.yaml")
+    rows = data.read(spec, DAY, DAY)
+    good, bad = data.validate(spec, rows)
+    assert bad["rule"].value_counts().to_dict() == {"max": 3, "number": 3}
+    assert len(good) == len(data.build_features(spec, rows)) == 66
+
+
+def test_a_bad_row_does_not_cost_a_good_one_of_the_same_key_its_place(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    rows = pd.DataFrame(
+        {"site": ["A", "A"], "at": ["2026-01-02"] * 2, "hour": [1, 1], "heat": [99.0, 1.0], "open": True}
+    )
+    rows = rows.assign(event_time=pd.to_datetime(rows["at"]), day=pd.Timestamp(DAY))
+    good, bad = data.validate(spec, rows)
+    assert (list(good.index), list(bad["rule"])) == ([1], ["max"])
+
+
+def test_times_whose_offset_changes_are_read_and_half_zoned_ones_refused(tmp_path: Path) -> None:
+    spec = declare(
+        tmp_path, "{kind: csv, path: x}", **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"}
+    )
+    moments = data.event_time(spec, pd.DataFrame({"at": ["2018-11-03T12:00:00-03:00", "2018-11-04T12:00:00-02:00"]}))
+    assert list(moments) == [pd.Timestamp("2018-11-03 12:00"), pd.Timestamp("2018-11-04 12:00")]
+    with pytest.raises(
+        DataError, match=r"1 of 2 times in 'at' have an offset and the others have none, such as '2018-11-04T12:00:00'"
+    ):
+        data.event_time(spec, pd.DataFrame({"at": ["2018-11-03T12:00:00-03:00", "2018-11-04T12:00:00"]}))
+
+
+def test_files_cut_by_another_clock_lose_no_row(tmp_path: Path) -> None:
+    hours = pd.date_range("2026-01-01", "2026-01-04", freq="h", tz="UTC", inclusive="left")
+    for day, part in pd.DataFrame({"at": hours, "site": "A", "hour": 1, "heat": 1.0, "open": True}).groupby(hours.date):
+        part.to_csv(tmp_path / f"x-{day}.csv", index=False)
+    spec = declare(
+        tmp_path,
+        f'{{kind: csv, path: "{tmp_path}/x-{{{{day}}}}.csv"}}',
+        **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"},
+    )
+    assert len(data.read(spec, DAY, DAY)) == 24
+
+
+def test_a_python_source_without_rows_is_an_empty_day(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    (tmp_path / "sales" / "source.py").write_text(
+        "import pandas as pd\n\ndef read(first, last):\n    return pd.DataFrame()\n"
+    )
+    assert data.read(spec, DAY, DAY).empty
 
 
 def test_split_is_by_days_in_order() -> None:

@@ -56,8 +56,10 @@ def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
 
 def test_the_violation_began_with_the_first_window_of_the_unhealthy_run() -> None:
     windows = [window(0, False), window(1, True), window(2, False), window(3, False)]
-    assert first_violated(windows) == windows[2].first
-    assert first_violated(windows[:1]) == START
+    assert first_violated(windows, min_days=5) == windows[2].first
+    assert first_violated(windows[:1], min_days=5) == START
+    unlabelled = [window(0, False, days=0), window(1, False)]
+    assert first_violated(unlabelled, min_days=5) == unlabelled[1].first
 
 
 def test_a_clear_gain_passes_and_a_loss_does_not() -> None:

@@ -161,6 +161,8 @@ def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame
         ("sklearn.linear_modl.Ridge", {}, "can't import sklearn.linear_modl.Ridge"),
         ("sklearn.linear_model.Ridge", {"alfa": 1}, "Ridge has no parameter 'alfa'; did you mean 'alpha'?"),
         ("sklearn.linear_model.LogisticRegression", {}, "is not a regressor, as the task regression needs"),
+        ("sklearn.show_versions", {}, "sklearn has no 'show_versions'"),
+        ("sklearn.multioutput.MultiOutputRegressor", {}, "MultiOutputRegressor can't be made by itself"),
         ("lightgbm.LGBMRegressor", {}, "can't import lightgbm.LGBMRegressor"),
     ],
 )

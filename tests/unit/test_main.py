@@ -59,3 +59,9 @@ def test_a_wrong_day_is_refused(day: str) -> None:
     done = esteira("score", "toll_traffic", "--day", day)
     assert done.returncode == 2
     assert day in done.stderr
+
+
+def test_a_future_day_is_refused() -> None:
+    done = esteira("check", "toll_traffic", "--day", "2099-01-01")
+    assert done.returncode == 2
+    assert "2099-01-01" in done.stderr

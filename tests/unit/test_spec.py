@@ -122,8 +122,15 @@ WRONG = [
     ("trials: 20}", "params: {learning_rate: 1}}", 15, "'learning_rate' is both fixed and searched"),
     ("shards: 1", "shards: 4", 17, "only shards: 1 is built so far"),
     ('"0 6 * * *"', "daily", 17, "a schedule is five cron fields"),
-    ('"0 6 * * *"', '"0 6 * * 1"', 17, "which leaves out days that then nobody scores"),
-    ('"0 6 * * *"', '"@weekly"', 17, "which leaves out days that then nobody scores"),
+    ('"0 6 * * *"', '"0 6 * * 1"', 17, "each day is scored once: write a minute, an hour"),
+    ('"0 6 * * *"', '"@weekly"', 17, "each day is scored once: write a minute, an hour"),
+    ('"0 6 * * *"', '"61 6 * * *"', 17, "a schedule is five cron fields"),
+    ('"0 6 * * *"', '"@hourly"', 17, "each day is scored once"),
+    ('"@monthly"', '"@fortnightly"', 12, "a schedule is five cron fields"),
+    ("half_life: 14d", "half_life: 0d", 27, "greater than or equal to 1"),
+    ("- {window: 180d}", "- {window: 0d}", 26, "greater than or equal to"),
+    ("label_delay: 1d", "labels: {source: {kind: csv, path: x}, key: [order]}", 8, "'order' is not part of the model's key"),
+    ("target: cnt", "target: {{ cnt }}", 7, "a block stands where a key is wanted"),
     ("shards: 1", "catchup: true", 17, "give start, such as 2026-01-31"),
     ("mae_over_mean: {max", "mae_over_man: {max", 20, "for regression: mae, rmse, mape, mae_over_mean, r2; did you mean 'mae_over_mean'?"),
     ("mae_over_mean: {max", "accuracy: {max", 20, "unknown metric 'accuracy'; for regression"),
@@ -176,9 +183,27 @@ def test_a_secret_from_the_environment_is_not_shown(write) -> None:
     )
     spec = load(write(text), {"URL": "postgresql://u:hunter2@db/x"})
     assert "hunter2" not in repr(spec)
-    with pytest.raises(SpecError) as caught:
-        load(write(text.replace("query:", "qery:")), {"URL": "postgresql://u:hunter2@db/x"})
-    assert "hunter2" not in str(caught.value)
+    for wrong in (
+        text.replace("query:", "qery:"),
+        text + "labels: ${URL}\n",
+        text.replace("owner: demand@example.com", "owner: ${URL}"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            load(write(wrong), {"URL": "postgresql://u:hunter2@db/x"})
+        assert "hunter2" not in str(caught.value)
+    assert "owner: got '${URL}'; an address looks like" in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_or_absent_says_so(write) -> None:
+    path = write(MINIMAL)
+    path.write_bytes(MINIMAL.replace("rides", "passeio de é").encode("latin-1"))
+    with pytest.raises(SpecError, match=r"is not UTF-8 .*; save the file as UTF-8"):
+        load(path)
+    with pytest.raises(SpecError, match=r"can't be read: No such file"):
+        load(path.with_name("absent.yaml"))
+    path.write_text("name: \x07")
+    with pytest.raises(SpecError, match="not valid YAML"):
+        load(path)
 
 
 def test_an_unknown_model_names_the_nearest(write, monkeypatch: pytest.MonkeyPatch) -> None:

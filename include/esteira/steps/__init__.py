@@ -17,7 +17,7 @@ from esteira.steps.checking import (
 from esteira.steps.checking import labels as labels_for_check
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status
-from esteira.steps.mails import drift_mail, failure_mail, record_delivery, warning
+from esteira.steps.mails import drift_mail, failure_mail, record_delivery, record_drift_mail, warning
 from esteira.steps.scoring import publish, score
 from esteira.steps.training import candidate, evaluate, lacking, prepare, promote, register, select, train
 
@@ -46,6 +46,7 @@ __all__ = [
     "publish",
     "recheck",
     "record_delivery",
+    "record_drift_mail",
     "register",
     "repair_aliases",
     "rescore",

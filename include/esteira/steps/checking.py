@@ -18,12 +18,10 @@ from esteira import data, drift, learn, notebook, registry, tables
 from esteira.decide import Decision, Gate, Measurement, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.decide import decide as decide_from
 from esteira.learn import Model
-from esteira.spec import METRICS, ModelSpec, Recipe
+from esteira.spec import METRICS, EsteiraError, ModelSpec, Recipe
 from esteira.steps import ingest, ledger, scoring, training
 
 log = logging.getLogger(__name__)
-
-PLOTTED_ROWS = 2_000  # the latest of the rows that an attempt was fitted on
 
 
 def run_key(day: date) -> str:
@@ -225,7 +223,8 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
             Decision.WAIT,
             f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed",
         )
-    if _done_by_another_day(spec, warning_id(now.version, found[-1].last), day):
+    warned = warning_id(now.version, found[-1].last)
+    if _done_by_another_day(spec, warned, day) or len(tables.read("ledger", spec.name, id=f"delivered:{warned}")):
         return Verdict(
             Decision.WATCH,
             f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
@@ -253,7 +252,10 @@ def warning_id(version: int, window_end: date) -> str:
 def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     """Train by the attempt's recipe, on mature rows before the held-out slice; returns the MLflow run that keeps the model."""
     recipe = spec.recipes[attempt - 1]
-    frame = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
+    for number in attempts(spec, day):
+        if number >= attempt:  # what an earlier run of this check left is not this one's
+            _write_metrics(spec, [], day, number)
+    frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     found = [
         (learn.tune(spec, candidate, frame, recipe.half_life, recipe.trials), index)
         for index, candidate in enumerate(spec.train.candidates)
@@ -271,27 +273,30 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     with registry.run(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
         model = learn.fit(spec, chosen, best.params, frame, recipe.half_life)
         registry.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
-        versions = f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
-        recent = frame.tail(PLOTTED_ROWS)
+        held_out = ingest.labelled(spec, *slice_days(spec, day))
         training.log_fitted(
-            spec, run_id, model, frame, recent, learn.scored(spec, model, recent), chosen, best.params, versions
+            spec, run_id, model, frame, held_out, learn.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
 
 
-def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> pd.DataFrame:
-    """The rows that a recipe trains on: its window up to `last`, and of what the store has before it the share to keep."""
+def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, str]:
+    """The rows that a recipe trains on, and the Delta versions of features and labels that they were read from.
+
+    They are its window up to `last`, and of what the store has before it the share to keep.
+    """
     first = last - timedelta(days=recipe.window - 1)
     ingest.ensure_features(spec, data.days(first, last))
     ingest.labels(spec, first, day)
     oldest = last - timedelta(days=max(spec.train.window, recipe.window) - 1) if recipe.keep_old else first
-    frame = ingest.labelled(spec, oldest, last)
+    versions = ingest.versions(spec)
+    frame = ingest.labelled(spec, oldest, last, versions)
     rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
     if rows.empty:
         raise data.DataError(
             f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window"
         )
-    return rows
+    return rows, versions
 
 
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
@@ -397,7 +402,7 @@ def standing(spec: ModelSpec, day: date) -> tuple[bool, bool]:
 def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
     chosen = chosen_attempt(spec, day)
     if chosen is None:
-        raise LookupError(
+        raise EsteiraError(
             f"model {spec.name}: no attempt of the check of {day} improved, so there is nothing to promote"
         )
     return chosen
@@ -413,14 +418,14 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     chosen = _require_chosen(spec, day)
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
-        frame = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
-        version = training.refit(spec, day, chosen.run_id, frame, run_key(day), recipe.half_life)
+        frame, versions = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
+        version = training.refit(spec, day, chosen.run_id, frame, versions, run_key(day), recipe.half_life)
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, better by {chosen.gain:.4g}"
     ledger.make_champion(
         spec,
         version,
         day,
-        measured=ledger.require_champion(spec, day).version,
+        measured=int(registry.client().get_run(chosen.run_id).data.tags["measured"]),
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         evidence={
@@ -435,9 +440,13 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
 
 
 def rescore(spec: ModelSpec, day: date, version: int) -> int:
-    """Score the days since the violation began again by `version`, into predictions only; returns the rows."""
-    scored = tables.read("predictions", spec.name, columns=["day"])
-    since, last = first_violated(measured_windows(spec, day)), scored["day"].max().date()
+    """Score the days since the violation began again by `version`, into predictions only; returns the rows.
+
+    It ends with the last day that was served: a day that is being scored just now is its own run's to serve.
+    """
+    was_served = tables.read("served", spec.name, columns=["day"])
+    since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days)
+    last = was_served["day"].max().date()
     return scoring.score(spec, data.days(since, max(last, since)), run_key(day), version)
 
 
@@ -450,8 +459,8 @@ def drift_report(spec: ModelSpec, day: date) -> str:
     """Keep Evidently's report of the latest window against the champion's training rows; returns the MLflow run."""
     now = ledger.require_champion(spec, day)
     tags = registry.client().get_run(registry.run_of(spec, now.version)).data.tags
-    trained = date.fromisoformat(tags["trained_through"])
-    reference = tables.read("features", spec.name, day=(trained - timedelta(days=spec.train.window - 1), trained))
+    seen = (date.fromisoformat(tags["first_day"]), date.fromisoformat(tags["trained_through"]))
+    reference = tables.read("features", spec.name, day=seen)
     current = tables.read("features", spec.name, day=windows(spec, now, day)[-1])
     with (
         registry.run(spec, f"{run_key(day)}/drift", f"drift {day}", kind="drift", check_day=day) as run_id,

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira import data, tables
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, Source, SqlSource
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +18,23 @@ log = logging.getLogger(__name__)
 def _mark(spec: ModelSpec, *blocks: str) -> int:
     """A number that changes when the blocks of the spec, or the model's own code, do: what was made before is stale then."""
     text = json.dumps(spec.model_dump(mode="json", include=set(blocks)), sort_keys=True)
+    secrets = [source.url.get_secret_value() for source in _sources(spec) if isinstance(source, SqlSource)]
     code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
-    return zlib.crc32(text.encode() + code)
+    return zlib.crc32("".join([text, *secrets]).encode() + code)
 
 
-def raw_mark(spec: ModelSpec) -> int:
-    """The mark of raw days: another source makes them stale."""
-    return _mark(spec, "source", "time")
+def _sources(spec: ModelSpec) -> list[Source]:
+    return [spec.source, *([spec.labels.source] if spec.labels else [])]
 
 
 def features_mark(spec: ModelSpec) -> int:
     """The mark of feature days: another source, key, feature or expectation makes them stale."""
     return _mark(spec, "source", "time", "key", "features", "expect", "inputs")
+
+
+def labels_mark(spec: ModelSpec) -> int:
+    """The mark of days of labels: another source, key, target, task or expectation makes them stale."""
+    return _mark(spec, "source", "time", "key", "target", "task", "labels", "expect")
 
 
 def extract(spec: ModelSpec, days: list[date]) -> int:
@@ -42,9 +47,23 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
     for day in days:
         if day not in found:
             log.info("model %s: the source has no row for %s: an empty day", spec.name, day)
-    tables.replace_days("raw", spec.name, rows.assign(read_at=pd.Timestamp(tables.clock())), days, mark=raw_mark(spec))
+    rows = _widened(spec, rows).assign(read_at=pd.Timestamp(tables.clock()))
+    tables.replace_days("raw", spec.name, rows, days)
     log.info("model %s: %d rows read for %d days from %s to %s", spec.name, len(rows), len(days), min(days), max(days))
     return len(rows)
+
+
+def _widened(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with whole numbers as floats, but for the key: a column's first day must not decide that it has no fractions.
+
+    A column with a number that a float would change (beyond 2^53) stays as it is.
+    """
+    whole = [
+        name
+        for name in rows.columns
+        if pd.api.types.is_integer_dtype(rows[name]) and name not in spec.key and not (rows[name].abs() > 2**53).any()
+    ]
+    return rows.astype(dict.fromkeys(whole, "float64"))
 
 
 def _raw(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
@@ -60,7 +79,7 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return 0
     rows = _raw(spec, days)
-    good, bad = (rows, rows) if rows.empty else data.validate(spec, rows)
+    good, bad = data.validate(spec, rows)
     _quarantine(spec, bad, days, "rows")
     log.info("model %s: rows read %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
     return len(bad)
@@ -85,9 +104,8 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     """Build the features of the days from their good raw rows into the feature store; returns its Delta version."""
     if not days:
         return tables.version("features", spec.name)
-    rows = _raw(spec, days)
-    good = rows if rows.empty else data.validate(spec, rows)[0]
-    return tables.replace_days("features", spec.name, data.build_features(spec, good), days, mark=features_mark(spec))
+    built = data.build_features(spec, _raw(spec, days))
+    return tables.replace_days("features", spec.name, built, days, mark=features_mark(spec))
 
 
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:
@@ -104,18 +122,25 @@ def mature_through(spec: ModelSpec, as_of: date) -> date:
 
 
 def labels(spec: ModelSpec, first: date, as_of: date) -> int:
-    """Read the labels that became mature from `first` on into the labels table; returns how many rows it read.
+    """Read the labels that became mature from `first` on into the labels table; returns how many days it read.
 
-    A day is read until each of its feature rows has a label; a label keeps the time at which it was first seen.
+    A day is read until each of its feature rows has a label, and again when the spec's labels changed; a label keeps the
+    time at which it was first seen.
     """
     days = data.days(first, mature_through(spec, as_of))
     if not days:
         return 0
     known = tables.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
+    stale = tables.missing_days("labels", spec.name, days, labels_mark(spec))
     had = tables.read("labels", spec.name, day=(days[0], days[-1]))
-    wanted = known["day"].value_counts()
-    have = had["day"].value_counts() if len(had) else wanted * 0
-    pending = [day for day in days if wanted.get(pd.Timestamp(day), 0) > have.get(pd.Timestamp(day), 0)]
+    had = (
+        had[~had["day"].isin(pd.to_datetime(stale))]
+        if len(had)
+        else pd.DataFrame(columns=["day", *spec.key, "first_seen"])
+    )
+    both = known.merge(had[["day", *spec.key, "first_seen"]], on=["day", *spec.key], how="left") if len(had) else known
+    open_rows = both[both["first_seen"].isna()] if len(had) else both
+    pending = sorted(moment.date() for moment in open_rows["day"].unique())
     if not pending:
         return 0
     _store_labels(spec, pending, known[known["day"].isin(pd.to_datetime(pending))], had)
@@ -124,23 +149,27 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
 
 def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
     found = data.read_labels(spec, days[0], days[-1])
-    rows = known.merge(
-        found, on=[name for name in found.columns if name != "label"], how="inner", validate="many_to_one"
-    )
+    shared = [name for name in found.columns if name != "label"]
+    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared})
+    rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
     good = good.assign(label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock()))
     if len(had):
         seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
         good = good.assign(first_seen=seen.set_axis(good.index).fillna(good["first_seen"]))
     _quarantine(spec, bad, days, "labels")
-    tables.replace_days("labels", spec.name, good, days)
+    tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
     log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
 
 
-def labelled(
-    spec: ModelSpec, first: date, last: date, features_at: int | None = None, labels_at: int | None = None
-) -> pd.DataFrame:
-    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, for lineage."""
+def versions(spec: ModelSpec) -> str:
+    """The Delta versions of features and labels as they are now, as text: what a training reads, and is recorded with."""
+    return f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
+
+
+def labelled(spec: ModelSpec, first: date, last: date, versions: str = "/") -> pd.DataFrame:
+    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
+    features_at, labels_at = (int(number) if number else None for number in versions.split("/"))
     rows = tables.read("features", spec.name, at=features_at, day=(first, last))
     known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))
     if rows.empty or known.empty:

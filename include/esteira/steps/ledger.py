@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 
 from esteira import registry, tables
-from esteira.spec import ModelSpec
+from esteira.spec import EsteiraError, ModelSpec
 
 log = logging.getLogger(__name__)
 
 
-class PromotionRefused(RuntimeError):
+class PromotionRefused(EsteiraError):
     """A promotion would replace a champion that was not the one measured, or would go back in time."""
 
 
-class NoChampion(LookupError):
+class NoChampion(EsteiraError):
     """No version was promoted for a day yet."""
 
 

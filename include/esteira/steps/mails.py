@@ -81,7 +81,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     metric, limit = spec.check.metric, spec.check.metrics[spec.check.metric]
     chosen = checking.chosen_attempt(spec, day)
     end = (
-        f"attempt {chosen.number} was better and is promoted, but it is out of range too"
+        f"attempt {chosen.number} was better and will be promoted, but it is out of range too"
         if chosen
         else f"version {now.version} stays champion"
     )
@@ -192,7 +192,6 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     found = checking.drifts(spec, day)
     moved = [name for name, value in found.items() if value > drift.LIMIT]
     why = f"{', '.join(moved)} drifted since the champion was trained"
-    ledger.record(spec, key, to_state="drifted", why=why, by=checking.run_key(day), effective=day)
     return Mail(
         key=f"{spec.name}/{key}",
         to=spec.alerts.email or (spec.owner,),
@@ -201,6 +200,12 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         sections=(_drifted(spec, day),),
         links=_links(spec, day, run_url),
     )
+
+
+def record_drift_mail(spec: ModelSpec, day: date, mail: Mail) -> None:
+    """Write to the ledger that the drift mail was taken by the mail server."""
+    key = mail.key.removeprefix(f"{spec.name}/")
+    ledger.record(spec, key, to_state="drifted", why=mail.lead, by=checking.run_key(day), effective=day)
 
 
 def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str) -> Mail:

@@ -66,24 +66,22 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     )
 
 
-def publish(spec: ModelSpec, days: list[date]) -> int:
-    """Keep the days' predictions as served, where nothing was served for the day before; returns the rows kept.
+def publish(spec: ModelSpec, days: list[date], run: str) -> int:
+    """Keep what the run predicted for the days as served, where nothing was served before; returns the rows it predicted.
 
     A retry of the run that served a day rewrites it; a later scoring of the day leaves it untouched.
     """
-    rows = tables.read("predictions", spec.name, day=(min(days), max(days)))
+    rows = tables.read("predictions", spec.name, day=(min(days), max(days)), run=run)
+    rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
     if rows.empty:
         return 0
-    by = dict(zip(rows["day"].dt.date, rows["run"], strict=True))
 
     def served_by_another(table: DeltaTable) -> Iterable[date]:
         had = table.to_pyarrow_table(
             columns=["day", "run"], filters=[("day", ">=", min(days)), ("day", "<=", max(days))]
         )
         pairs = had.group_by(["day", "run"]).aggregate([]).to_pylist()
-        return {pair["day"] for pair in pairs if by.get(pair["day"]) != pair["run"]}
+        return {pair["day"] for pair in pairs if pair["run"] != run}
 
-    tables.replace_days(
-        "served", spec.name, rows[rows["day"].isin(pd.to_datetime(days))], sorted(by), leave=served_by_another
-    )
+    tables.replace_days("served", spec.name, rows, set(rows["day"].dt.date), leave=served_by_another)
     return len(rows)

@@ -34,13 +34,12 @@ def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) 
     """Build the features of the days and read the window's labels; returns the Delta versions to train on, as text."""
     ingest.features(spec, days)
     ingest.labels(spec, training_days(spec, as_of, window)[0], as_of)
-    return f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
+    return ingest.versions(spec)
 
 
 def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> pd.DataFrame:
     first, last = training_days(spec, as_of, window)
-    features_at, labels_at = (int(number) for number in versions.split("/"))
-    frame = ingest.labelled(spec, first, last, features_at, labels_at)
+    frame = ingest.labelled(spec, first, last, versions)
     if frame.empty:
         raise data.DataError(
             f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source"
@@ -204,14 +203,27 @@ def log_fitted(
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
     from esteira import plots
 
+    log_lineage(spec, run_id, past, chosen, params, versions)
+    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past))
+    if len(rows):
+        registry.log_figures(run_id, plots.of_model(spec, model, rows, scored))
+
+
+def log_lineage(
+    spec: ModelSpec, run_id: str, frame: pd.DataFrame, chosen: Candidate, params: Mapping[str, Any], versions: str
+) -> None:
+    """Note what a model was fitted on, and how: parameters, seed, rows, first day, Delta versions."""
     features_at, labels_at = versions.split("/")
     registry.log(
         run_id,
-        params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(past)},
-        tags={"features_version": features_at, "labels_version": labels_at, "first_day": past["day"].min().date()},
+        params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(frame)},
+        tags={
+            "features_version": features_at,
+            "labels_version": labels_at,
+            "first_day": frame["day"].min().date(),
+            "params": json.dumps(params),
+        },
     )
-    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past))
-    registry.log_figures(run_id, plots.of_model(spec, model, rows, scored))
 
 
 def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
@@ -252,8 +264,10 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
             effective=ledger.effective_day(as_of),
         )
         return f"version {version} was not promoted: {tags['why']}"
-    frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
-    chosen = refit(spec, as_of, run_id, frame, run, spec.train.half_life) if spec.promote.refit else version
+    chosen = version
+    if spec.promote.refit:
+        frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
+        chosen = refit(spec, as_of, run_id, frame, tags["versions"], run, spec.train.half_life)
     ledger.make_champion(
         spec,
         chosen,
@@ -266,7 +280,9 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     return f"version {chosen} is the champion from {ledger.effective_day(as_of)} on: {tags['why']}"
 
 
-def refit(spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, run: str, half_life: int | None) -> int:
+def refit(
+    spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, versions: str, run: str, half_life: int | None
+) -> int:
     """Fit the candidate of an evaluated run again, on the rows of `frame`; returns the version it is registered as.
 
     When it is asked again for the same evaluated run, it returns the version that it made before.
@@ -280,9 +296,8 @@ def refit(spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, run: s
         spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
     ) as again:
         model = learn.fit(spec, chosen, params, frame, half_life)
-        registry.log(
-            again, tags={name: tags[name] for name in ("candidate", "features_version", "labels_version", "params")}
-        )
+        registry.log(again, tags={"candidate": tags["candidate"]})
+        log_lineage(spec, again, frame, chosen, params, versions)
         registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame))
     return registry.register(spec, again)
 
