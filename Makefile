@@ -62,10 +62,9 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-lock: $(READY) ## Make requirements.txt from requirements.in (needs uv)
-	@{ echo '# Made by `make lock` from requirements.in. Do not edit.'; \
-	   uv pip compile --quiet requirements.in --python-version 3.11 --universal --no-annotate --no-header; } > requirements.txt.new
-	@mv requirements.txt.new requirements.txt
+lock: ## Make requirements.txt from requirements.in; pins that still fit stay (needs uv)
+	@uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 --universal \
+		--no-annotate --custom-compile-command 'make lock' $(LOCKFLAGS)
 
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models
 	@$(BIN)/python -m benchmarks.parse
