@@ -1,0 +1,33 @@
+"""The contract: one model.yaml, read once into a frozen ModelSpec; every mistake is named with its line and its mend."""
+
+from esteira.spec.model import ModelSpec
+from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
+from esteira.spec.reading import digest, find, json_schema, load, model_files
+from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
+from esteira.spec.words import HIGHER, METRICS, EsteiraError, SpecError, canonical, nearest
+
+__all__ = [
+    "HIGHER",
+    "METRICS",
+    "Candidate",
+    "CsvSource",
+    "DeltaSource",
+    "Dimension",
+    "EsteiraError",
+    "Expectation",
+    "Limit",
+    "ModelSpec",
+    "ParquetSource",
+    "PythonSource",
+    "Recipe",
+    "Source",
+    "SpecError",
+    "SqlSource",
+    "canonical",
+    "digest",
+    "find",
+    "json_schema",
+    "load",
+    "model_files",
+    "nearest",
+]

@@ -1,0 +1,150 @@
+"""Blocks about rows: where they come from, when they happened, what they hold, what is expected of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from esteira.spec.words import Block, Column, check_range, mistake, nearest
+
+
+class CsvSource(Block):
+    """Text files with a header line. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD."""
+
+    kind: Literal["csv"]
+    path: str
+    separator: str = ","
+    encoding: str = "utf-8"
+
+
+class ParquetSource(Block):
+    """Parquet files. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD."""
+
+    kind: Literal["parquet"]
+    path: str
+
+
+class DeltaSource(Block):
+    """A Delta table: a folder or an s3:// address."""
+
+    kind: Literal["delta"]
+    path: str
+
+
+class SqlSource(Block):
+    """A query through SQLAlchemy; `:first` and `:last` in it are the days wanted, both included, as YYYY-MM-DD."""
+
+    kind: Literal["sql"]
+    url: SecretStr
+    query: str
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _url_is_secret(cls, given: object) -> object:
+        return SecretStr(given) if isinstance(given, str) else given
+
+    @field_validator("query")
+    @classmethod
+    def _query_is_bounded(cls, query: str) -> str:
+        if ":first" not in query or ":last" not in query:
+            raise mistake("the query must use :first and :last, the days wanted, so that a day's run reads one day")
+        return query
+
+
+class PythonSource(Block):
+    """`function: source.read` is read(first, last) of source.py in the model's folder; it returns a pandas DataFrame."""
+
+    kind: Literal["python"]
+    function: str = Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")
+
+
+Source = Annotated[CsvSource | ParquetSource | DeltaSource | SqlSource | PythonSource, Field(discriminator="kind")]
+
+
+class Time(Block):
+    """When a row happened: a column of dates or times, with the hour beside it where it has a column of its own."""
+
+    column: Column
+    hour: Column | None = None
+    format: str | None = None
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, name: str) -> str:
+        from zoneinfo import ZoneInfo, available_timezones
+
+        try:
+            ZoneInfo(name)
+        except (KeyError, OSError, ValueError):
+            zones = available_timezones()
+            raise mistake(
+                f"unknown time zone {name!r}{nearest(name, sorted(zones))}; such as America/Sao_Paulo"
+            ) from None
+        return name
+
+
+class Features(Block):
+    """The columns that a model learns from, by kind."""
+
+    numeric: tuple[Column, ...] = ()
+    categorical: tuple[Column, ...] = ()
+    boolean: tuple[Column, ...] = ()
+
+    @field_validator("numeric", "categorical", "boolean", mode="before")
+    @classmethod
+    def _list(cls, given: object) -> object:
+        return tuple(given) if isinstance(given, list) else given
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every feature, in the order in which the model gets them."""
+        return self.numeric + self.categorical + self.boolean
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if not self.all:
+            raise mistake("no feature is named; list columns under numeric, categorical or boolean")
+        for name in self.all:
+            if self.all.count(name) > 1:
+                raise mistake(f"{name!r} is named {self.all.count(name)} times; name each feature once")
+        return self
+
+
+class Labels(Block):
+    """Where labels come from, when it is not the source's own target column."""
+
+    source: Source
+    key: tuple[Column, ...] | None = None
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _list(cls, given: object) -> object:
+        return tuple(given) if isinstance(given, list) else given
+
+
+class Expectation(Block):
+    """What a value of a column must be; a row that is not so goes to the quarantine table."""
+
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str | int | float | bool, ...] | None = Field(default=None, alias="in")
+    required: bool = False
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _list(cls, given: object) -> object:
+        return tuple(given) if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        check_range(self.min, self.max)
+        if self.values is not None and not self.values:
+            raise mistake("'in' is empty, so no row could pass; list the values that are allowed")
+        return self

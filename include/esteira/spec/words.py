@@ -1,0 +1,160 @@
+"""The words of the contract: errors, metrics, the kinds of values, and the block that everything else is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from croniter import croniter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
+RESERVED_COLUMNS = frozenset(
+    [
+        "event_time",
+        "label",
+        "prediction",
+        "probability",
+        "read_at",
+        "run",
+        "trained_through",
+        "version",
+        "load_seconds",
+        "predict_seconds",
+        "first_seen",
+        "rule",
+        "reason",
+        "row",
+        "stage",
+        "found_at",
+    ]
+)
+
+Task = Literal["regression", "binary", "multiclass"]
+HIGHER, LOWER = True, False
+METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
+    # name: (the tasks that it measures, whether higher is better); learn.py holds the functions
+    "mae": (frozenset({"regression"}), LOWER),
+    "rmse": (frozenset({"regression"}), LOWER),
+    "mape": (frozenset({"regression"}), LOWER),
+    "mae_over_mean": (frozenset({"regression"}), LOWER),
+    "r2": (frozenset({"regression"}), HIGHER),
+    "accuracy": (frozenset({"binary", "multiclass"}), HIGHER),
+    "balanced_accuracy": (frozenset({"binary", "multiclass"}), HIGHER),
+    "f1": (frozenset({"binary", "multiclass"}), HIGHER),
+    "roc_auc": (frozenset({"binary"}), HIGHER),
+    "average_precision": (frozenset({"binary"}), HIGHER),
+    "log_loss": (frozenset({"binary"}), LOWER),
+    "brier": (frozenset({"binary"}), LOWER),
+}
+
+
+class EsteiraError(Exception):
+    """What a user can mend; the text says how."""
+
+
+class SpecError(EsteiraError):
+    """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend."""
+
+
+def nearest(word: object, allowed: Iterator[str] | list[str] | tuple[str, ...]) -> str:
+    """'; did you mean …?' where an allowed word is close to `word`, else ''."""
+    close = get_close_matches(str(word), list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def canonical(value: object) -> str:
+    """A category or class as text, the same for 1, 1.0 and '1', and for True and 1."""
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's bool has a type of its own
+        return str(int(value))  # type: ignore[call-overload]
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def mistake(message: str, *keys: str) -> PydanticCustomError:
+    """A mistake in the block that is being read; `keys` lead from the block to the line at fault."""
+    return PydanticCustomError("spec", "{text}", {"text": message, "keys": keys})
+
+
+def _days(given: object) -> int:
+    match = re.fullmatch(r"(\d+)([dw])", given) if isinstance(given, str) else None
+    if not match:
+        raise mistake(f"got {given!r}; a duration is a whole number of days or weeks, such as 7d or 4w")
+    return int(match[1]) * {"d": 1, "w": 7}[match[2]]
+
+
+def _day_or_none(given: object) -> object:
+    if isinstance(given, date) or given is None:
+        return given
+    raise mistake(f"got {given!r}; a day is written YYYY-MM-DD, such as 2026-01-31")
+
+
+def _is_identifier(given: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\- ]{0,127}", given):
+        raise mistake(
+            f"got {given!r}; a column starts with a letter or _ and has letters, digits, spaces, '_', '-' or '.'"
+        )
+    return given
+
+
+def _is_address(given: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", given):
+        raise mistake(f"got {given!r}; an address looks like team@example.com")
+    return given
+
+
+def _is_cron(given: str) -> str:
+    if not croniter.is_valid(given) or len(given.split()) not in (1, 5):
+        raise mistake(
+            f"got {given!r}; a schedule is five cron fields, such as '0 6 * * *', or @daily, @weekly, @monthly"
+        )
+    return given
+
+
+Delay = Annotated[int, BeforeValidator(_days, json_schema_input_type=str)]
+Days = Annotated[Delay, Field(ge=1)]
+Day = Annotated[date, BeforeValidator(_day_or_none)]
+Column = Annotated[str, BeforeValidator(lambda given: _is_identifier(given) if isinstance(given, str) else given)]
+Address = Annotated[str, BeforeValidator(lambda given: _is_address(given) if isinstance(given, str) else given)]
+Cron = Annotated[str, BeforeValidator(lambda given: _is_cron(given) if isinstance(given, str) else given)]
+
+
+class Block(BaseModel):
+    """A block of the YAML: frozen, and no key is unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            raise mistake(f"got {type(given).__name__}; a block is wanted, with keys of: {', '.join(cls.known_keys())}")
+        for key in given:
+            if key not in cls.known_keys() and key != "folder":
+                raise mistake(
+                    f"unknown key {key!r}; allowed: {', '.join(cls.known_keys())}{nearest(key, cls.known_keys())}",
+                    str(key),
+                )
+        return given
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The keys that the block may have."""
+        return [field.alias or name for name, field in cls.model_fields.items() if name != "folder"]
+
+
+def check_range(low: float | None, high: float | None) -> None:
+    """Raise where no value could lie between the two bounds."""
+    if low is not None and high is not None and low > high:
+        raise mistake(f"impossible range: min {low:g} is above max {high:g}; swap them")
