@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from local import stack as stacks
@@ -50,10 +51,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stacks.up(stack)
             yield stack
         finally:
+            started = _processes(stack)
             stacks.down(stack)
+            left = [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+            assert left == [], "make down must leave nothing behind"
             kept = os.environ.get("ESTEIRA_KEEP_LOGS")
             if kept:
                 shutil.copytree(stack.home / "logs", kept, dirs_exist_ok=True)
+
+
+def _processes(stack: Stack) -> list[psutil.Process]:
+    """Every process of the set-up; none where it did not start."""
+    pid = stack.home / "supervisord.pid"
+    if not pid.exists():
+        return []
+    supervisor = psutil.Process(int(pid.read_text()))
+    return [supervisor, *supervisor.children(recursive=True)]
 
 
 @pytest.fixture(scope="session")

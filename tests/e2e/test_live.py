@@ -133,6 +133,22 @@ def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflo
     assert len(tables.read("served", "clockwork", day=date.fromisoformat(partition))) == 72
 
 
+def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
+    first = TODAY - timedelta(days=2)  # the first day that the champion of the test above serves
+    airflow.unpause("clockwork_check", paused=True)
+    airflow.unpause("clockwork_score")
+    span = {"from_date": f"{first}T00:00:00Z", "to_date": f"{first + timedelta(days=1)}T23:59:59Z"}
+    airflow.call(
+        "POST",
+        "/backfills",
+        json={"dag_id": "clockwork_score", **span, "reprocess_behavior": "completed", "max_active_runs": 2},
+    )
+    for day in data.days(first, first + timedelta(days=1)):
+        partition_run(airflow, "clockwork_score", str(day))
+        assert len(tables.read("served", "clockwork", day=day)) == 72
+    airflow.unpause("clockwork_score", paused=True)
+
+
 def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> None:
     first, day = AS_OF + timedelta(days=1), AS_OF + timedelta(days=22)
     finished(airflow, "hopeless_train", day=str(AS_OF))
