@@ -4,20 +4,18 @@ from esteira.steps.checking import (
     check,
     chosen_version,
     commit_notebook,
-    decide,
     drift_report,
-    drift_to_report,
-    measure,
     promote_chosen,
     recheck,
     rescore,
     retrain,
     standing,
 )
-from esteira.steps.checking import labels as labels_for_check
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status
 from esteira.steps.mails import drift_mail, failure_mail, record_delivery, record_drift_mail, warning
+from esteira.steps.measuring import decide, drift_to_report, measure
+from esteira.steps.measuring import labels as labels_for_check
 from esteira.steps.scoring import publish, score
 from esteira.steps.training import candidate, evaluate, lacking, prepare, promote, register, select, train
 

@@ -1,4 +1,4 @@
-"""The check: labels, measure, decide, attempts, and what follows from them."""
+"""What a check does: attempts, and what follows from them."""
 
 from __future__ import annotations
 
@@ -15,238 +15,24 @@ from typing import Any
 import pandas as pd
 
 from esteira import data, drift, learn, notebook, registry, tables
-from esteira.decide import Decision, Gate, Measurement, Outcome, Verdict, best_attempt, first_violated, gate, judge
-from esteira.decide import decide as decide_from
+from esteira.decide import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.learn import Model
 from esteira.spec import METRICS, EsteiraError, ModelSpec, Recipe
 from esteira.steps import ingest, ledger, scoring, training
+from esteira.steps.measuring import (
+    decide,
+    labels,
+    measure,
+    measured_windows,
+    run_key,
+    served,
+    slice_days,
+    spans,
+    windows,
+    write_metrics,
+)
 
 log = logging.getLogger(__name__)
-
-
-def run_key(day: date) -> str:
-    """What the runs of a day's check are known by in MLflow, and its predictions in the tables."""
-    return f"check:{day}"
-
-
-def windows(spec: ModelSpec, champion: ledger.Champion, day: date) -> list[tuple[date, date]]:
-    """The last whole windows of mature days that the champion served, the latest one last.
-
-    They follow each other from the first day that the champion served, and do not overlap.
-    """
-    length = spec.check.every
-    whole = ((ingest.mature_through(spec, day) - champion.effective_day).days + 1) // length
-    starts = [
-        champion.effective_day + timedelta(days=length * n)
-        for n in range(max(whole - spec.check.violated.of_last, 0), whole)
-    ]
-    return [(start, start + timedelta(days=length - 1)) for start in starts]
-
-
-def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
-    """The held-out slice of a check: the latest mature days."""
-    last = ingest.mature_through(spec, day)
-    return last - timedelta(days=spec.check.slice - 1), last
-
-
-def labels(spec: ModelSpec, day: date) -> int:
-    """Read the labels that became mature since the oldest day that the check looks at; returns the days read."""
-    now = ledger.champion(spec, day)
-    if now is None:
-        return 0
-    first = min([slice_days(spec, day)[0], *(start for start, _ in windows(spec, now, day))])
-    return ingest.labels(spec, first, day)
-
-
-def served(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
-    """The rows that a version served on the days, with their label: out of sample only."""
-    rows = tables.read("served", spec.name, day=(first, last), version=version)
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
-    if rows.empty or known.empty:
-        return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
-    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
-    return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
-
-
-def _metric_rows(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...], **about: object) -> list[dict[str, Any]]:
-    values = learn.evaluate(spec, rows, names)
-    found = []
-    for name, value in values.items():
-        limit = spec.check.metrics[name]
-        found.append(
-            {
-                **about,
-                "segment": "",
-                "metric": name,
-                "value": value,
-                "min": limit.min,
-                "max": limit.max,
-                "in_range": limit.holds(value),
-                "n_rows": len(rows),
-                "n_days": rows["day"].nunique(),
-            }
-        )
-    return found
-
-
-def _spans(
-    spec: ModelSpec, rows: pd.DataFrame, spans: list[tuple[date, date]], window: str, **about: object
-) -> list[dict[str, Any]]:
-    found = []
-    for first, last in spans:
-        part = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
-        found += _metric_rows(
-            spec, part, tuple(spec.check.metrics), window=window, first_day=first, last_day=last, **about
-        )
-    return found
-
-
-def measure(spec: ModelSpec, day: date) -> int:
-    """Measure the day's champion on what it served: each new day, the last whole windows, the held-out slice, and drift.
-
-    Replaces the check's rows of the metrics table; returns how many. Without a champion there is nothing to measure.
-    """
-    ledger.repair_aliases(spec)
-    now = ledger.champion(spec, day)
-    if now is None:
-        return 0
-    spans, held_out = windows(spec, now, day), slice_days(spec, day)
-    first = min([held_out[0], *(start for start, _ in spans)])
-    rows = served(spec, now.version, first, ingest.mature_through(spec, day))
-    about = {"check_day": day, "attempt": 0, "role": "champion", "version": now.version}
-    single = [(each, each) for each in _new_days(spec, now.version, day, rows)]
-    found = _spans(spec, rows, single, "day", **about)
-    found += _spans(spec, rows, spans, "window", **about)
-    found += _spans(spec, rows, [held_out], "slice", **about)
-    found += _drift_rows(spec, now.version, spans[-1], day) if spans else []
-    _write_metrics(spec, found, day, 0)
-    for row in found:
-        if row["window"] == "window" and row["role"] == "champion":
-            log.info(
-                "model %s: check %s: %s to %s: %s = %.4g",
-                spec.name,
-                day,
-                row["first_day"],
-                row["last_day"],
-                row["metric"],
-                row["value"],
-            )
-    return len(found)
-
-
-def _write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attempt: int) -> None:
-    frame = pd.DataFrame(rows, columns=tables.METRICS_SCHEMA.names)
-    where = {"check_day": day, "attempt": attempt}
-    tables.replace("metrics", spec.name, frame, where, schema=tables.METRICS_SCHEMA, partition="check_day")
-
-
-def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
-    """The served days that no check before this one has recorded."""
-    known = tables.read(
-        "metrics", spec.name, columns=["check_day", "last_day"], window="day", version=version, role="champion"
-    )
-    recorded = set(known.loc[known["check_day"] < pd.Timestamp(day), "last_day"]) if len(known) else set()
-    return [moment.date() for moment in sorted(rows["day"].unique()) if moment not in recorded]
-
-
-def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
-    frame = tables.read("features", spec.name, columns=["day", *spec.features.all], day=span)
-    found = drift.psi(registry.profile(registry.run_of(spec, version)), frame)
-    if not found:
-        return []
-    about = {
-        "check_day": day,
-        "attempt": 0,
-        "role": "drift",
-        "version": version,
-        "first_day": span[0],
-        "last_day": span[1],
-        "window": "window",
-        "n_rows": len(frame),
-        "n_days": frame["day"].nunique(),
-    }
-    rows = [
-        {
-            **about,
-            "segment": name,
-            "metric": "psi",
-            "value": value,
-            "max": drift.LIMIT,
-            "in_range": value <= drift.LIMIT,
-        }
-        for name, value in found.items()
-    ]
-    share = sum(value > drift.LIMIT for value in found.values()) / len(found)
-    limit = spec.check.drift.max_share
-    return [
-        *rows,
-        {**about, "segment": "", "metric": "drift_share", "value": share, "max": limit, "in_range": share <= limit},
-    ]
-
-
-def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
-    """The champion's windows as the check recorded them, the latest one last."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="champion", window=window)
-    found = []
-    for _, part in rows.groupby(["first_day", "last_day"], sort=True):
-        held = dict(zip(part["metric"], part["in_range"].astype(bool), strict=True))
-        values = dict(zip(part["metric"], part["value"], strict=True))
-        ordered = [name for name in spec.check.metrics if name in values]
-        found.append(
-            Measurement(
-                part["first_day"].iloc[0].date(),
-                part["last_day"].iloc[0].date(),
-                int(part["n_rows"].iloc[0]),
-                int(part["n_days"].iloc[0]),
-                {name: values[name] for name in ordered},
-                {name: held[name] for name in ordered},
-            )
-        )
-    return found
-
-
-def decide(spec: ModelSpec, day: date) -> Verdict:
-    """What the check of a day decides, from its rows of the metrics table and the guards against endless loops."""
-    now = ledger.champion(spec, day)
-    if now is None:
-        return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
-    why = only_measured(spec, day)
-    if why:
-        return Verdict(Decision.KEEP, why)
-    found = measured_windows(spec, day)
-    verdict = decide_from(found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least)
-    if verdict.decision is not Decision.RETRAIN:
-        return verdict
-    held_out = measured_windows(spec, day, "slice")[0]
-    if held_out.days < spec.check.min_days:
-        return Verdict(
-            Decision.WAIT,
-            f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed",
-        )
-    warned = warning_id(now.version, found[-1].last)
-    if _done_by_another_day(spec, warned, day) or len(tables.read("ledger", spec.name, id=f"delivered:{warned}")):
-        return Verdict(
-            Decision.WATCH,
-            f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
-        )
-    return verdict
-
-
-def only_measured(spec: ModelSpec, day: date) -> str:
-    """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    checked = tables.read("metrics", spec.name, columns=["check_day"])
-    newest = checked["check_day"].max().date() if len(checked) else day
-    if newest > day:
-        return f"only measured: {newest} was checked already"
-    now, latest = ledger.champion(spec, day), ledger.champion(spec)
-    if now is not None and latest is not None and latest.version != now.version:
-        return f"only measured: version {latest.version} serves from {latest.effective_day} on"
-    return ""
-
-
-def warning_id(version: int, window_end: date) -> str:
-    """The ledger's id of a warning: one for a champion and a window."""
-    return f"warned:{version}:{window_end}"
 
 
 def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
@@ -254,7 +40,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     recipe = spec.recipes[attempt - 1]
     for number in attempts(spec, day):
         if number >= attempt:  # what an earlier run of this check left is not this one's
-            _write_metrics(spec, [], day, number)
+            write_metrics(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     found = [
         (learn.tune(spec, candidate, frame, recipe.half_life, recipe.trials), index)
@@ -317,7 +103,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
     healthy = all(row["in_range"] for row in rows if row["role"] == "challenger" and row["window"] == "slice")
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy)
-    _write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
+    write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
     registry.log(
         run_id,
         metrics={"gain": seen.gain, "gain_lower": seen.lower},
@@ -349,8 +135,8 @@ def _attempt_rows(
     single = [(moment.date(), moment.date()) for moment in sorted(old["day"].unique())]
     for role, number, rows in (("champion", version, old), ("challenger", None, new)):
         about = {"check_day": day, "attempt": attempt, "role": role, "version": number, "run_id": run_id}
-        found += _spans(spec, rows, [slice_days(spec, day)], "slice", **about)
-        found += _spans(spec, rows, single, "day", **about)
+        found += spans(spec, rows, [slice_days(spec, day)], "slice", **about)
+        found += spans(spec, rows, single, "day", **about)
     return found
 
 
@@ -470,28 +256,6 @@ def drift_report(spec: ModelSpec, day: date) -> str:
         drift.report(spec, reference, current, path)
         registry.log_file(run_id, path)
     return run_id
-
-
-def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
-    """Each feature's PSI in the latest window of a day's check, the largest first."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="psi")
-    found = rows.sort_values("value", ascending=False)
-    return dict(zip(found["segment"], found["value"], strict=True))
-
-
-def drift_to_report(spec: ModelSpec, day: date) -> str | None:
-    """The ledger's id of a report that too many features drifted; None where they did not, or it was reported before."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="drift_share")
-    if rows.empty or rows["in_range"].iloc[0] or only_measured(spec, day):
-        return None
-    key = f"drifted:{int(rows['version'].iloc[0])}:{rows['last_day'].iloc[0].date()}"
-    return None if _done_by_another_day(spec, key, day) else key
-
-
-def _done_by_another_day(spec: ModelSpec, key: str, day: date) -> bool:
-    """Whether the check of another day has written this id into the ledger."""
-    rows = tables.read("ledger", spec.name, id=key)
-    return bool(len(rows)) and bool(rows.iloc[0]["by"] != run_key(day))
 
 
 def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | None]:

@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from esteira import drift, registry, tables
 from esteira.spec import ModelSpec
-from esteira.steps import checking, ledger
+from esteira.steps import checking, ledger, measuring
 
 _TEXT = """\
 {{ lead }}
@@ -77,7 +77,7 @@ def _n(value: float) -> str:
 def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     """The warning after a loop that did not bring the metric back; it is in the ledger before it can be sent."""
     now = ledger.require_champion(spec, day)
-    found = checking.measured_windows(spec, day)
+    found = measuring.measured_windows(spec, day)
     metric, limit = spec.check.metric, spec.check.metrics[spec.check.metric]
     chosen = checking.chosen_attempt(spec, day)
     end = (
@@ -86,7 +86,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
         else f"version {now.version} stays champion"
     )
     why = f"{found[-1].out_of_range()} (wanted: {metric} {limit}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
-    key = checking.warning_id(now.version, found[-1].last)
+    key = measuring.warning_id(now.version, found[-1].last)
     ledger.record(
         spec,
         key,
@@ -94,7 +94,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
         from_state="champion",
         version=now.version,
         why=why,
-        by=checking.run_key(day),
+        by=measuring.run_key(day),
         effective=day,
         evidence={"check_day": str(day)},
     )
@@ -118,7 +118,7 @@ def _history(spec: ModelSpec, day: date) -> Section:
             "in range" if window.in_range[name] else "OUT OF RANGE",
             f"{window.days} days, {window.rows} rows",
         ]
-        for window in checking.measured_windows(spec, day)
+        for window in measuring.measured_windows(spec, day)
         for name, value in window.values.items()
     ]
     return "What the champion reached", ["window", "metric", "value", "range", "verdict", "from"], rows
@@ -152,7 +152,7 @@ def _duration(name: str, value: object) -> str:
 
 
 def _drifted(spec: ModelSpec, day: date) -> Section:
-    found = checking.drifts(spec, day)
+    found = measuring.drifts(spec, day)
     return (
         "Features that moved most",
         ["feature", "PSI (above 0.2: drift)"],
@@ -179,17 +179,17 @@ def record_delivery(spec: ModelSpec, day: date, mail: Mail) -> None:
         f"delivered:{key}",
         to_state="delivered",
         why=f"mailed to {', '.join(mail.to)}",
-        by=checking.run_key(day),
+        by=measuring.run_key(day),
         effective=day,
     )
 
 
 def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """The mail that says that too many features drifted, one a window; None where they did not."""
-    key = checking.drift_to_report(spec, day)
+    key = measuring.drift_to_report(spec, day)
     if key is None:
         return None
-    found = checking.drifts(spec, day)
+    found = measuring.drifts(spec, day)
     moved = [name for name, value in found.items() if value > drift.LIMIT]
     why = f"{', '.join(moved)} drifted since the champion was trained"
     return Mail(
@@ -205,7 +205,7 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
 def record_drift_mail(spec: ModelSpec, day: date, mail: Mail) -> None:
     """Write to the ledger that the drift mail was taken by the mail server."""
     key = mail.key.removeprefix(f"{spec.name}/")
-    ledger.record(spec, key, to_state="drifted", why=mail.lead, by=checking.run_key(day), effective=day)
+    ledger.record(spec, key, to_state="drifted", why=mail.lead, by=measuring.run_key(day), effective=day)
 
 
 def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str) -> Mail:
