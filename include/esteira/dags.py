@@ -47,10 +47,23 @@ def build() -> dict[str, DAG]:
             continue
         try:
             spec = load(path)
-            dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
         except Exception as error:  # whatever it is: dags/broken_models.py shows it, and the other models' DAGs stay
             log.error("%s", error)
+            continue
+        try:
+            dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
+        except Exception as error:  # Airflow refused what the spec allowed: shown as a DAG, and the other models' stay
+            log.exception("model %s: its DAGs can't be built", name)
+            dags[f"{name}_broken"] = _broken(name, error)
     return dags
+
+
+def _broken(name: str, error: Exception) -> DAG:
+    """A DAG without tasks, in place of a model's own, whose documentation says why those could not be built."""
+    why = f"The DAGs of {name} can't be built: {type(error).__name__}: {error}"
+    return DAG(
+        dag_id=f"{name}_broken", schedule=None, description=why[:500], doc_md=why, tags={"esteira", "broken", name}
+    )
 
 
 def raise_broken() -> None:
@@ -63,7 +76,7 @@ def raise_broken() -> None:
             load(path)
         except SpecError as error:
             mistakes.append(str(error))
-        except Exception as error:
+        except Exception as error:  # not a mistake that load() knows: shown all the same, with its kind
             mistakes.append(f"{path}: {type(error).__name__}: {error}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
@@ -80,6 +93,7 @@ def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
         description=doc.partition("\n")[0],
         doc_md=doc,
         tags={"esteira", spec.name, kind},
+        auto_register=False,  # dags/models.py names the DAGs that there are: all three of a model, or none
         owner_links={spec.owner: f"mailto:{spec.owner}"},
         default_args={
             "owner": spec.owner,

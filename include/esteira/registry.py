@@ -109,7 +109,7 @@ def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
     run_id = str(started.info.run_id)
     try:
         yield run_id
-    except BaseException:
+    except BaseException:  # also a task that is killed by its timeout must not leave a run that seems to go on
         api.set_terminated(run_id, "FAILED")
         raise
     api.set_terminated(run_id, "FINISHED")

@@ -107,6 +107,29 @@ def test_no_broken_file_takes_the_others_down(dag_bag, tmp_path: Path, text: str
     assert f"SpecError: {tmp_path}/broken/model.yaml" in error
 
 
+def test_dags_that_airflow_refuses_are_shown_and_the_others_stay(
+    dag_bag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from esteira import dags
+
+    build_check = dags.BUILDERS["check"]
+
+    def refuse(spec):
+        if spec.name == "refused":
+            raise ValueError("Airflow does not take it")
+        return build_check(spec)
+
+    monkeypatch.setitem(dags.BUILDERS, "check", refuse)
+    models.write(tmp_path, "good")
+    models.write(tmp_path, "refused")
+    bag = dag_bag(tmp_path)
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"good_train", "good_score", "good_check", "refused_broken"}
+    assert (
+        bag.dags["refused_broken"].doc_md == "The DAGs of refused can't be built: ValueError: Airflow does not take it"
+    )
+
+
 def in_a_process_of_its_own(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

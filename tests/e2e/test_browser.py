@@ -73,12 +73,16 @@ def test_the_trigger_form_shows_every_param(page, stack: Stack, screenshots: Pat
     page.goto(f"{stack.web}/dags/toll_traffic_train")
     page.get_by_role("button", name=re.compile("^Trigger", re.I)).first.click()
     for title in ("As-of day", "Window", "Candidates", "Promote"):
-        page.get_by_text(re.compile(f"^{title}")).first.wait_for(timeout=30_000)
+        field = page.get_by_text(re.compile(f"^{title}")).first
+        field.wait_for(timeout=30_000)
+        assert field.is_visible(), title
     page.screenshot(path=screenshots / "trigger-form.png")
 
 
 def test_the_broken_model_is_told_on_the_first_page(page, stack: Stack, screenshots: Path) -> None:
     page.goto(f"{stack.web}/")
     page.get_by_text(re.compile("import error", re.I)).first.click(timeout=30_000)
-    page.get_by_text(re.compile("broken_models.py")).first.wait_for(timeout=30_000)
+    shown = page.get_by_text(re.compile("broken_models.py")).first
+    shown.wait_for(timeout=30_000)
+    assert shown.is_visible()
     page.screenshot(path=screenshots / "import-error.png")
