@@ -106,9 +106,8 @@ def test_of_two_first_servings_one_wins_whole() -> None:
     tables.replace_days("served", "m", rows(DAYS[0]).assign(run="old"), [DAYS[0]])
 
     def serve(run: str) -> None:
-        def leave(table):
-            had = table.to_pyarrow_table(columns=["day", "run"]).to_pandas()
-            return {day for day, by in zip(had["day"], had["run"], strict=True) if by != run}
+        def leave(had):
+            return set(had.loc[had["run"] != run, "day"].dt.date)
 
         tables.replace_days("served", "m", rows(*[DAYS[1]] * 3).assign(run=run), [DAYS[1]], leave=leave)
 

@@ -21,6 +21,7 @@ from esteira.spec import METRICS, EsteiraError, ModelSpec, Recipe
 from esteira.steps import ingest, ledger, scoring, training
 from esteira.steps.measuring import (
     decide,
+    decided,
     labels,
     measure,
     measured_windows,
@@ -145,7 +146,8 @@ def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outc
         return bool(row["role"] == "challenger" and row["window"] == "slice" and row["metric"] == spec.check.metric)
 
     lower = seen.lower if math.isfinite(seen.lower) else None
-    evidence = {"gain": seen.gain, "gain_lower": lower, "outcome": outcome.value}
+    upper = seen.upper if math.isfinite(seen.upper) else None
+    evidence = {"gain": seen.gain, "gain_lower": lower, "gain_upper": upper, "outcome": outcome.value}
     return [{**row, **evidence} if of_gate(row) else row for row in rows]
 
 
@@ -258,11 +260,16 @@ def drift_report(spec: ModelSpec, day: date) -> str:
     return run_id
 
 
-def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | None]:
+def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Verdict, list[Outcome], int | None]:
     """The whole check DAG, one step after the other: the decision, each attempt's outcome, and the version promoted.
 
     A crash is an attempt that did not improve. The warning is left to the caller: whom to tell is not this step's to know.
+    A check that died after its promotion, and runs again, does only what was left to do.
     """
+    promoted, verdict = ledger.promoted_by(spec, run_key(day)), decided(spec, day)
+    if promoted is not None and verdict is not None:
+        rescore(spec, day, promoted)
+        return verdict, [attempt.outcome for attempt in attempts(spec, day).values()], promoted
     labels(spec, day)
     measure(spec, day)
     verdict = decide(spec, day)
@@ -279,7 +286,7 @@ def check(spec: ModelSpec, day: date) -> tuple[Verdict, list[Outcome], int | Non
             break
     if chosen_attempt(spec, day) is None:
         return verdict, outcomes, None
-    commit = commit_notebook(spec, day)
+    commit = commit_notebook(spec, day) if keep_notebook else ""
     version = promote_chosen(spec, day, chosen_version(spec, day), commit)
     rescore(spec, day, version)
     return verdict, outcomes, version

@@ -68,9 +68,8 @@ def _widened(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _raw(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
     """The raw rows of the days, without the target: neither features nor scoring may see it."""
-    table = tables.open_table("raw", spec.name)
-    columns = [field.name for field in table.schema().fields if field.name != spec.target] if table else None
-    rows = tables.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
+    columns = [name for name in tables.columns("raw", spec.name) if name != spec.target]
+    rows = tables.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
     return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
 
 

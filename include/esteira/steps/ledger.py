@@ -77,6 +77,12 @@ def require_champion(spec: ModelSpec, day: date) -> Champion:
     return require_champions(spec, [day])[day]
 
 
+def promoted_by(spec: ModelSpec, by: str) -> int | None:
+    """The version that a run, or a day's check, made champion; None where it made none."""
+    rows = tables.read("ledger", spec.name, columns=["version"], to_state="champion", by=by)
+    return int(rows["version"].iloc[0]) if len(rows) else None
+
+
 def effective_day(as_of: date) -> date:
     """The first day that a version of `as_of` serves: what it learnt was known when `as_of` had ended."""
     return as_of + timedelta(days=1)
@@ -182,7 +188,9 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     now = champion(spec)
     scored = tables.read("predictions", spec.name, columns=["day"])
     checks = tables.read(
-        "metrics", spec.name, columns=["check_day", "attempt", "window", "metric", "value", "in_range", "last_day"]
+        "metrics",
+        spec.name,
+        columns=["check_day", "attempt", "role", "window", "metric", "value", "in_range", "last_day"],
     )
     events = tables.read("ledger", spec.name, columns=["at", "to_state", "why"])
     latest = checks[(checks["metric"] == spec.check.metric) & (checks["window"] == "window") & (checks["attempt"] == 0)]

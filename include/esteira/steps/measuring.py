@@ -16,6 +16,10 @@ from esteira.steps import ingest, ledger
 
 log = logging.getLogger(__name__)
 
+DECISION = (
+    -1
+)  # the number under which the metrics table keeps a check's decision, beside 0 (the check) and its attempts
+
 
 def run_key(day: date) -> str:
     """What the runs of a day's check are known by in MLflow, and its predictions in the tables."""
@@ -51,9 +55,9 @@ def labels(spec: ModelSpec, day: date) -> int:
     return ingest.labels(spec, first, day)
 
 
-def served(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
-    """The rows that a version served on the days, with their label: out of sample only."""
-    rows = tables.read("served", spec.name, day=(first, last), version=version)
+def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
+    """The rows that a version (None: any) served on the days, with their label: out of sample only."""
+    rows = tables.read("served", spec.name, day=(first, last), **({"version": version} if version else {}))
     known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
     if rows.empty or known.empty:
         return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
@@ -201,7 +205,20 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
 
 
 def decide(spec: ModelSpec, day: date) -> Verdict:
-    """What the check of a day decides, from its rows of the metrics table and the guards against endless loops."""
+    """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
+    verdict = _decided(spec, day)
+    row = {"check_day": day, "attempt": DECISION, "role": "decision", "outcome": verdict.decision, "why": verdict.why}
+    write_metrics(spec, [row], day, DECISION)
+    return verdict
+
+
+def decided(spec: ModelSpec, day: date) -> Verdict | None:
+    """What the check of a day has decided; None where it has not."""
+    rows = tables.read("metrics", spec.name, check_day=day, role="decision")
+    return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
+
+
+def _decided(spec: ModelSpec, day: date) -> Verdict:
     now = ledger.champion(spec, day)
     if now is None:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from datetime import date
 
 import pandas as pd
-from deltalake import DeltaTable
 
 from esteira import learn, registry, tables
 from esteira.spec import ModelSpec
@@ -76,12 +75,8 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     if rows.empty:
         return 0
 
-    def served_by_another(table: DeltaTable) -> Iterable[date]:
-        had = table.to_pyarrow_table(
-            columns=["day", "run"], filters=[("day", ">=", min(days)), ("day", "<=", max(days))]
-        )
-        pairs = had.group_by(["day", "run"]).aggregate([]).to_pylist()
-        return {pair["day"] for pair in pairs if pair["run"] != run}
+    def served_by_another(had: pd.DataFrame) -> Iterable[date]:
+        return set(had.loc[had["run"] != run, "day"].dt.date)
 
     tables.replace_days("served", spec.name, rows, set(rows["day"].dt.date), leave=served_by_another)
     return len(rows)

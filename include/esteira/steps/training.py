@@ -302,6 +302,15 @@ def refit(
     return registry.register(spec, again)
 
 
+def retrained(spec: ModelSpec, as_of: date, run: str) -> int:
+    """Fit the best candidate on all that was mature by the day, asking nothing; returns the version it is registered as."""
+    days = lacking(spec, as_of)
+    versions = prepare(spec, as_of, None, days)
+    indices = range(len(spec.train.candidates))
+    best = select(spec, [candidate(spec, as_of, index, versions, run) for index in indices])
+    return refit(spec, as_of, best, _frame(spec, as_of, None, versions), versions, run, spec.train.half_life)
+
+
 def train(
     spec: ModelSpec,
     as_of: date,
