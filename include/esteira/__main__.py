@@ -132,6 +132,9 @@ def check(model: Model, day: Annotated[Any, _day_option("Check as if this day ha
 
     spec = _find(model)
     verdict, outcomes, version = steps.check(spec, day)
+    worse = steps.verification_mail(spec, day)
+    if worse:
+        typer.echo(f"{worse.lead}\n", err=True)
     typer.echo(f"{verdict.decision.value}: {verdict.why}")
     for number, outcome in enumerate(outcomes, start=1):
         typer.echo(f"attempt {number}: {outcome.value}")
@@ -142,6 +145,88 @@ def check(model: Model, day: Annotated[Any, _day_option("Check as if this day ha
     if verdict.decision is Decision.RETRAIN and Outcome.RECOVERS not in outcomes:
         typer.echo(f"\n{steps.warning(spec, day).text()}", err=True)
         raise typer.Exit(3)
+
+
+@app.command()
+def limits(
+    model: Model,
+    as_of: Annotated[Any, _day_option("Look at the training window of this day.", "--as-of")],
+    factor: Annotated[float, typer.Option(min=1.0, help="How much larger than usual the error may become.")] = 1.25,
+) -> None:
+    """Suggest limits for check.metrics: the error in time-series cross-validation, times a factor.
+
+    Of a metric whose best value is 1, such as accuracy, the error is what it lacks to that.
+    """
+    from esteira import steps
+
+    spec = _find(model)
+    name, found = steps.limits(spec, as_of, factor)
+    typer.echo(f"{name}, cross-validated on the {spec.train.window} days up to {as_of}:")
+    for metric, (value, limit) in found.items():
+        bound = "min" if spec.higher_is_better(metric) else "max"
+        typer.echo(f"{metric}: {value:.4g}; suggested: {metric}: {{{bound}: {limit:.3g}}}")
+
+
+@app.command()
+def replay(
+    model: Model,
+    first: Annotated[Any, _day_option("The first day to replay.", "--from")],
+    last: Annotated[Any, _day_option("The last day, included.", "--to")],
+    every: Annotated[str, typer.Option(help="How often it is checked: day, week, month, or days such as 10d.")] = "day",
+    blocks: Annotated[str, typer.Option(help="The spans that the report compares: week, month, or days.")] = "month",
+    compare: Annotated[
+        bool, typer.Option(help="Compare with a frozen model and with one retrained every time.")
+    ] = True,
+) -> None:
+    """Walk through history as if each day were today: what would this policy have done, and was it worth it?
+
+    Every step is the one that the DAGs run, in a lake and a registry of the replay's own; nothing is mailed or committed.
+    The model that serves first is trained as of the day before the first. A replay that was interrupted goes on where it
+    was when it is called again.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from esteira import replays
+    from esteira.replay import WALKS, Plan, run
+
+    spec = _find(model)
+    if last < first:
+        raise typer.BadParameter(f"--to {last} is before --from {first}")
+    plan = Plan(spec.name, first, last, every, blocks)
+    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("checks"), TimeRemainingColumn()
+    with Progress(*columns) as bar:
+        task = bar.add_task("")
+        report = run(
+            spec, plan, WALKS if compare else ["policy"], lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    typer.echo(replays.text(report))
+    page = plan.place(spec) / "report.html"
+    page.write_text(replays.page(report), encoding="utf-8")
+    typer.echo(f"\nreport: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+@app.command()
+def rollback(
+    model: Model,
+    to: Annotated[int | None, typer.Option(min=1, help="The version to go back to; else the one before.")] = None,
+    day: Annotated[
+        Any,
+        _day_option("The older version serves from the day after this one; else from the last day served.", "--day"),
+    ] = None,
+) -> None:
+    """Make the version before the champion champion again, and score the days again whose predictions it made.
+
+    What was served stays in the table `served`. A rollback that was interrupted is finished by the next one.
+    """
+    from esteira import steps
+
+    spec = _find(model)
+    bad, target, days = steps.rollback(spec, day, to)
+    if bad == target:
+        typer.echo(f"version {target} is the champion already")
+        return
+    typer.echo(f"version {target} is the champion again, in place of version {bad}")
+    typer.echo(f"{len(days)} days scored again" + (f", {days[0]} to {days[-1]}" if days else ""))
 
 
 @app.command()

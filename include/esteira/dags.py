@@ -357,6 +357,7 @@ def _check_tasks(spec: ModelSpec) -> None:
     decided >> Label("in range") >> keep
     decided >> Label("too little is known") >> wait
     decided >> Label("drift") >> _drift_report(spec)
+    decided >> Label("newly promoted") >> _verify(spec)
     verdicts = []
     previous, label = decided, "out of range"
     for number in range(1, len(spec.recipes) + 1):
@@ -392,8 +393,9 @@ def _measured(spec: ModelSpec) -> Any:
         verdict = steps.decide(spec, _run_day(spec))
         log.info("%s: %s", verdict.decision.value, verdict.why)
         chosen = {"retrain": "attempt_1.retrain", "wait": "wait"}.get(verdict.decision.value, "keep")
-        drifted = steps.drift_to_report(spec, _run_day(spec))
-        return [chosen, "drift_report"] if drifted or chosen == "attempt_1.retrain" else [chosen]
+        drifted = steps.drift_to_report(spec, _run_day(spec)) or chosen == "attempt_1.retrain"
+        verify = steps.to_verify(spec, _run_day(spec)) is not None
+        return [chosen, *(["drift_report"] if drifted else []), *(["verify"] if verify else [])]
 
     decided = decide()
     labels() >> measure() >> decided
@@ -485,6 +487,7 @@ def _drift_report(spec: ModelSpec) -> Any:
 
         day = _run_day(spec)
         run_id = steps.drift_report(spec, day)
+        steps.report_why(spec, day, run_id)
         mail = steps.drift_mail(spec, day, _run_url())
         if mail:
             _send(mail)
@@ -492,6 +495,21 @@ def _drift_report(spec: ModelSpec) -> Any:
         return run_id
 
     return drift_report()
+
+
+def _verify(spec: ModelSpec) -> Any:
+    @task
+    def verify() -> str:
+        from esteira import steps
+
+        day = _run_day(spec)
+        state = steps.verify(spec, day)
+        mail = steps.verification_mail(spec, day, _run_url())
+        if mail:
+            _send(mail)
+        return state
+
+    return verify()
 
 
 BUILDERS = {"train": train_dag, "score": score_dag, "check": check_dag}

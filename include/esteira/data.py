@@ -136,8 +136,8 @@ def _read_sql(source: SqlSource, first: date, last: date) -> pd.DataFrame:
         engine.dispose()
 
 
-def _call(folder: Path, dotted: str) -> Callable[..., pd.DataFrame]:
-    """`module.function` of a model's own folder, wrapped to say whose it is when it does not return a DataFrame."""
+def function(folder: Path, dotted: str) -> Callable[..., Any]:
+    """`module.function` of a model's own folder."""
     module_name, _, function_name = dotted.partition(".")
     path = folder / f"{module_name}.py"
     place = importlib.util.spec_from_file_location(f"esteira_model_{folder.name}_{module_name}", path)
@@ -145,11 +145,17 @@ def _call(folder: Path, dotted: str) -> Callable[..., pd.DataFrame]:
     assert place.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
+    found: Callable[..., Any] = getattr(module, function_name)
+    return found
+
+
+def _call(folder: Path, dotted: str) -> Callable[..., pd.DataFrame]:
+    """A function of a model's own folder, wrapped to say whose it is when it does not return a DataFrame."""
 
     def checked(*args: Any) -> pd.DataFrame:
-        result = getattr(module, function_name)(*args)
+        result = function(folder, dotted)(*args)
         if not isinstance(result, pd.DataFrame):
-            raise DataError(f"{path}: {function_name} must return a pandas DataFrame, got {type(result).__name__}")
+            raise DataError(f"{folder}: {dotted} must return a pandas DataFrame, got {type(result).__name__}")
         return result
 
     return checked

@@ -41,7 +41,7 @@ class Measurement:
     """The metrics of one window of days: `first` to `last`, both included.
 
     `in_range` says of each metric whether it is within its limits; `days` and `rows` count what has a mature label and
-    was served by the version measured.
+    was served by the version measured. `incomplete` says why its labels can't be trusted yet, where they can't.
     """
 
     first: date
@@ -50,6 +50,7 @@ class Measurement:
     days: int
     values: Mapping[str, float]
     in_range: Mapping[str, bool]
+    incomplete: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -69,11 +70,12 @@ class Verdict:
     why: str
 
 
-def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int) -> Verdict:
+def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int, min_rows: int = 1) -> Verdict:
     """Keep, watch, wait or retrain, from the windows in order of time, the latest one last.
 
     Retrain when the latest window and at least `at_least` of those given are out of range. A window with fewer than
-    `min_days` days is no evidence: as the latest one it means wait, as an earlier one it does not count.
+    `min_days` days or `min_rows` rows, or whose labels are incomplete, is no evidence: as the latest one it means wait,
+    as an earlier one it does not count.
     """
     if not windows:
         return Verdict(
@@ -85,9 +87,15 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int) -> V
         return Verdict(
             Decision.WAIT, f"{latest.days} days with mature labels from {span}; at least {min_days} are needed"
         )
+    if latest.rows < min_rows:
+        return Verdict(
+            Decision.WAIT, f"{latest.rows} rows with mature labels from {span}; at least {min_rows} are needed"
+        )
+    if latest.incomplete:
+        return Verdict(Decision.WAIT, f"the labels from {span} look incomplete: {latest.incomplete}")
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
-    bad = sum(not window.healthy for window in windows if window.days >= min_days)
+    bad = sum(not window.healthy for window in windows if window.days >= min_days and window.rows >= min_rows)
     what = f"{latest.out_of_range()} is out of range from {span}; {bad} of the last {len(windows)} windows are"
     if bad < at_least:
         return Verdict(Decision.WATCH, f"{what}, {at_least} are needed to act")
@@ -152,7 +160,7 @@ def lower_bound(values: Sequence[float], confidence: float, seed: int = 0, draws
     # The drawn means scatter around the mean of the blocks, in which the days at the ends count less.
     centre = math.fsum(means) / len(means)
     draw = random.Random(seed)  # noqa: S311  # a bootstrap, not a secret
-    ratios = []
+    ratios: list[float] = []
     for _ in range(draws):
         drawn = draw.choices(means, k=count)
         middle = math.fsum(drawn) / count
@@ -175,7 +183,7 @@ def _unseen(values: Sequence[float], size: int) -> float:
     apart = [value - mean for value in values]
     first = math.fsum(a * b for a, b in pairwise(apart)) / math.fsum(a * a for a in apart)
     first = min(max(first + (1 + 3 * first) / n, 0.0), STRONGEST)  # of few days the estimate is too low (Kendall 1954)
-    seen = 1 + 2 * math.fsum((1 - lag / size) * first**lag for lag in range(1, size))
+    seen = 1 + 2 * math.fsum((1 - lag / size) * math.pow(first, lag) for lag in range(1, size))
     return math.sqrt((1 + first) / (1 - first) / seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,25 @@ FLOOR = 1e-4  # the share that an empty bin is taken to have
 Profile = dict[str, dict[str, Any]]
 
 
-def profile(spec: ModelSpec, frame: pd.DataFrame) -> Profile:
+def profile(spec: ModelSpec, frame: pd.DataFrame, weights: Mapping[str, float] | None = None) -> Profile:
     """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones.
 
-    Numbers have two more bins, for what lies below and above all that was seen.
+    Numbers have two more bins, for what lies below and above all that was seen. `weights`, the features' importance, are
+    kept beside.
     """
     numeric = {*spec.features.numeric, *spec.features.boolean}
-    return {
+    found = {
         name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name])
         for name in spec.features.all
     }
+    for name, weight in (weights or {}).items():
+        found[name]["importance"] = weight
+    return found
+
+
+def importance(known: Profile) -> dict[str, float]:
+    """The features' importance that a profile keeps."""
+    return {name: shape["importance"] for name, shape in known.items() if "importance" in shape}
 
 
 def _numeric_profile(values: pd.Series) -> dict[str, Any]:

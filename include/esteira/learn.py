@@ -18,14 +18,18 @@ from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_selection import SelectPercentile, f_classif, f_regression
 from sklearn.impute import SimpleImputer
+from sklearn.inspection import permutation_importance
 from sklearn.model_selection import TimeSeriesSplit
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
-from esteira.spec import HIGHER, METRICS, Candidate, Dimension, ModelSpec, SpecError, nearest
+from esteira import data
+from esteira.spec import Candidate, Dimension, ModelSpec, SpecError, nearest
 
 Array = npt.NDArray[Any]
+SAMPLE = 2_000  # rows that show a feature's importance well enough
+Metric = Callable[[Array, Array, Array, Array | None], float]
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _seeded(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any]) ->
 
 def check_candidates(spec: ModelSpec) -> None:
     """Build each candidate once, so that a wrong class or parameter is found before any data is read."""
-    for candidate in spec.train.candidates:
+    for candidate in (*spec.train.candidates, *(each for recipe in spec.retrain for each in recipe.candidates or ())):
         estimator = pipeline(spec, candidate, {}).named_steps["model"]
         fits = is_regressor(estimator) if spec.task == "regression" else hasattr(estimator, "predict_proba")
         if not fits:
@@ -228,38 +232,75 @@ def _mae_over_mean(y: Array, p: Array) -> float:
     return float(sk.mean_absolute_error(y, p)) / mean if mean else math.nan
 
 
-# Each takes labels, predictions, probabilities. Of a binary task the labels and predictions are 1 for the positive class
-# and 0 for the other, and the probability is that of the positive class; of a multiclass task they are text.
-FUNCTIONS: Mapping[str, Callable[[Array, Array, Array], float]] = {
-    "mae": lambda y, p, _: sk.mean_absolute_error(y, p),
-    "rmse": lambda y, p, _: sk.root_mean_squared_error(y, p),
-    "mape": lambda y, p, _: sk.mean_absolute_percentage_error(y, p),
-    "mae_over_mean": lambda y, p, _: _mae_over_mean(y, p),
-    "r2": lambda y, p, _: sk.r2_score(y, p) if len(y) > 1 else math.nan,
-    "accuracy": lambda y, p, _: sk.accuracy_score(y, p),
-    "balanced_accuracy": lambda y, p, _: sk.recall_score(y, p, labels=np.unique(y), average="macro", zero_division=0),
-    "f1": lambda y, p, _: sk.f1_score(y, p, average="binary" if y.dtype.kind == "i" else "macro", zero_division=0),
-    "roc_auc": lambda y, _, q: sk.roc_auc_score(y, q) if len(np.unique(y)) > 1 else math.nan,
-    "average_precision": lambda y, _, q: sk.average_precision_score(y, q) if y.any() else math.nan,
-    "log_loss": lambda y, _, q: sk.log_loss(y, q, labels=[0, 1]),
-    "brier": lambda y, _, q: sk.brier_score_loss(y, q, pos_label=1),
+def _pinball(percent: int) -> Metric:
+    return lambda y, p, _, w: sk.mean_pinball_loss(y, p, sample_weight=w, alpha=percent / 100)
+
+
+def _known_classes(y: Array, w: Array | None) -> int:
+    return len(np.unique(y if w is None else y[w > 0]))
+
+
+# Each takes labels, predictions, probabilities, and weights of the rows or None. Of a binary task the labels and
+# predictions are 1 for the positive class and 0 for the other, and the probability is that of the positive class; of a
+# multiclass task they are text.
+FUNCTIONS: Mapping[str, Metric] = {
+    "mae": lambda y, p, _, w: sk.mean_absolute_error(y, p, sample_weight=w),
+    "rmse": lambda y, p, _, w: sk.root_mean_squared_error(y, p, sample_weight=w),
+    "mape": lambda y, p, _, w: sk.mean_absolute_percentage_error(y, p, sample_weight=w),
+    "mae_over_mean": lambda y, p, _, w: _mae_over_mean(y, p),
+    **{f"pinball_{percent:02}": _pinball(percent) for percent in range(1, 100)},
+    "r2": lambda y, p, _, w: sk.r2_score(y, p, sample_weight=w) if len(y) > 1 else math.nan,
+    "accuracy": lambda y, p, _, w: sk.accuracy_score(y, p, sample_weight=w),
+    "balanced_accuracy": lambda y, p, _, w: sk.recall_score(
+        y, p, labels=np.unique(y), average="macro", zero_division=0, sample_weight=w
+    ),
+    "f1": lambda y, p, _, w: sk.f1_score(
+        y, p, average="binary" if y.dtype.kind == "i" else "macro", zero_division=0, sample_weight=w
+    ),
+    "roc_auc": lambda y, _, q, w: sk.roc_auc_score(y, q, sample_weight=w) if _known_classes(y, w) > 1 else math.nan,
+    "average_precision": lambda y, _, q, w: sk.average_precision_score(y, q, sample_weight=w) if y.any() else math.nan,
+    "log_loss": lambda y, _, q, w: sk.log_loss(y, q, labels=[0, 1], sample_weight=w),
+    "brier": lambda y, _, q, w: sk.brier_score_loss(y, q, pos_label=1, sample_weight=w),
 }
 
 
 def evaluate(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...] | list[str]) -> dict[str, float]:
-    """The metrics `names` over rows with `label`, `prediction` and `probability`; NaN where one can't be computed."""
+    """The metrics `names` over rows with `label`, `prediction` and `probability`; NaN where one can't be computed.
+
+    A name with a dot is a function of the model's own: it gets labels, predictions and probabilities as arrays.
+    """
     if rows.empty:
         return dict.fromkeys(names, math.nan)
+    labels, predictions, shown = arrays(spec, rows)
+    return {
+        name: _own(spec, name, labels, predictions, shown)
+        if "." in name
+        else float(FUNCTIONS[name](labels, predictions, shown, None))
+        for name in names
+    }
+
+
+def arrays(spec: ModelSpec, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """Labels, predictions and probabilities as metrics take them."""
     labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
     if spec.task == "binary":
         labels, predictions = ((values == spec.positive_class).astype(int) for values in (labels, predictions))
-    shown = rows["probability"].to_numpy(dtype="float64")
-    return {name: float(FUNCTIONS[name](labels, predictions, shown)) for name in names}
+    return labels, predictions, rows["probability"].to_numpy(dtype="float64")
 
 
-def better_by(name: str, old: float, new: float) -> float:
+def _own(spec: ModelSpec, name: str, labels: Array, predictions: Array, shown: Array) -> float:
+    found = data.function(spec.folder, name)(labels, predictions, shown)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise SpecError(
+            f"model {spec.name}: the metric {name} must return a number, got {type(found).__name__}"
+        ) from None
+
+
+def better_by(spec: ModelSpec, name: str, old: float, new: float) -> float:
     """How much better `new` is than `old` in the metric's own unit; negative where it is worse."""
-    return new - old if METRICS[name][1] is HIGHER else old - new
+    return new - old if spec.higher_is_better(name) else old - new
 
 
 def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: pd.DataFrame) -> list[float]:
@@ -271,7 +312,7 @@ def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: 
     """
 
     def gain(old: pd.DataFrame, new: pd.DataFrame) -> float:
-        return better_by(name, evaluate(spec, old, [name])[name], evaluate(spec, new, [name])[name])
+        return better_by(spec, name, evaluate(spec, old, [name])[name], evaluate(spec, new, [name])[name])
 
     every = sorted(champion["day"].unique())
     if len(every) < 2:
@@ -283,6 +324,18 @@ def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: 
     return [value + offset for value in pseudo]
 
 
+def importance(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> dict[str, float]:
+    """How much worse the model's score on a sample of `rows` (features and `label`) gets when a feature is shuffled."""
+    sample = rows.sample(min(SAMPLE, len(rows)), random_state=spec.train.seed)
+    target = sample["label"]
+    if model.classes:
+        target = target.map({name: index for index, name in enumerate(model.classes)}).fillna(-1)
+    found = permutation_importance(
+        model.pipeline, design(spec, sample, model.columns), target, n_repeats=3, random_state=spec.train.seed
+    )
+    return dict(zip(model.columns, map(float, found.importances_mean), strict=True))
+
+
 def tune(
     spec: ModelSpec, candidate: Candidate, frame: pd.DataFrame, half_life: int | None = None, trials: int | None = None
 ) -> Trial:
@@ -292,7 +345,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = "maximize" if METRICS[spec.check.metric][1] is HIGHER else "minimize"
+    direction = "maximize" if spec.higher_is_better(spec.check.metric) else "minimize"
     study = optuna.create_study(direction=direction, sampler=_sampler(spec, candidate))
 
     def objective(trial: optuna.Trial) -> float:
@@ -326,10 +379,15 @@ def _suggest(trial: Any, name: str, dimension: Dimension) -> Any:
 
 
 def cross_validate(
-    spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any], frame: pd.DataFrame, half_life: int | None = None
+    spec: ModelSpec,
+    candidate: Candidate,
+    params: Mapping[str, Any],
+    frame: pd.DataFrame,
+    half_life: int | None = None,
+    metric: str = "",
 ) -> float:
-    """The gate's metric, its mean over folds that each train on the days before those that they measure."""
-    name = spec.check.metric
+    """A metric (the gate's unless another is named): its mean over folds that train on the days before those they measure."""
+    name = metric or spec.check.metric
     values = []
     for past, future in _folds(spec, frame):
         if spec.task != "regression" and past["label"].nunique() < 2:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 Parts = dict[object, pa.Table]
 
@@ -38,7 +38,8 @@ class MemoryTable:
         parts = [part for key, part in self._now().items() if self._may_hold(key, filters)]
         rows = pa.concat_tables([self.schema.empty_table(), *parts], promote_options="default")
         rest = [each for each in filters if each[0] != self.partition]
-        rows = rows.filter(pq.filters_to_expression(rest)) if rest else rows
+        for name, sign, value in rest:
+            rows = rows.filter(_masks(rows, name, sign, value))
         return rows.select(columns) if columns is not None else rows
 
     def replace(self, rows: pa.Table, where: Mapping[str, object], marks: Mapping[str, int]) -> None:
@@ -47,9 +48,10 @@ class MemoryTable:
         named = where[self.partition]
         for key in named if isinstance(named, list) else [named]:
             part = parts.pop(key, None)
-            rest = [(name, "=", value) for name, value in where.items() if name != self.partition]
+            rest = [(name, value) for name, value in where.items() if name != self.partition]
             if part is not None and rest:
-                part = part.filter(~pq.filters_to_expression(rest))
+                mask = reduce(pc.and_, (_masks(part, name, "=", value) for name, value in rest))
+                part = part.filter(pc.invert(mask))
                 if len(part):
                     parts[key] = part
         self._add(parts, rows)
@@ -75,6 +77,11 @@ class MemoryTable:
 
     def _may_hold(self, key: object, filters: list[tuple[str, str, object]]) -> bool:
         return all(_holds(key, sign, value) for name, sign, value in filters if name == self.partition)
+
+
+def _masks(rows: pa.Table, name: str, sign: str, value: object) -> pa.ChunkedArray:
+    compare = {"=": pc.equal, ">=": pc.greater_equal, "<=": pc.less_equal}[sign]
+    return pc.fill_null(compare(rows[name], pa.scalar(value, rows.schema.field(name).type)), False)
 
 
 def _holds(key: object, sign: str, value: object) -> bool:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
-from sklearn.inspection import permutation_importance
 from sklearn.metrics import roc_curve
 
-from esteira.learn import Model, design
 from esteira.spec import ModelSpec
 
-ROWS = 2_000  # a sample this large shows the shape, and keeps the plot's cost small
 
-
-def of_model(spec: ModelSpec, model: Model, rows: pd.DataFrame, scored: pd.DataFrame) -> dict[str, Figure]:
-    """The plots that fit the task, by file name. `rows` has features and `label`; `scored` the predictions for them."""
-    sample = rows.sample(min(ROWS, len(rows)), random_state=spec.train.seed)
-    figures = {"importance.png": importance(spec, model, sample)}
+def of_model(spec: ModelSpec, scored: pd.DataFrame, weights: Mapping[str, float]) -> dict[str, Figure]:
+    """The plots that fit the task, by file name. `scored` has labels and predictions, `weights` the features' importance."""
+    figures = {"importance.png": importance(weights)}
     if spec.task == "regression":
         figures["residuals.png"] = residuals(scored)
     if spec.task == "binary":
@@ -64,17 +59,11 @@ def calibration(spec: ModelSpec, scored: pd.DataFrame) -> Figure:
     return figure
 
 
-def importance(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> Figure:
+def importance(weights: Mapping[str, float]) -> Figure:
     """Permutation importance: how much worse the score gets when a feature's values are shuffled."""
-    target = rows["label"]
-    if model.classes:
-        target = target.map({name: index for index, name in enumerate(model.classes)}).fillna(-1)
-    found = permutation_importance(
-        model.pipeline, design(spec, rows, model.columns), target, n_repeats=3, random_state=spec.train.seed
-    )
-    order = np.argsort(found.importances_mean)
+    order = sorted(weights, key=lambda name: weights[name])
     figure, axes = _one()
-    axes.barh(np.array(model.columns)[order], found.importances_mean[order])
+    axes.barh(order, [weights[name] for name in order])
     axes.set(xlabel="loss of score when shuffled")
     return figure
 

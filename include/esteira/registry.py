@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
+from functools import lru_cache
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,11 @@ def _signature(spec: ModelSpec, model: Model, matrix: pd.DataFrame) -> ModelSign
 
 def profile(run_id: str) -> Profile:
     """The reference profile that was kept with a run."""
+    return _profile(uri(), run_id)
+
+
+@lru_cache(maxsize=8)  # what a finished run kept does not change
+def _profile(_: str, run_id: str) -> Profile:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(client().download_artifacts(run_id, "profile.json", folder)).read_text(encoding="utf-8")
     found: Profile = json.loads(text)
@@ -249,12 +255,17 @@ def aliases(spec: ModelSpec) -> dict[str, int]:
 
 def run_of(spec: ModelSpec, version: int) -> str:
     """The run that made a version. Raises UnknownVersion where there is none."""
+    return _run_of(uri(), spec.name, version)
+
+
+@lru_cache(maxsize=64)  # a version is of one run for good
+def _run_of(_: str, name: str, version: int) -> str:
     try:
-        return str(client().get_model_version(spec.name, str(version)).run_id)
+        return str(client().get_model_version(name, str(version)).run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UnknownVersion(f"model {spec.name} has no version {version}; see `esteira status {spec.name}`") from None
+        raise UnknownVersion(f"model {name} has no version {version}; see `esteira status {name}`") from None
 
 
 def load(spec: ModelSpec, run_id: str, version: int = 0) -> Model:

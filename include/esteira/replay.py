@@ -21,11 +21,12 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 from croniter import croniter
 
-from esteira import learn, spec as specs, steps, tables
+from esteira import learn, steps, tables
+from esteira import spec as specs
 from esteira.data import days
 from esteira.decide import Decision, Outcome
-from esteira.spec import METRICS, EsteiraError, ModelSpec
-from esteira.steps import checking, ingest, ledger, measuring, training
+from esteira.spec import EsteiraError, ModelSpec
+from esteira.steps import checking, ingest, ledger, measuring, outcomes, training
 
 RUN = "replay"
 AHEAD = 31  # days that are extracted, and scored by the champion of the moment, at once; nothing looks at them early
@@ -82,6 +83,7 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
     if warned:
         steps.warning(spec, day)
     seen = measuring.measured_windows(spec, day)
+    tried = checking.attempts(spec, day).values() if outcomes else ()
     return {
         "day": str(day),
         "champion": before.version,
@@ -90,7 +92,7 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
         spec.check.metric: seen[-1].values[spec.check.metric] if seen else None,
         "attempts": [
             {"number": each.number, "outcome": each.outcome.value, "value": each.value, "gain": each.gain}
-            for each in checking.attempts(spec, day).values()
+            for each in tried
         ],
         "tried": len(outcomes),
         "promoted": promoted,
@@ -205,7 +207,7 @@ def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
     ingest.labels(spec, plan.first, plan.last + timedelta(days=spec.label_delay))
     found = []
     for first, last in spans(plan.first, plan.last, plan.blocks):
-        rows = measuring.served(spec, None, first, last)
+        rows = outcomes.served(spec, None, first, last)
         found.append(
             {
                 "first": str(first),
@@ -285,7 +287,7 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
     return {
         "plan": {**asdict(plan), "first": str(plan.first), "last": str(plan.last)},
         "metric": spec.check.metric,
-        "better": "higher" if METRICS[spec.check.metric][1] else "lower",
+        "better": "higher" if spec.higher_is_better(spec.check.metric) else "lower",
         "limits": {name: limit.model_dump(exclude_none=True) for name, limit in spec.check.metrics.items()},
         "means": means,
         "counts": counts,

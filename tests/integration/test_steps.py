@@ -11,7 +11,7 @@ import pytest
 from esteira import data, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
 from esteira.spec import ModelSpec, find
-from esteira.steps import checking, ingest, ledger, measuring, scoring, training
+from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
 
 from tests import models
 from tests.conftest import use_home
@@ -286,12 +286,12 @@ def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypat
     days = data.days(FIRST, FIRST + timedelta(days=4))
     score_days(spec, days)
     steps.labels_for_check(spec, days[-1])
-    assert len(measuring.served(spec, 1, days[0], days[-1])) == 4 * 72
+    assert len(outcomes.served(spec, 1, days[0], days[-1])) == 4 * 72
     rows = tables.read("served", spec.name)
     rows.loc[rows["day"] == pd.Timestamp(days[0]), "trained_through"] = pd.Timestamp(days[0])
     tables.replace_days("served", spec.name, rows, days)
-    assert len(measuring.served(spec, 1, days[0], days[-1])) == 3 * 72
-    assert measuring.served(spec, 2, days[0], days[-1]).empty
+    assert len(outcomes.served(spec, 1, days[0], days[-1])) == 3 * 72
+    assert outcomes.served(spec, 2, days[0], days[-1]).empty
 
 
 def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(

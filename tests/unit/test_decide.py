@@ -109,11 +109,11 @@ def test_the_bound_moves_with_the_days(values: list[int], shift: int) -> None:
 @pytest.mark.parametrize(
     ("evidence", "healthy", "expected"),
     [
-        (Gate(0.1, 0.05, 7, True), True, Outcome.RECOVERS),
-        (Gate(0.1, 0.05, 7, True), False, Outcome.IMPROVES),
-        (Gate(0.1, -0.05, 7, False), True, Outcome.FAILS),
-        (Gate(0.1, 0.05, 4, True), True, Outcome.UNKNOWN),
-        (Gate(math.nan, -math.inf, 0, False), False, Outcome.UNKNOWN),
+        (Gate(0.1, 0.05, 0.15, 7, True), True, Outcome.RECOVERS),
+        (Gate(0.1, 0.05, 0.15, 7, True), False, Outcome.IMPROVES),
+        (Gate(0.1, -0.05, 0.2, 7, False), True, Outcome.FAILS),
+        (Gate(0.1, 0.05, 0.15, 4, True), True, Outcome.UNKNOWN),
+        (Gate(math.nan, -math.inf, math.inf, 0, False), False, Outcome.UNKNOWN),
     ],
 )
 def test_judge(evidence: Gate, healthy: bool, expected: Outcome) -> None:

@@ -192,5 +192,5 @@ def test_daily_gains_have_the_whole_gain_as_their_mean(spec: ModelSpec, frame: p
     gains = learn.daily_gains(spec, metric, naive, good)
     both = (learn.evaluate(spec, rows, [metric])[metric] for rows in (naive, good))
     assert len(gains) == frame["day"].nunique()
-    assert np.mean(gains) == pytest.approx(learn.better_by(metric, *both))
+    assert np.mean(gains) == pytest.approx(learn.better_by(spec, metric, *both))
     assert np.mean(gains) > 0

@@ -73,6 +73,11 @@ class ModelSpec(Block):
         return self.retrain or default
 
     @property
+    def estimates(self) -> bool:
+        """Whether a check estimates the metrics of days whose labels are not there yet; by default where they take days."""
+        return self.label_delay > 1 if self.check.estimate is None else self.check.estimate
+
+    @property
     def has_features_code(self) -> bool:
         """Whether the model's folder has a features.py that builds the features from the raw rows."""
         return (self.folder / "features.py").is_file()
@@ -114,13 +119,63 @@ class ModelSpec(Block):
             part = "metrics" if where == "check" else "accept"
             for name, limit in limits.items():
                 self._check_metric((where, part, name), name, limit)
+        for column, limits in self.check.segments.items():
+            kinds = (*self.features.categorical, *self.features.boolean)
+            if column not in kinds:
+                raise mistake(
+                    f"got {column!r}; a segment is a categorical or boolean feature: {', '.join(kinds) or 'there is none'}"
+                    f"{nearest(column, kinds)}",
+                    "check",
+                    "segments",
+                    column,
+                )
+            for name, limit in limits.items():
+                self._check_metric(("check", "segments", column, name), name, limit)
         return self
 
+    @model_validator(mode="after")
+    def _recipes_agree(self) -> Self:
+        for index, recipe in enumerate(self.retrain):
+            foreign = [name for name in recipe.features or () if name not in self.features.all]
+            if foreign:
+                raise mistake(
+                    f"{foreign[0]!r} is not a feature of the model{nearest(foreign[0], self.features.all)}; a recipe's features "
+                    f"are some of: {', '.join(self.features.all)}",
+                    "retrain",
+                    str(index),
+                    "features",
+                )
+        return self
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether a metric is better when it is higher; of a user's own one the bound given tells."""
+        if metric in METRICS:
+            return METRICS[metric][1] is HIGHER
+        limits = {**(self.train.accept or {}), **self.check.metrics}
+        return limits[metric].min is not None
+
+    def by_recipe(self, recipe: Recipe) -> ModelSpec:
+        """The model as a recipe trains it: with its candidates and its features, where it names some."""
+        changes: dict[str, object] = {}
+        if recipe.candidates:
+            changes["train"] = self.train.model_copy(update={"candidates": recipe.candidates})
+        if recipe.features:
+            changes["features"] = self.features.only(recipe.features)
+        return self.model_copy(update=changes)
+
     def _check_metric(self, keys: tuple[str, ...], name: str, limit: Limit) -> None:
+        if "." in name:
+            _check_function(self.folder, name, keys)
+            if (limit.min is None) == (limit.max is None):
+                raise mistake(
+                    f"{name} is your own: give min where higher is better, max where lower is, not both", *keys
+                )
+            return
         allowed = [metric for metric, (tasks, _) in METRICS.items() if self.task in tasks]
         if name not in allowed:
             raise mistake(
-                f"unknown metric {name!r}; for {self.task}: {', '.join(allowed)}{nearest(name, allowed)}", *keys
+                f"unknown metric {name!r}; for {self.task}: {_listed(allowed)}{nearest(name, allowed)}; your own is named module.function, of a file in the model's folder",
+                *keys,
             )
         bound = "min" if METRICS[name][1] is HIGHER else "max"
         if getattr(limit, bound) is None:
@@ -141,6 +196,11 @@ class ModelSpec(Block):
         if self.has_features_code:
             _check_function(self.folder, "features.build", ("features",))
         return self
+
+
+def _listed(metrics: list[str]) -> str:
+    names = [name for name in metrics if not name.startswith("pinball_")]
+    return ", ".join(names if len(names) == len(metrics) else [*names, "pinball_01 to pinball_99"])
 
 
 def _check_function(folder: Path, dotted: str, keys: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from esteira.spec.words import ALLOWED_PACKAGES, Address, Block, Cron, Day, Days, check_range, mistake, nearest
+from esteira.spec.words import ALLOWED_PACKAGES, Address, Block, Column, Cron, Day, Days, check_range, mistake, nearest
 
 
 class Limit(Block):
@@ -200,6 +200,9 @@ class Check(Block):
     every: Days = 7
     violated: Violated = Violated()
     min_days: int = Field(default=5, ge=1)
+    min_rows: int = Field(default=1, ge=1)
+    segments: dict[Column, dict[str, Limit]] = Field(default_factory=dict)
+    estimate: bool | None = None
     slice: Days = 14
     drift: Drift = Drift()
 
@@ -225,6 +228,13 @@ class Recipe(Block):
     half_life: Days | None = None
     keep_old: float | None = Field(default=None, gt=0, le=1)
     trials: int | None = Field(default=None, ge=1, le=1000)
+    candidates: tuple[Candidate, ...] | None = Field(default=None, min_length=1)
+    features: tuple[Column, ...] | None = Field(default=None, min_length=1)
+
+    @field_validator("candidates", "features", mode="before")
+    @classmethod
+    def _list(cls, given: object) -> object:
+        return tuple(given) if isinstance(given, list) else given
 
 
 def _no_approval(given: object) -> object:

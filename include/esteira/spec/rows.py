@@ -107,6 +107,13 @@ class Features(Block):
         """Every feature, in the order in which the model gets them."""
         return self.numeric + self.categorical + self.boolean
 
+    def only(self, names: tuple[str, ...]) -> Features:
+        """Those of the features that are among `names`."""
+        kinds = type(self).model_fields
+        return self.model_copy(
+            update={kind: tuple(name for name in getattr(self, kind) if name in names) for kind in kinds}
+        )
+
     @model_validator(mode="after")
     def _once(self) -> Self:
         if not self.all:

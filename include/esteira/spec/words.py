@@ -48,6 +48,7 @@ METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
     "rmse": (frozenset({"regression"}), LOWER),
     "mape": (frozenset({"regression"}), LOWER),
     "mae_over_mean": (frozenset({"regression"}), LOWER),
+    **{f"pinball_{percent:02}": (frozenset({"regression"}), LOWER) for percent in range(1, 100)},
     "r2": (frozenset({"regression"}), HIGHER),
     "accuracy": (frozenset({"binary", "multiclass"}), HIGHER),
     "balanced_accuracy": (frozenset({"binary", "multiclass"}), HIGHER),

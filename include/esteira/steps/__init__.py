@@ -13,11 +13,20 @@ from esteira.steps.checking import (
 )
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status
-from esteira.steps.mails import drift_mail, failure_mail, record_delivery, record_drift_mail, warning
+from esteira.steps.mails import (
+    drift_mail,
+    failure_mail,
+    record_delivery,
+    record_drift_mail,
+    report_why,
+    verification_mail,
+    warning,
+)
 from esteira.steps.measuring import decide, drift_to_report, measure
 from esteira.steps.measuring import labels as labels_for_check
+from esteira.steps.promotions import rollback, to_verify, verify
 from esteira.steps.scoring import publish, score
-from esteira.steps.training import candidate, evaluate, lacking, prepare, promote, register, select, train
+from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, register, select, train
 
 __all__ = [
     "NoChampion",
@@ -37,6 +46,7 @@ __all__ = [
     "features",
     "labels_for_check",
     "lacking",
+    "limits",
     "measure",
     "prepare",
     "promote",
@@ -47,13 +57,18 @@ __all__ = [
     "record_drift_mail",
     "register",
     "repair_aliases",
+    "report_why",
     "rescore",
     "retrain",
+    "rollback",
     "score",
     "select",
     "standing",
     "status",
+    "to_verify",
     "train",
     "validate",
+    "verification_mail",
+    "verify",
     "warning",
 ]

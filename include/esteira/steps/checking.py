@@ -17,8 +17,8 @@ import pandas as pd
 from esteira import data, drift, learn, notebook, registry, tables
 from esteira.decide import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.learn import Model
-from esteira.spec import METRICS, EsteiraError, ModelSpec, Recipe
-from esteira.steps import ingest, ledger, scoring, training
+from esteira.spec import EsteiraError, ModelSpec, Recipe
+from esteira.steps import ingest, ledger, promotions, scoring, training
 from esteira.steps.measuring import (
     decide,
     decided,
@@ -26,12 +26,12 @@ from esteira.steps.measuring import (
     measure,
     measured_windows,
     run_key,
-    served,
     slice_days,
     spans,
     windows,
     write_metrics,
 )
+from esteira.steps.outcomes import served
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         if number >= attempt:  # what an earlier run of this check left is not this one's
             write_metrics(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
+    asked = spec.by_recipe(recipe)
     found = [
-        (learn.tune(spec, candidate, frame, recipe.half_life, recipe.trials), index)
-        for index, candidate in enumerate(spec.train.candidates)
+        (learn.tune(asked, candidate, frame, recipe.half_life, recipe.trials), index)
+        for index, candidate in enumerate(asked.train.candidates)
     ]
-    best, index = (max if METRICS[spec.check.metric][1] else min)(found, key=lambda pair: pair[0].value)
-    chosen = spec.train.candidates[index]
+    best, index = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
+    chosen = asked.train.candidates[index]
     about = {
         "kind": "attempt",
         "as_of": day,
@@ -58,7 +59,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         "recipe": recipe.model_dump_json(),
     }
     with registry.run(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
-        model = learn.fit(spec, chosen, best.params, frame, recipe.half_life)
+        model = learn.fit(asked, chosen, best.params, frame, recipe.half_life)
         registry.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
         held_out = ingest.labelled(spec, *slice_days(spec, day))
         training.log_fitted(
@@ -102,7 +103,9 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
         seed=spec.train.seed,
     )
     rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
-    healthy = all(row["in_range"] for row in rows if row["role"] == "challenger" and row["window"] == "slice")
+    healthy = all(
+        row["in_range"] is not False for row in rows if row["role"] == "challenger" and row["window"] == "slice"
+    )
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy)
     write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
     registry.log(
@@ -125,8 +128,11 @@ def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.
     if rows.empty:
         return rows, rows
     frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
-    known = rows.merge(frame.drop(columns="event_time"), on=["day", *spec.key], how="inner", validate="one_to_one")
-    return known[["day", "label", "prediction", "probability"]], learn.scored(spec, challenger, known)
+    frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
+    known = rows.merge(frame, on=["day", *spec.key], how="inner", validate="one_to_one")
+    columns = ["day", "label", *spec.check.segments]
+    new = known[columns].join(learn.predict(spec, challenger, known))
+    return known[[*columns, "prediction", "probability"]], new
 
 
 def _attempt_rows(
@@ -143,7 +149,12 @@ def _attempt_rows(
 
 def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outcome: Outcome) -> list[dict[str, Any]]:
     def of_gate(row: Mapping[str, Any]) -> bool:
-        return bool(row["role"] == "challenger" and row["window"] == "slice" and row["metric"] == spec.check.metric)
+        return bool(
+            row["role"] == "challenger"
+            and row["window"] == "slice"
+            and row["metric"] == spec.check.metric
+            and not row["segment"]
+        )
 
     lower = seen.lower if math.isfinite(seen.lower) else None
     upper = seen.upper if math.isfinite(seen.upper) else None
@@ -161,15 +172,28 @@ class Attempt:
     value: float
     gain: float
     lower: float
+    upper: float
+    days: int
+    rows: int
 
 
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
     rows = tables.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
-    columns = ("attempt", "run_id", "outcome", "value", "gain", "gain_lower")
+    rows = rows[rows["segment"] == ""]
     found = [
-        Attempt(int(number), str(run_id), Outcome(outcome), float(value), float(gain), float(lower))
-        for number, run_id, outcome, value, gain, lower in rows[list(columns)].itertuples(index=False)
+        Attempt(
+            int(row["attempt"]),
+            str(row["run_id"]),
+            Outcome(row["outcome"]),
+            float(row["value"]),
+            float(row["gain"]),
+            float(row["gain_lower"]),
+            float(row["gain_upper"]),
+            int(row["n_days"]),
+            int(row["n_rows"]),
+        )
+        for row in rows.to_dict("records")
     ]
     return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
 
@@ -207,7 +231,9 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame, versions = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
-        version = training.refit(spec, day, chosen.run_id, frame, versions, run_key(day), recipe.half_life)
+        version = training.refit(
+            spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
+        )
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, better by {chosen.gain:.4g}"
     ledger.make_champion(
         spec,
@@ -272,6 +298,7 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Ve
         return verdict, [attempt.outcome for attempt in attempts(spec, day).values()], promoted
     labels(spec, day)
     measure(spec, day)
+    promotions.verify(spec, day)
     verdict = decide(spec, day)
     outcomes: list[Outcome] = []
     if verdict.decision is not Decision.RETRAIN:

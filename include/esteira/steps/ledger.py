@@ -34,7 +34,8 @@ class Champion:
     number: int
 
 
-def _promotions(spec: ModelSpec) -> list[Champion]:
+def promotions(spec: ModelSpec) -> list[Champion]:
+    """Every promotion, in the order in which they were made."""
     rows = tables.read("ledger", spec.name, columns=["id", "effective_day", "version", "to_state"])
     if rows.empty:
         return []
@@ -48,22 +49,22 @@ def _promotions(spec: ModelSpec) -> list[Champion]:
 
 def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
     """The champion of a day: the last promotion effective on it or before; None before the first."""
-    return _of_day(_promotions(spec), day)
+    return _of_day(promotions(spec), day)
 
 
-def _of_day(promotions: list[Champion], day: date) -> Champion | None:
-    until = [promoted for promoted in promotions if promoted.effective_day <= day]
+def _of_day(every: list[Champion], day: date) -> Champion | None:
+    until = [promoted for promoted in every if promoted.effective_day <= day]
     return until[-1] if until else None
 
 
 def require_champions(spec: ModelSpec, days: Iterable[date]) -> dict[date, Champion]:
     """The champion of each day. Raises NoChampion that says what to do where a day has none."""
-    promotions = _promotions(spec)
+    every = promotions(spec)
     found = {}
     for day in days:
-        now = _of_day(promotions, day)
+        now = _of_day(every, day)
         if now is None:
-            since = f"the first serves from {promotions[0].effective_day}" if promotions else "none was promoted yet"
+            since = f"the first serves from {every[0].effective_day}" if every else "none was promoted yet"
             raise NoChampion(
                 f"model {spec.name} has no champion for {day}: {since}. "
                 "Train and promote one for an earlier day, or give a version"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
 from dataclasses import dataclass
 from datetime import date
 from email.message import EmailMessage
+from pathlib import Path
 
 from jinja2 import Environment
 
 from esteira import drift, registry, tables
 from esteira.spec import ModelSpec
-from esteira.steps import checking, ledger, measuring
+from esteira.steps import checking, explaining, ledger, measuring
 
 _TEXT = """\
 {{ lead }}
@@ -103,7 +106,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
         to=spec.alerts.email or (spec.owner,),
         subject=f"[esteira] {spec.name}: {metric} = {_n(found[-1].values[metric])} is out of range, and retraining did not help",
         lead=f"Model {spec.name}, check of {day}: {why}.",
-        sections=(_history(spec, day), _tried(spec, day), _drifted(spec, day)),
+        sections=(_history(spec, day), _tried(spec, day), *why_moved(spec, day)),
         links=_links(spec, day, run_url),
     )
 
@@ -133,15 +136,18 @@ def _tried(spec: ModelSpec, day: date) -> Section:
         )
         if attempt in found:
             tried = found[attempt]
-            rows.append([str(attempt), shown, _n(tried.value), _n(tried.gain), _n(tried.lower), tried.outcome.value])
+            interval = f"{_n(tried.lower)} to {_n(tried.upper)}"
+            size = f"{tried.days} days, {tried.rows} rows"
+            rows.append([str(attempt), shown, _n(tried.value), _n(tried.gain), interval, size, tried.outcome.value])
         else:
-            rows.append([str(attempt), shown, "-", "-", "-", "crashed, see the log"])
+            rows.append([str(attempt), shown, "-", "-", "-", "-", "crashed, see the log"])
     head = [
         "attempt",
         "recipe",
         f"{spec.check.metric} on held-out days",
         "gain over the champion",
-        "gain at least",
+        "interval",
+        "from",
         "outcome",
     ]
     return "What was tried", head, rows
@@ -151,13 +157,35 @@ def _duration(name: str, value: object) -> str:
     return f"{value}d" if name in ("window", "half_life") else str(value)
 
 
-def _drifted(spec: ModelSpec, day: date) -> Section:
-    found = measuring.drifts(spec, day)
+def why_moved(spec: ModelSpec, day: date) -> tuple[Section, ...]:
+    """What may be behind a violation: the features that drifted, by how much they matter, and the segments that got worse."""
+    worse = [[each.segment, _n(each.before), _n(each.now), str(each.rows)] for each in explaining.worsened(spec, day)]
     return (
-        "Features that moved most",
-        ["feature", "PSI (above 0.2: drift)"],
-        [[name, _n(value)] for name, value in list(found.items())[:5]],
+        _drifted(spec, day),
+        ("Segments that got worse", ["segment", f"{spec.check.metric} before", "now", "rows"], worse),
     )
+
+
+def _drifted(spec: ModelSpec, day: date) -> Section:
+    head = ["feature", "PSI (above 0.2: drift)", "share of importance", "importance × drift"]
+    found = explaining.moved(spec, day)[:5]
+    rows = [[each.feature, _n(each.psi), f"{each.importance:.0%}", _n(each.weight)] for each in found]
+    return "Features that drifted, by importance × drift", head, rows
+
+
+def report_why(spec: ModelSpec, day: date, run_id: str) -> None:
+    """Keep why.html beside a check's drift report: what the warning says, whether one is sent or not."""
+    page = Mail(
+        key="",
+        to=(),
+        subject="",
+        lead=f"Model {spec.name}, check of {day}: why its metrics may have moved.",
+        sections=(_history(spec, day), *why_moved(spec, day)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "why.html"
+        path.write_text(_rendered(_HTML, page, escape=True), encoding="utf-8")
+        registry.log_file(run_id, path)
 
 
 def _links(spec: ModelSpec, day: date, run_url: str) -> tuple[tuple[str, str], ...]:
@@ -206,6 +234,22 @@ def record_drift_mail(spec: ModelSpec, day: date, mail: Mail) -> None:
     """Write to the ledger that the drift mail was taken by the mail server."""
     key = mail.key.removeprefix(f"{spec.name}/")
     ledger.record(spec, key, to_state="drifted", why=mail.lead, by=measuring.run_key(day), effective=day)
+
+
+def verification_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """The mail that says that a promotion turned out worse than what it replaced; None where the day's check found none."""
+    rows = tables.read("ledger", spec.name, to_state="worse", by=measuring.run_key(day))
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    replaced = json.loads(row["evidence"])["replaced"]
+    return Mail(
+        key=f"{spec.name}/{row['id']}",
+        to=spec.alerts.email or (spec.owner,),
+        subject=f"[esteira] {spec.name}: version {int(row['version'])} is worse than version {replaced}, which it replaced",
+        lead=f"Model {spec.name}, check of {day}: {row['why']}. To go back: esteira rollback {spec.name} --to {replaced}",
+        links=_links(spec, day, run_url),
+    )
 
 
 def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str) -> Mail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -11,14 +12,17 @@ import pandas as pd
 from esteira import drift, learn, registry, tables
 from esteira.decide import Decision, Measurement, Verdict
 from esteira.decide import decide as decide_from
-from esteira.spec import ModelSpec
-from esteira.steps import ingest, ledger
+from esteira.spec import Limit, ModelSpec
+from esteira.steps import estimating, ingest, ledger
+from esteira.steps.outcomes import segments, served
 
 log = logging.getLogger(__name__)
 
-DECISION = (
-    -1
-)  # the number under which the metrics table keeps a check's decision, beside 0 (the check) and its attempts
+PAST = 60  # days before a window that say what labels are usual
+COMPLETE = 0.9  # of the past's labelled share
+ACCIDENT = 0.01  # what is less probable than this was no accident
+# The attempt under which the metrics table keeps what a check decided; its measurements are 0, its attempts 1 and up.
+DECISION = -1
 
 
 def run_key(day: date) -> str:
@@ -55,35 +59,23 @@ def labels(spec: ModelSpec, day: date) -> int:
     return ingest.labels(spec, first, day)
 
 
-def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
-    """The rows that a version (None: any) served on the days, with their label: out of sample only."""
-    rows = tables.read("served", spec.name, day=(first, last), **({"version": version} if version else {}))
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
-    if rows.empty or known.empty:
-        return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
-    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
-    return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
-
-
-def _metric_rows(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...], **about: object) -> list[dict[str, Any]]:
-    values = learn.evaluate(spec, rows, names)
-    found = []
-    for name, value in values.items():
-        limit = spec.check.metrics[name]
-        found.append(
-            {
-                **about,
-                "segment": "",
-                "metric": name,
-                "value": value,
-                "min": limit.min,
-                "max": limit.max,
-                "in_range": limit.holds(value),
-                "n_rows": len(rows),
-                "n_days": rows["day"].nunique(),
-            }
-        )
-    return found
+def _metric_rows(
+    spec: ModelSpec, rows: pd.DataFrame, limits: Mapping[str, Limit | None], segment: str, **about: object
+) -> list[dict[str, Any]]:
+    return [
+        {
+            **about,
+            "segment": segment,
+            "metric": name,
+            "value": value,
+            "min": limit.min if (limit := limits[name]) else None,
+            "max": limit.max if limit else None,
+            "in_range": limit.holds(value) if limit else None,
+            "n_rows": len(rows),
+            "n_days": rows["day"].nunique(),
+        }
+        for name, value in learn.evaluate(spec, rows, tuple(limits)).items()
+    ]
 
 
 def spans(
@@ -93,9 +85,15 @@ def spans(
     found = []
     for first, last in of:
         part = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
-        found += _metric_rows(
-            spec, part, tuple(spec.check.metrics), window=window, first_day=first, last_day=last, **about
-        )
+        here = {"window": window, "first_day": first, "last_day": last, **about}
+        found += _metric_rows(spec, part, spec.check.metrics, "", **here)
+        if window == "day":
+            continue
+        for column, name, some in segments(part, spec.check.segments):
+            # A segment is judged only where it has rows enough to be judged by.
+            asked = spec.check.segments[column] if len(some) >= spec.check.min_rows else {}
+            limits = {**dict.fromkeys((*spec.check.metrics, *spec.check.segments[column])), **asked}
+            found += _metric_rows(spec, some, limits, name, **here)
     return found
 
 
@@ -116,7 +114,10 @@ def measure(spec: ModelSpec, day: date) -> int:
     found = spans(spec, rows, single, "day", **about)
     found += spans(spec, rows, whole, "window", **about)
     found += spans(spec, rows, [held_out], "slice", **about)
-    found += _drift_rows(spec, now.version, whole[-1], day) if whole else []
+    found += estimating.rows(spec, now, day, whole)
+    if whole:
+        found += _drift_rows(spec, now.version, whole[-1], day)
+        found += _label_rows(spec, now.version, whole[-1], day)
     write_metrics(spec, found, day, 0)
     for row in found:
         if row["window"] == "window" and row["role"] == "champion":
@@ -141,11 +142,21 @@ def write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attemp
 
 def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
     """The served days that no check before this one has recorded."""
+    served = sorted(moment.date() for moment in rows["day"].unique())
+    if not served:
+        return []
+    # A day can't have been recorded before it was over.
     known = tables.read(
-        "metrics", spec.name, columns=["check_day", "last_day"], window="day", version=version, role="champion"
+        "metrics",
+        spec.name,
+        columns=["last_day"],
+        check_day=(served[0], day - timedelta(days=1)),
+        window="day",
+        version=version,
+        role="champion",
     )
-    recorded = set(known.loc[known["check_day"] < pd.Timestamp(day), "last_day"]) if len(known) else set()
-    return [moment.date() for moment in sorted(rows["day"].unique()) if moment not in recorded]
+    recorded = {moment.date() for moment in known["last_day"]}
+    return [each for each in served if each not in recorded]
 
 
 def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
@@ -183,14 +194,75 @@ def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: dat
     ]
 
 
+def _label_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
+    """Whether the latest window's labels look complete, beside those of the days before it.
+
+    The share of rows with a label must not fall below 0.9 of the past's, and where several classes were usual, one alone
+    must not be all that came.
+    """
+    first = span[0] - timedelta(days=PAST)
+    rows = tables.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, span[1]))
+    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, span[1]))
+    if rows.empty or known.empty:
+        return []
+    rows = rows.merge(known, on=["day", *spec.key], how="left")
+    since = pd.Timestamp(span[0])
+    now, past = rows[rows["day"] >= since], rows[(rows["day"] < since) & (rows["day"] >= known["day"].min())]
+    if now.empty or past.empty:
+        return []
+    about = {
+        "check_day": day,
+        "attempt": 0,
+        "role": "labels",
+        "version": version,
+        "first_day": span[0],
+        "last_day": span[1],
+        "window": "window",
+        "segment": "",
+        "n_rows": len(now),
+        "n_days": now["day"].nunique(),
+    }
+    share, least = float(now["label"].notna().mean()), COMPLETE * float(past["label"].notna().mean())
+    found = [{**about, "metric": "labelled_share", "value": share, "min": least, "in_range": share >= least}]
+    here = now["label"].dropna()
+    if spec.task != "regression" and len(here):
+        most = past["label"].value_counts(normalize=True).max()
+        # So many rows of the past's most frequent class alone would be a rare accident if nothing had changed.
+        usual = most ** len(here) < ACCIDENT
+        classes = int(here.nunique())
+        least = 2.0 if usual else 1.0
+        found.append({**about, "metric": "classes", "value": classes, "min": least, "in_range": classes >= least})
+    return found
+
+
+def _incomplete(rows: pd.DataFrame) -> str:
+    bad = rows[~rows["in_range"].astype(bool)] if len(rows) else rows
+    if bad.empty:
+        return ""
+    reasons = {
+        "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
+        "classes": "they hold {value:.0f} class, and several were usual",
+    }
+    return "; ".join(
+        reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")
+    )
+
+
 def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
     """The champion's windows as the check recorded them, the latest one last."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="champion", window=window)
+    every = tables.read("metrics", spec.name, check_day=day, attempt=0, window=window)
+    rows = every[(every["role"] == "champion") & ((every["segment"] == "") | every["in_range"].notna())]
+    labels = every[every["role"] == "labels"]
     found = []
     for _, part in rows.groupby(["first_day", "last_day"], sort=True):
-        held = dict(zip(part["metric"], part["in_range"].astype(bool), strict=True))
-        values = dict(zip(part["metric"], part["value"], strict=True))
-        ordered = [name for name in spec.check.metrics if name in values]
+        part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
+        names = [
+            f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
+        ]
+        held = dict(zip(names, part["in_range"].astype(bool), strict=True))
+        values = dict(zip(names, part["value"], strict=True))
+        whole = [name for name in spec.check.metrics if name in values]
+        ordered = [*whole, *(name for name in values if name not in whole)]
         found.append(
             Measurement(
                 part["first_day"].iloc[0].date(),
@@ -199,6 +271,7 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
                 int(part["n_days"].iloc[0]),
                 {name: values[name] for name in ordered},
                 {name: held[name] for name in ordered},
+                _incomplete(labels[labels["last_day"] == part["last_day"].iloc[0]]),
             )
         )
     return found
@@ -226,7 +299,9 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     if why:
         return Verdict(Decision.KEEP, why)
     found = measured_windows(spec, day)
-    verdict = decide_from(found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least)
+    verdict = decide_from(
+        found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least, min_rows=spec.check.min_rows
+    )
     if verdict.decision is not Decision.RETRAIN:
         return verdict
     held_out = measured_windows(spec, day, "slice")[0]

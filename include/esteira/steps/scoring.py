@@ -32,7 +32,7 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
         for number in sorted(set(chosen.values()))
     ]
     parts = [part for part in parts if len(part)]
-    predictions = pd.concat(parts, ignore_index=True).assign(run=run) if parts else pd.DataFrame()
+    predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
     tables.replace_days("predictions", spec.name, predictions, days)
     log.info(
         "model %s: %d rows of %d days scored by version %s",
@@ -42,6 +42,20 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
         sorted(set(chosen.values())),
     )
     return len(predictions)
+
+
+def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
+    """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
+    span = (predictions["day"].min().date(), predictions["day"].max().date())
+    had = tables.read("predictions", spec.name, columns=["day", *spec.key, "version", "replaces"], day=span)
+    if had.empty:
+        return predictions.assign(replaces=pd.Series(pd.NA, index=predictions.index, dtype="Int64"))
+    had = had.reindex(columns=["day", *spec.key, "version", "replaces"])
+    before = predictions[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left", validate="one_to_one")
+    same = before["version"].to_numpy() == predictions["version"].to_numpy()
+    # The same version again, as a retry does, replaces what that version did.
+    replaced = before["version"].where(~same, before["replaces"])
+    return predictions.assign(replaces=replaced.astype("Int64").to_numpy())
 
 
 def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]) -> pd.DataFrame:
@@ -78,5 +92,6 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     def served_by_another(had: pd.DataFrame) -> Iterable[date]:
         return set(had.loc[had["run"] != run, "day"].dt.date)
 
+    rows = rows.drop(columns="replaces", errors="ignore")  # what was served first replaces nothing
     tables.replace_days("served", spec.name, rows, set(rows["day"].dt.date), leave=served_by_another)
     return len(rows)

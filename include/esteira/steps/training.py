@@ -12,7 +12,7 @@ import pandas as pd
 
 from esteira import data, decide, drift, learn, registry, tables
 from esteira.learn import Model
-from esteira.spec import METRICS, Candidate, Limit, ModelSpec
+from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import ingest, ledger
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     """The run of the candidate that did best on the validation part."""
     api = registry.client()
     found = {run_id: float(api.get_run(run_id).data.tags["value"]) for run_id in run_ids}
-    best = (max if METRICS[spec.check.metric][1] else min)(found, key=lambda run_id: found[run_id])
+    best = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda run_id: found[run_id])
     registry.log(best, tags={"selected": "yes"})
     return best
 
@@ -136,7 +136,7 @@ def _compare(
     bad = _out_of(limits, measured)
     if bad:
         return False, f"on the test part {bad}", evidence
-    if not learn.better_by(metric, simple[metric], measured[metric]) > 0:
+    if not learn.better_by(spec, metric, simple[metric], measured[metric]) > 0:
         return (
             False,
             f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}",
@@ -203,10 +203,11 @@ def log_fitted(
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
     from esteira import plots
 
+    weights = learn.importance(spec, model, rows) if len(rows) else {}
     log_lineage(spec, run_id, past, chosen, params, versions)
-    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past))
+    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past, weights))
     if len(rows):
-        registry.log_figures(run_id, plots.of_model(spec, model, rows, scored))
+        registry.log_figures(run_id, plots.of_model(spec, scored, weights))
 
 
 def log_lineage(
@@ -298,8 +299,30 @@ def refit(
         model = learn.fit(spec, chosen, params, frame, half_life)
         registry.log(again, tags={"candidate": tags["candidate"]})
         log_lineage(spec, again, frame, chosen, params, versions)
-        registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame))
+        weights = drift.importance(registry.profile(run_id)) if "model_uri" in tags else {}
+        registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame, weights))
     return registry.register(spec, again)
+
+
+def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float]]]:
+    """What limits the past suggests: the best candidate, and of each metric of the check its cross-validated value and a limit.
+
+    The limit lets the error grow by `factor`; the error of a metric whose best is 1 is what it lacks to that.
+    """
+    days = lacking(spec, as_of)
+    ingest.extract(spec, days)
+    ingest.validate(spec, days)
+    frame = _frame(spec, as_of, None, prepare(spec, as_of, None, days))
+    half_life = spec.train.half_life
+    found = [(learn.tune(spec, each, frame, half_life), each) for each in spec.train.candidates]
+    best, chosen = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
+    values = {
+        name: learn.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
+    }
+    return chosen.name, {
+        name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value)
+        for name, value in values.items()
+    }
 
 
 def retrained(spec: ModelSpec, as_of: date, run: str) -> int:

@@ -1,0 +1,90 @@
+"""What is to be expected of the days whose labels are not there yet, and how far the estimates of past days were off."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira import learn, tables
+from esteira.estimate import estimate
+from esteira.spec import ModelSpec
+from esteira.steps import ingest
+from esteira.steps.ledger import Champion
+from esteira.steps.outcomes import known_rows, served
+
+
+def rows(spec: ModelSpec, champion: Champion, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table: what is to be expected of the served days that have no labels yet, and of the past ones
+    how far the estimate was off.
+    """
+    if not spec.estimates:
+        return []
+    return [*_pending(spec, champion, day), *(_errors(spec, champion, day, whole[-1]) if whole else [])]
+
+
+def _about(spec: ModelSpec, champion: Champion, day: date) -> dict[str, Any]:
+    return {"check_day": day, "attempt": 0, "role": "estimated", "version": champion.version, "segment": ""}
+
+
+def _pending(spec: ModelSpec, champion: Champion, day: date) -> list[dict[str, Any]]:
+    last = ingest.mature_through(spec, day)
+    span = (max(last + timedelta(days=1), champion.effective_day), day)
+    given = tables.read("served", spec.name, day=span, version=champion.version)
+    if given.empty:
+        return []
+    known = known_rows(spec, champion.version, last)
+    if known.empty or known["day"].nunique() < spec.check.min_days:
+        return []
+    frame = tables.read("features", spec.name, day=span)
+    chosen = given[["day", *spec.key, "prediction", "probability"]]
+    asked = chosen.merge(frame.drop(columns="event_time"), on=["day", *spec.key], validate="one_to_one")
+    days = [moment.date() for moment in sorted(asked["day"].unique())]
+    if not days:
+        return []
+    parts = [(each, each, "day") for each in days] + [(days[0], days[-1], "pending")]
+    found = []
+    for (first, end, window), values in zip(
+        parts, estimate(spec, known, asked, tuple(spec.check.metrics)), strict=True
+    ):
+        part = asked[asked["day"].between(pd.Timestamp(first), pd.Timestamp(end))]
+        for name, value in values.items():
+            limit = spec.check.metrics[name]
+            here = {"first_day": first, "last_day": end, "window": window, "metric": name, "value": value}
+            size = {"n_rows": len(part), "n_days": part["day"].nunique()}
+            bounds = {"min": limit.min, "max": limit.max, "in_range": limit.holds(value) if value == value else None}
+            found.append({**_about(spec, champion, day), **here, **bounds, **size})
+    return found
+
+
+def _errors(spec: ModelSpec, champion: Champion, day: date, span: tuple[date, date]) -> list[dict[str, Any]]:
+    """Of the latest whole window: the mean of its days' estimates, and the mean distance from what the days came to."""
+    since = span[0] - timedelta(days=1)
+    had = tables.read(
+        "metrics", spec.name, check_day=(since, day), role="estimated", window="day", version=champion.version
+    )
+    had = had[
+        had["last_day"].between(pd.Timestamp(span[0]), pd.Timestamp(span[1])) & (had["check_day"] < pd.Timestamp(day))
+    ]
+    if had.empty:
+        return []
+    # A day is estimated by each check until its labels come; the last one knew most.
+    had = had.sort_values("check_day").drop_duplicates(["last_day", "metric"], keep="last")
+    came = served(spec, champion.version, *span)
+    found = []
+    about = {**_about(spec, champion, day), "first_day": span[0], "last_day": span[1], "window": "window"}
+    for name in spec.check.metrics:
+        mine = had[(had["metric"] == name) & had["value"].notna()].set_index("last_day")
+        real = {
+            each: learn.evaluate(spec, part, (name,))[name] for each, part in came.groupby("day") if each in mine.index
+        }
+        both = mine.assign(real=pd.Series(real, dtype="float64")).dropna(subset=["value", "real"])
+        if both.empty:
+            continue
+        size = {"n_rows": int(both["n_rows"].sum()), "n_days": len(both)}
+        value = float((both["value"] * both["n_rows"]).sum() / both["n_rows"].sum())
+        found.append({**about, **size, "metric": name, "value": value})
+        error = float((both["value"] - both["real"]).abs().mean())
+        found.append({**about, **size, "metric": f"{name}_error", "value": error})
+    return found

@@ -1,0 +1,80 @@
+"""Why a metric moved: which features drifted that matter, and which segments got worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import pandas as pd
+
+from esteira import drift, learn, registry
+from esteira.decide import first_violated
+from esteira.spec import ModelSpec
+from esteira.steps import ledger, measuring
+from esteira.steps.outcomes import known_rows, segments
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A feature that drifted: its PSI, its share of the model's permutation importance, and their product."""
+
+    feature: str
+    psi: float
+    importance: float
+
+    @property
+    def weight(self) -> float:
+        """How much the drift may matter to the model."""
+        return self.psi * self.importance
+
+
+@dataclass(frozen=True)
+class Worsened:
+    """A segment whose metric is worse than it was before, and how many rows it has now."""
+
+    segment: str
+    before: float
+    now: float
+    rows: int
+
+
+def moved(spec: ModelSpec, day: date) -> list[Moved]:
+    """The features of the day's check by importance × drift, the largest first."""
+    now = ledger.require_champion(spec, day)
+    kept = drift.importance(registry.profile(registry.run_of(spec, now.version)))
+    found = measuring.drifts(spec, day)
+    weight = {name: max(kept.get(name, 0.0), 0.0) for name in found}
+    total = sum(weight.values()) or 1.0
+    every = [Moved(name, psi, weight[name] / total) for name, psi in found.items()]
+    return sorted(every, key=lambda each: (each.weight, each.psi), reverse=True)
+
+
+def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
+    """The segments whose metric got worse, those first whose rows make it weigh most.
+
+    The latest window is compared with the champion's predictions for the days before the violation that it has not seen.
+    Segments are those of check.segments, else every value of the categorical and boolean features.
+    """
+    now = ledger.require_champion(spec, day)
+    windows = measuring.measured_windows(spec, day)
+    if not windows:
+        return []
+    since = first_violated(windows, min_days=spec.check.min_days)
+    rows = known_rows(spec, now.version, windows[-1].last)
+    if rows.empty:
+        return []
+    before, late = (
+        rows[rows["day"] < pd.Timestamp(since)],
+        rows[rows["day"] >= pd.Timestamp(windows[-1].first)],
+    )
+    columns = [*spec.check.segments] or [*spec.features.categorical, *spec.features.boolean]
+    metric = spec.check.metric
+    past = {name: part for _, name, part in segments(before, columns)}
+    found = []
+    for _, name, part in segments(late, columns):
+        if name not in past or len(part) < spec.check.min_rows:
+            continue
+        values = [learn.evaluate(spec, some, (metric,))[metric] for some in (past[name], part)]
+        if learn.better_by(spec, metric, *values) < 0:
+            found.append(Worsened(name, values[0], values[1], len(part)))
+    return sorted(found, key=lambda each: abs(each.now - each.before) * each.rows, reverse=True)[:most]

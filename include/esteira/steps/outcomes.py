@@ -1,0 +1,49 @@
+"""Rows with what came of them: as a version served them, or as it would predict them, beside their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira import learn, registry, tables
+from esteira.spec import ModelSpec, canonical
+from esteira.steps import ingest
+
+KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
+SEGMENTS = 20  # values of one column that are measured
+
+
+def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
+    """The rows that a version (None: any) served on the days, with their label: out of sample only."""
+    where: dict[str, Any] = {"version": version} if version else {}
+    rows = tables.read("served", spec.name, day=(first, last), **where)
+    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
+    if rows.empty or known.empty:
+        return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
+    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
+    if spec.check.segments:  # a row whose features are gone since belongs to the empty segment
+        columns = list(dict.fromkeys(["day", *spec.key, *spec.check.segments]))
+        parts = tables.read("features", spec.name, columns=columns, day=(first, last))
+        joined = joined.merge(parts, on=["day", *spec.key], how="left", validate="one_to_one")
+    return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
+
+
+def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
+    """Feature rows with their label, and what a version predicts for them: the latest 90 days that it has not seen."""
+    model = registry.load_version(spec, version)
+    first = max(model.trained_through, last - timedelta(days=KNOWN)) + timedelta(days=1)
+    if first > last:
+        return pd.DataFrame()
+    frame = ingest.labelled(spec, first, last)
+    return frame.join(learn.predict(spec, model, frame)) if len(frame) else frame
+
+
+def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """The rows of each value of the columns, with the column and the segment's name; of many values the most frequent."""
+    for column in columns:
+        named = rows[column].map(canonical, na_action="ignore").astype("object").fillna("(empty)")
+        for value in named.value_counts().head(SEGMENTS).index:
+            yield column, f"{column}={value}", rows[named == value]

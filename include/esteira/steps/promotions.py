@@ -1,0 +1,180 @@
+"""What follows a promotion: its first window verifies it, and a person may roll it back."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira import learn, registry, tables
+from esteira.decide import Gate, gate
+from esteira.spec import EsteiraError, ModelSpec
+from esteira.steps import ingest, ledger, scoring
+from esteira.steps.ledger import Champion
+from esteira.steps.measuring import run_key, spans, write_metrics
+from esteira.steps.outcomes import served
+
+log = logging.getLogger(__name__)
+
+VERIFICATION = -2  # the attempt under which the metrics table keeps the verification of a promotion
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A champion, the version that it replaced, and its first window."""
+
+    now: Champion
+    replaced: int
+    first: date
+    last: date
+
+    @property
+    def key(self) -> str:
+        """The ledger's id of its verification."""
+        return f"verified:{self.now.number}"
+
+
+def to_verify(spec: ModelSpec, day: date) -> Promotion | None:
+    """The promotion whose first window is whole by the day, and was verified by no other day's check."""
+    promotions = ledger.promotions(spec)
+    now = ledger.champion(spec, day)
+    if now is None or now.number < 2:
+        return None
+    replaced = next(each.version for each in promotions if each.number == now.number - 1)
+    found = Promotion(now, replaced, now.effective_day, now.effective_day + timedelta(days=spec.check.every - 1))
+    if found.last > ingest.mature_through(spec, day) or replaced == now.version:
+        return None
+    known = tables.read("ledger", spec.name, id=found.key)
+    return found if known.empty or known["by"].iloc[0] == run_key(day) else None
+
+
+def verify(spec: ModelSpec, day: date) -> str:
+    """Measure the champion against the version that it replaced, on its first window; returns verified, worse or nothing.
+
+    The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet.
+    """
+    promotion = to_verify(spec, day)
+    if promotion is None:
+        return ""
+    new = served(spec, promotion.now.version, promotion.first, promotion.last)
+    if new["day"].nunique() < spec.check.min_days:
+        return ""
+    old = _as_replaced(spec, promotion, new)
+    new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]
+    metric = spec.check.metric
+    gains = learn.daily_gains(spec, metric, old, new)
+    seen = gate(gains, min_gain=0, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    _write(spec, day, promotion, seen, old, new)
+    state = "worse" if seen.gain < 0 else "verified"
+    values = [learn.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
+    why = (
+        f"version {promotion.now.version}, {promotion.first} to {promotion.last}: {metric} = {values[0]:.4g}, and version "
+        f"{promotion.replaced}, which it replaced, would have had {values[1]:.4g}: {'worse' if state == 'worse' else 'better'} "
+        f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {seen.days} days, {len(new)} rows)"
+    )
+    ledger.record(
+        spec,
+        promotion.key,
+        to_state=state,
+        from_state="champion",
+        version=promotion.now.version,
+        why=why,
+        by=run_key(day),
+        effective=day,
+        evidence={"replaced": promotion.replaced, "gain": seen.gain, "days": seen.days, "rows": len(new)},
+    )
+    log.info("model %s: %s", spec.name, why)
+    return state
+
+
+def _as_replaced(spec: ModelSpec, promotion: Promotion, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as the replaced version predicts them; a row whose features are gone since is left out."""
+    model = registry.load_version(spec, promotion.replaced)
+    frame = tables.read("features", spec.name, day=(promotion.first, promotion.last))
+    frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
+    columns = ["day", *spec.key, "label", *(name for name in spec.check.segments if name not in spec.key)]
+    known = rows[columns].merge(frame, on=["day", *spec.key], validate="one_to_one")
+    known = known[known["day"] > pd.Timestamp(model.trained_through)]
+    return known[columns].join(learn.predict(spec, model, known))
+
+
+def _write(spec: ModelSpec, day: date, promotion: Promotion, seen: Gate, old: pd.DataFrame, new: pd.DataFrame) -> None:
+    found: list[dict[str, Any]] = []
+    span = [(promotion.first, promotion.last)]
+    for role, version, rows in (("champion", promotion.now.version, new), ("replaced", promotion.replaced, old)):
+        about = {"check_day": day, "attempt": VERIFICATION, "role": role, "version": version}
+        found += spans(spec, rows, span, "verification", **about)
+    first = next(row for row in found if row["metric"] == spec.check.metric)
+    finite = {"gain_lower": seen.lower, "gain_upper": seen.upper}
+    first |= {"gain": seen.gain} | {name: value for name, value in finite.items() if math.isfinite(value)}
+    write_metrics(spec, found, day, VERIFICATION)
+
+
+def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) -> tuple[int, int, list[date]]:
+    """Make the version before the champion champion again, from the day after `as_of` (the last day served) on.
+
+    The days whose predictions the champion made are scored again. Returns the version that was champion, the one that is
+    now, and those days. A rollback that died is finished by the next one. Raises EsteiraError where there is no version
+    to go back to.
+    """
+    promotions = ledger.promotions(spec)
+    if not promotions:
+        raise ledger.NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
+    begun = _begun(spec, promotions)
+    bad, target = begun or (promotions[-1].version, to or _before(spec, promotions))
+    if begun is None and target != bad:
+        registry.run_of(spec, target)
+        ledger.make_champion(
+            spec,
+            target,
+            as_of or _last_served(spec),
+            measured=bad,
+            why=f"rolled back from version {bad}",
+            by=f"rollback/{promotions[-1].number}",
+            evidence={"rolled_back": bad},
+        )
+    ledger.repair_aliases(spec)
+    days = _made_by(spec, bad) if target != bad else []
+    if days:
+        scoring.score(spec, days, f"rollback/{promotions[-1].number}", target)
+    return bad, target, days
+
+
+def _before(spec: ModelSpec, promotions: list[Champion]) -> int:
+    """The version that served before the champion was first promoted."""
+    now = promotions[-1].version
+    first = next(index for index, each in enumerate(promotions) if each.version == now)
+    if first == 0:
+        raise EsteiraError(
+            f"model {spec.name}: version {now} is the first champion, so there is none to go back to; name one with --to, or "
+            "train and promote a new version"
+        )
+    return promotions[first - 1].version
+
+
+def _begun(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int] | None:
+    """The rollback that the last promotion is, if predictions of the version rolled back are left: from and to."""
+    rows = tables.read("ledger", spec.name, id=f"champion:{promotions[-1].number}")
+    if not str(rows["by"].iloc[0]).startswith("rollback/"):
+        return None
+    bad = next(each.version for each in reversed(promotions[:-1]))
+    return (bad, promotions[-1].version) if _made_by(spec, bad) else None
+
+
+def _made_by(spec: ModelSpec, version: int) -> list[date]:
+    rows = tables.read("predictions", spec.name, columns=["day"], version=version)
+    return sorted({moment.date() for moment in rows["day"]}) if len(rows) else []
+
+
+def _last_served(spec: ModelSpec) -> date:
+    rows = tables.read("served", spec.name, columns=["day"])
+    if rows.empty:
+        raise EsteiraError(
+            f"model {spec.name} has served no day yet; give --day, from whose end on the older version serves"
+        )
+    last: date = rows["day"].max().date()
+    return last
