@@ -67,9 +67,10 @@ def _execute(target: Path, parameters: Mapping[str, str]) -> None:
         """A kernel that is spoken to through sockets in a private folder: it listens on no port."""
 
         def __init__(self, *given: object, **options: object) -> None:
-            super().__init__(*given, **{**options, "transport": "ipc"})
+            super().__init__(*given, **{**options, "transport": "ipc", "ip": f"{sockets}/kernel"})
 
-    with warnings.catch_warnings():
+    # A folder of its own: by default the sockets have the same names for every kernel that starts in one folder.
+    with tempfile.TemporaryDirectory(prefix="esteira-") as sockets, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # papermill's own use of Jupyter's older paths
         papermill.execute_notebook(
             str(TEMPLATE),

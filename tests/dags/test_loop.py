@@ -72,6 +72,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "decide": lambda *_: Verdict(decision, "pretended"),
         "drift_to_report": lambda *_: None,
         "drift_report": lambda *_: "run-drift",
+        "report_why": lambda *_: None,
+        "to_verify": lambda *_: None,
         "drift_mail": lambda *_: None,
         "record_drift_mail": lambda *_: None,
         "retrain": retrain,

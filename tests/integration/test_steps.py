@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from esteira import data, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
-from esteira.spec import ModelSpec, find
+from esteira.spec import EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
 
 from tests import models
@@ -456,14 +456,15 @@ def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
     assert registry.load_version(spec, version).trained_through < measuring.slice_days(spec, day)[0]
 
 
-def test_after_the_promotion_the_same_day_only_measures(trained) -> None:
+def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    first = steps.check(spec, day)
     before = snapshot(spec)
-    verdict, outcomes, version = steps.check(spec, day)
+    assert first[2] is not None
+    assert steps.check(spec, day) == first
+    verdict = steps.decide(spec, day)
     assert verdict.decision is Decision.KEEP
     assert "only measured" in verdict.why
-    assert (outcomes, version) == ([], None)
     assert snapshot(spec) == before
 
 
@@ -624,3 +625,208 @@ def test_predictions_are_read_back_with_their_times(trained) -> None:
     assert (rows["predict_seconds"] > 0).all()
     assert scoring.publish(spec, [FIRST], "r") == 72
     assert scoring.publish(spec, [FIRST], "another run") == 0
+
+
+def test_a_rescored_row_says_which_version_it_replaces(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    assert tables.read("predictions", spec.name)["replaces"].isna().all()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    for _ in range(2):  # a retry replaces what the version before it had made, not itself
+        steps.score(spec, [FIRST], "again", 2)
+        rows = tables.read("predictions", spec.name)
+        assert (set(rows["version"]), set(rows["replaces"])) == ({2}, {1.0})
+    assert "replaces" not in tables.columns("served", spec.name)
+
+
+def test_the_first_window_verifies_a_promotion(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    _, _, version = steps.check(spec, day)
+    later = data.days(day + timedelta(days=1), day + timedelta(days=8))
+    score_days(spec, later)
+    assert steps.to_verify(spec, later[-2]) is None
+    steps.check(spec, later[-1])
+    known = tables.read("ledger", spec.name, to_state="verified")
+    assert list(known["version"]) == [version]
+    assert "which it replaced, would have had" in known["why"].iloc[0]
+    rows = tables.read("metrics", spec.name, window="verification", metric="mae_over_mean")
+    values = dict(zip(rows["role"], rows["value"], strict=True))
+    assert values["champion"] < values["replaced"]
+    assert (rows["n_rows"] == 7 * 72).all()
+    assert steps.verification_mail(spec, later[-1]) is None
+
+
+def promoted_worse(trained, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec, list[date]]:
+    """A model whose second champion learnt from three days of a world that is over, scored for a window."""
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=6)))
+    as_of = FIRST + timedelta(days=6)
+    candidate = training.candidate(spec, as_of, 1, training.prepare(spec, as_of, None, []), "worse")
+    frame = ingest.labelled(spec, FIRST, FIRST + timedelta(days=3))
+    shuffled = frame.assign(label=frame["label"].sample(frac=1, random_state=0).to_numpy())
+    version = training.refit(spec, as_of, candidate, shuffled, ingest.versions(spec), "worse", None)
+    ledger.make_champion(spec, version, as_of, measured=1, why="a mistake", by="worse")
+    days = data.days(as_of + timedelta(days=1), as_of + timedelta(days=8))
+    score_days(spec, days, "r2")
+    return spec, days
+
+
+def test_a_promotion_that_turned_out_worse_is_reported_and_can_be_rolled_back(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, days = promoted_worse(trained, monkeypatch)
+    steps.check(spec, days[-1])
+    mail = steps.verification_mail(spec, days[-1])
+    assert mail is not None
+    assert "version 2 is worse than version 1" in mail.subject
+    assert f"esteira rollback {spec.name} --to 1" in mail.text()
+    served = tables.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+
+    assert steps.rollback(spec) == (2, 1, days)
+    now = steps.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day) == (1, days[-1] + timedelta(days=1))
+    assert registry.aliases(spec)["champion"] == 1
+    rows = tables.read("predictions", spec.name, day=(days[0], days[-1]))
+    assert (set(rows["version"]), set(rows["replaces"])) == ({1}, {2.0})
+    again = tables.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+    pd.testing.assert_frame_equal(served, again)
+    with pytest.raises(EsteiraError, match="version 1 is the first champion"):
+        steps.rollback(spec)
+
+
+def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, days = promoted_worse(trained, monkeypatch)
+    real = scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        steps.rollback(spec)
+    monkeypatch.setattr(scoring, "score", real)
+    assert steps.rollback(spec) == (2, 1, days)
+    assert (tables.read("ledger", spec.name)["to_state"] == "champion").sum() == 3
+    assert set(tables.read("predictions", spec.name)["version"]) == {1}
+
+
+SEGMENTED = models.YAML.replace(
+    "retrain:", "  segments: {{site: {{mae_over_mean: {{max: 0.3}}}}, open: {{}}}}\nretrain:"
+)
+
+
+def test_metrics_by_segment_count_where_they_have_limits(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models", yaml=SEGMENTED)
+    source = spec.folder / "source.py"
+    source.write_text(  # only site B, a third of the rows, turns to noise, and r2 has a low limit
+        source.read_text()
+        .replace(
+            "    if day >= NOISE:",
+            "    amount[site == 1] *= random.lognormal(0, 0.9, 24) if day >= CHANGE else 1\n    if day >= NOISE:",
+        )
+        .replace('"2100-01-01")', '"2026-02-08")', 1)
+    )
+    loose = (
+        (spec.folder / "model.yaml")
+        .read_text()
+        .replace("metrics: {mae_over_mean: {max: 0.3}, r2: {min: 0.1}}", "metrics: {mae_over_mean: {max: 0.9}}")
+    )
+    (spec.folder / "model.yaml").write_text(loose)
+    spec = load(spec.folder / "model.yaml")
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, data.days(FIRST, CHANGE + timedelta(days=14)))
+    day = CHANGE + timedelta(days=14)
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    verdict = steps.decide(spec, day)
+    assert verdict.decision is Decision.RETRAIN
+    assert "mae_over_mean of site=B" in verdict.why
+    assert "site=A" not in verdict.why
+    rows = tables.read("metrics", spec.name, check_day=day, role="champion", window="window")
+    assert set(rows["segment"]) == {"", "site=A", "site=B", "site=C", "open=1"}
+    assert rows.loc[rows["segment"] == "open=1", "in_range"].isna().all()
+
+
+def test_incomplete_labels_wait_and_never_retrain(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained(noise=str(CHANGE))
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    real, late = data.read_labels, day - timedelta(days=5)
+
+    def partial(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[(rows["day"] < pd.Timestamp(late)) | (rows["site"] == "A")]
+
+    monkeypatch.setattr(data, "read_labels", partial)
+    verdict, outcomes, _ = steps.check(spec, day)
+    assert verdict.decision is Decision.WAIT
+    assert "% of the rows have one, and at least 90% would be usual" in verdict.why
+    assert outcomes == []
+    monkeypatch.setattr(data, "read_labels", real)
+    assert steps.check(spec, day)[0].decision is Decision.RETRAIN
+
+
+def binary_model(folder: Path) -> ModelSpec:
+    yaml = models.YAML.replace("task: regression", "task: binary\npositive: high").replace(
+        "metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}",
+        "metrics: {{accuracy: {{min: 0.8}}}}\n  estimate: true",
+    )
+    yaml = (
+        yaml.replace("DecisionTreeRegressor", "DecisionTreeClassifier")
+        .replace("linear_model.Ridge", "linear_model.LogisticRegression")
+        .replace("amount: {{min: -1000}}", "amount: {{in: [high, low]}}")
+        .replace("min_gain: 0.01", "min_gain: 0.0")
+    )
+    spec = models.write(folder, yaml=yaml)
+    source = spec.folder / "source.py"
+    source.write_text(source.read_text().replace("np.round(amount, 3)", "np.where(amount > 45, 'high', 'low')"))
+    return spec
+
+
+def test_labels_of_one_class_where_both_were_usual_wait(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    real = data.read_labels
+
+    def only_low(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(label=rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "low"))
+
+    monkeypatch.setattr(data, "read_labels", only_low)
+    verdict, _, _ = steps.check(spec, day)
+    assert verdict.decision is Decision.WAIT
+    assert "they hold 1 class, and several were usual" in verdict.why
+
+
+def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tmp_path: Path) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    for day in data.days(FIRST, FIRST + timedelta(days=9)):
+        score_days(spec, [day], f"r{day}")
+        steps.check(spec, day)
+    rows = tables.read("metrics", spec.name, role="estimated", metric="accuracy")
+    days = rows[rows["window"] == "day"]
+    assert len(days) >= 5
+    assert (days["last_day"] == days["check_day"]).all()  # with a delay of one day only the day itself is pending
+    assert days["value"].between(0.7, 1).all()
+    errors = tables.read("metrics", spec.name, role="estimated", metric="accuracy_error")
+    assert len(errors) >= 2
+    assert (errors["value"] < 0.2).all()
+
+
+def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    worse = steps.explaining.worsened(spec, day)
+    assert worse[0].segment in ("site=A", "site=C", "open=1")
+    assert all(each.now > each.before for each in worse)
+    moved = steps.explaining.moved(spec, day)
+    assert {each.feature for each in moved} == set(spec.features.all)
+    assert sum(each.importance for each in moved) == pytest.approx(1)
+    assert [each.weight for each in moved] == sorted((each.weight for each in moved), reverse=True)
+    text = steps.warning(spec, day).text()
+    assert "Features that drifted, by importance × drift" in text
+    assert "Segments that got worse" in text
+    assert worse[0].segment in text

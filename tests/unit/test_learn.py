@@ -194,3 +194,48 @@ def test_daily_gains_have_the_whole_gain_as_their_mean(spec: ModelSpec, frame: p
     assert len(gains) == frame["day"].nunique()
     assert np.mean(gains) == pytest.approx(learn.better_by(spec, metric, *both))
     assert np.mean(gains) > 0
+
+
+def test_pinball_loss_is_scikit_learns(spec: ModelSpec) -> None:
+    rows = pd.DataFrame({"label": [1.0, 2.0, 4.0], "prediction": [1.5, 2.0, 3.0], "probability": np.nan})
+    found = learn.evaluate(spec, rows, ["pinball_50", "pinball_90"])
+    assert found["pinball_50"] == pytest.approx(0.25)
+    assert found["pinball_90"] == pytest.approx(sk.mean_pinball_loss(rows["label"], rows["prediction"], alpha=0.9))
+
+
+def test_a_users_own_metric_is_a_function_of_the_models_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "sales"
+    folder.mkdir()
+    (folder / "metrics.py").write_text(
+        "import numpy as np\n"
+        "def cost(labels, predictions, probabilities):\n"
+        "    return np.mean(np.maximum(labels - predictions, 0) * 3)\n"
+        "def words(labels, predictions, probabilities):\n"
+        "    return 'many'\n"
+    )
+    own = models.YAML.replace("mae_over_mean: {{max: 0.3}}", "metrics.cost: {{max: 5}}")
+    spec = models.write(tmp_path, yaml=own)
+    rows = pd.DataFrame({"label": [1.0, 2.0], "prediction": [3.0, 1.0], "probability": np.nan})
+    assert learn.evaluate(spec, rows, ["metrics.cost", "mae"]) == {"metrics.cost": 1.5, "mae": 1.5}
+    assert not spec.higher_is_better("metrics.cost")
+    assert learn.better_by(spec, "metrics.cost", 3, 1) == 2
+    with pytest.raises(SpecError, match=r"metrics\.words must return a number, got str"):
+        learn.evaluate(spec, rows, ["metrics.words"])
+
+
+def test_a_recipe_may_bring_its_own_candidates_and_features(tmp_path: Path, frame: pd.DataFrame) -> None:
+    recipe = "{{window: 7d, candidates: [{{estimator: sklearn.linear_model.Lasso}}], features: [hour, site]}}"
+    spec = models.write(tmp_path, yaml=models.YAML.replace("{{window: 7d}}", recipe))
+    asked = spec.by_recipe(spec.recipes[1])
+    model = learn.fit(asked, asked.train.candidates[0], {}, frame)
+    assert model.columns == ["hour", "site"]
+    assert type(model.pipeline.named_steps["model"]).__name__ == "Lasso"
+    assert spec.by_recipe(spec.recipes[0]) == spec
+    assert len(learn.predict(spec, model, frame)) == len(frame)
+
+
+def test_importance_tells_what_the_model_uses(spec: ModelSpec, frame: pd.DataFrame) -> None:
+    model = learn.fit(spec, spec.train.candidates[0], {"max_depth": 6}, frame)
+    found = learn.importance(spec, model, frame)
+    assert max(found, key=lambda name: found[name]) == "site"
+    assert found["open"] == 0

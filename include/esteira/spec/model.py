@@ -142,7 +142,7 @@ class ModelSpec(Block):
                     f"{foreign[0]!r} is not a feature of the model{nearest(foreign[0], self.features.all)}; a recipe's features "
                     f"are some of: {', '.join(self.features.all)}",
                     "retrain",
-                    str(index),
+                    index,
                     "features",
                 )
         return self

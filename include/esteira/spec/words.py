@@ -83,7 +83,7 @@ def canonical(value: object) -> str:
     return str(value)
 
 
-def mistake(message: str, *keys: str) -> PydanticCustomError:
+def mistake(message: str, *keys: str | int) -> PydanticCustomError:
     """A mistake in the block that is being read; `keys` lead from the block to the line at fault."""
     return PydanticCustomError("spec", "{text}", {"text": message, "keys": keys})
 

@@ -280,8 +280,15 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
 def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
     verdict = _decided(spec, day)
-    row = {"check_day": day, "attempt": DECISION, "role": "decision", "outcome": verdict.decision, "why": verdict.why}
-    write_metrics(spec, [row], day, DECISION)
+    if ledger.promoted_by(spec, run_key(day)) is None:  # what this check decided before it promoted stays as it is
+        row = {
+            "check_day": day,
+            "attempt": DECISION,
+            "role": "decision",
+            "outcome": verdict.decision,
+            "why": verdict.why,
+        }
+        write_metrics(spec, [row], day, DECISION)
     return verdict
 
 
