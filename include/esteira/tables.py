@@ -124,6 +124,14 @@ def version(kind: Kind, model: str) -> int:
     return -1 if table is None else table.version()
 
 
+def state(kind: Kind, model: str) -> tuple[str, int]:
+    """What a table is by, and its version: while neither changes, neither do its rows. Empty where it does not exist yet."""
+    table = open_table(kind, model)
+    if table is None:
+        return "", -1
+    return str(id(table) if isinstance(table, MemoryTable) else table.metadata().id), table.version()
+
+
 def columns(kind: Kind, model: str) -> list[str]:
     """The table's columns; none where it does not exist yet."""
     table = open_table(kind, model)

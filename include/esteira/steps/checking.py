@@ -292,8 +292,8 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Ve
     A crash is an attempt that did not improve. The warning is left to the caller: whom to tell is not this step's to know.
     A check that died after its promotion, and runs again, does only what was left to do.
     """
-    promoted, verdict = ledger.promoted_by(spec, run_key(day)), decided(spec, day)
-    if promoted is not None and verdict is not None:
+    promoted = ledger.promoted_by(spec, run_key(day))
+    if promoted is not None and (verdict := decided(spec, day)) is not None:
         rescore(spec, day, promoted)
         return verdict, [attempt.outcome for attempt in attempts(spec, day).values()], promoted
     labels(spec, day)

@@ -36,9 +36,17 @@ class Champion:
 
 def promotions(spec: ModelSpec) -> list[Champion]:
     """Every promotion, in the order in which they were made."""
+    place, state = tables.path("ledger", spec.name), tables.state("ledger", spec.name)
+    if place not in _read or _read[place][0] != state:  # a step asks several times, and the ledger seldom changes
+        _read[place] = (state, _read_promotions(spec))
+    return list(_read[place][1])
+
+
+_read: dict[str, tuple[tuple[str, int], list[Champion]]] = {}
+
+
+def _read_promotions(spec: ModelSpec) -> list[Champion]:
     rows = tables.read("ledger", spec.name, columns=["id", "effective_day", "version", "to_state"])
-    if rows.empty:
-        return []
     rows = rows[rows["to_state"] == "champion"]
     found = [
         Champion(int(version), day.date(), int(name.rpartition(":")[2]))

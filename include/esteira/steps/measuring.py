@@ -328,7 +328,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def only_measured(spec: ModelSpec, day: date) -> str:
     """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    checked = tables.read("metrics", spec.name, columns=["check_day"])
+    checked = tables.read("metrics", spec.name, columns=["check_day"], check_day=(day, date.max))
     newest = checked["check_day"].max().date() if len(checked) else day
     if newest > day:
         return f"only measured: {newest} was checked already"
