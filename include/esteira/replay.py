@@ -90,6 +90,8 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
         "decision": verdict.decision.value,
         "why": verdict.why,
         spec.check.metric: seen[-1].values[spec.check.metric] if seen else None,
+        "window_end": str(seen[-1].last) if seen else None,
+        "healthy": seen[-1].healthy if seen else None,
         "attempts": [
             {"number": each.number, "outcome": each.outcome.value, "value": each.value, "gain": each.gain}
             for each in tried
@@ -124,7 +126,7 @@ def walk(spec: ModelSpec, plan: Plan, kind: str, journal: Path | None = None) ->
     """Go through the days as if each were today; returns what each check did, one by one.
 
     `kind` is policy, frozen or always. With a `journal` a walk that was stopped goes on after the last check in it. Every
-    walk starts with the model that a training as of the day before the first gives.
+    walk starts with the model that a training as of the day before the first gives, accepted or not.
     """
     rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal and journal.exists() else []
     _begin(spec, plan)
@@ -141,16 +143,18 @@ def walk(spec: ModelSpec, plan: Plan, kind: str, journal: Path | None = None) ->
     return rows
 
 
-def _begin(spec: ModelSpec, plan: Plan) -> None:
+def _begin(spec: ModelSpec, plan: Plan) -> str:
+    """Train and promote the first champion, were it one that would not have been accepted; returns what is to be said of it."""
     as_of = plan.first - timedelta(days=1)
-    if ledger.champion(spec) is not None:
-        return
-    said = training.train(spec, as_of, f"{RUN}/first")
     if ledger.champion(spec) is None:
-        raise EsteiraError(
-            f"model {spec.name}: the training as of {as_of} gave no champion to start from: {said}. Start the replay at a "
-            "later day, or correct train.accept or check.metrics in model.yaml"
-        )
+        training.train(spec, as_of, f"{RUN}/first")
+    refused = tables.read("ledger", spec.name, to_state="rejected", by=f"{RUN}/first")
+    if refused.empty:
+        return ""
+    why = f"the first version would not have been promoted: {refused['why'].iloc[0]}"
+    if ledger.champion(spec) is None:
+        ledger.make_champion(spec, int(refused["version"].iloc[0]), as_of, measured=None, why=why, by=RUN)
+    return why
 
 
 def _serve(spec: ModelSpec, span: Span, last: date, ahead: tuple[int, date]) -> tuple[int, date]:
@@ -219,7 +223,28 @@ def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def _isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
+def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> list[dict[str, Any]]:
+    """What each promotion was worth: how much better the new version served than the one it replaced would have.
+
+    Over the days until the next promotion, or the first `days` of them; in the gate's metric, on the same rows.
+    """
+    promotions = ledger.promotions(spec)
+    ends = [each.effective_day - timedelta(days=1) for each in promotions[2:]] + [plan.last]
+    found = []
+    for old, new, end in zip(promotions, promotions[1:], ends, strict=False):
+        last = min(end, new.effective_day + timedelta(days=days - 1)) if days else end
+        rows = outcomes.served(spec, new.version, new.effective_day, last)
+        if rows.empty:
+            continue
+        before = outcomes.as_predicted_by(spec, old.version, rows)
+        values = [learn.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, rows)]
+        gain = learn.better_by(spec, spec.check.metric, *values)
+        span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
+        found.append({"version": new.version, "replaced": old.version, **span, "gain": gain})
+    return found
+
+
+def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     """One walk and its blocks, in a process of its own whose lake, registry and notebooks lie in `place`."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     spec = specs.find(plan.model)
@@ -229,7 +254,14 @@ def _isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / kind}/mlflow/mlflow.db"
     began = time.monotonic()
     checks = walk(spec, plan, kind, place / f"{kind}.jsonl")
-    return {"checks": checks, "blocks": block_metrics(spec, plan), "seconds": round(time.monotonic() - began, 1)}
+    return {
+        "checks": checks,
+        "first": _begin(spec, plan),
+        "blocks": block_metrics(spec, plan),
+        "promotions": promotion_gains(spec, plan),
+        "first_month": promotion_gains(spec, plan, 30),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def run(
@@ -253,7 +285,7 @@ def run(
     total = len(spans(plan.first, plan.last, plan.every)) * len(kinds)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, len(kinds)), mp_context=context) as pool:
-        futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(_isolated, plan, kind, place) for kind in kinds}
+        futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(isolated, plan, kind, place) for kind in kinds}
         while wait(futures.values(), timeout=0.5).not_done:
             progress(sum(_checks_done(place, kind) for kind in kinds), total)
         progress(total, total)
@@ -276,6 +308,9 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
         for kind, found in walks.items()
     }
     checks = walks["policy"]["checks"] if "policy" in walks else []
+    gains = pd.Series(
+        [each["gain"] for each in walks["policy"]["promotions"]] if "policy" in walks else [], dtype=float
+    )
     counts = {
         "checks": len(checks),
         "loops": sum(each["decision"] == Decision.RETRAIN for each in checks),
@@ -289,7 +324,9 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
         "metric": spec.check.metric,
         "better": "higher" if spec.higher_is_better(spec.check.metric) else "lower",
         "limits": {name: limit.model_dump(exclude_none=True) for name, limit in spec.check.metrics.items()},
+        "first": next(iter(walks.values()))["first"],
         "means": means,
         "counts": counts,
+        "promotions": {"mean_gain": gains.mean(), "worst_gain": gains.min()} if len(gains) else {},
         "walks": dict(walks),
     }

@@ -21,11 +21,13 @@ td.bad { color: #a00; font-weight: bold } img { max-width: 100% }
 <h1>Replay of {{ plan.model }}</h1>
 <p>{{ plan.first }} to {{ plan.last }}, checked every {{ plan.every }}. {{ metric }}: {{ better }} is better; the healthy range is
 {% for bound, value in limits[metric].items() %}{{ bound }} {{ "%.4g" % value }} {% endfor %}.
-Everything is computed from rows as they were first served.</p>
+Everything is computed from rows as they were first served.{% if first %} Note: {{ first }}.{% endif %}</p>
 <table><tr><th>mean over {{ blocks | length }} blocks</th>{% for name in means[kinds[0]] %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for kind in kinds %}<tr><td>{{ names[kind] }}</td>{% for value in means[kind].values() %}<td>{{ "%.4g" % value }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 <p>{% for name, count in counts.items() %}{{ count }} {{ name }}{{ ", " if not loop.last }}{% endfor %}.</p>
+{% if promotions %}<p>Until the next promotion, a new version served better than the one it replaced would have by
+{{ "%+.4f" % promotions.mean_gain }} on average, by {{ "%+.4f" % promotions.worst_gain }} at worst.</p>{% endif %}
 <img alt="{{ metric }} by block" src="data:image/png;base64,{{ plot }}">
 <h2>Blocks</h2>
 <table><tr><th>from</th><th>to</th><th>rows</th>{% for kind in kinds %}<th>{{ names[kind] }}</th>{% endfor %}</tr>
@@ -52,9 +54,15 @@ def text(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{check['day']:<11}{check['champion']:>9} {check['value']:>14}  {check['decision']} {check['attempts']}{done}{warned}"
         )
+    lines += [f"note: {report['first']}"] if report["first"] else []
     lines += ["", ", ".join(f"{count} {name}" for name, count in report["counts"].items()), ""]
     lines.append(f"mean {metric} over {len(_blocks(report))} blocks ({report['better']} is better):")
     lines += [f"  {NAMES[kind]:<22}{means[metric]:.4f}" for kind, means in report["means"].items()]
+    if report["promotions"]:
+        worth = report["promotions"]
+        lines.append(
+            f"a promotion served better than what it replaced by {worth['mean_gain']:+.4f} on average, {worth['worst_gain']:+.4f} at worst"
+        )
     return "\n".join(lines)
 
 
@@ -62,7 +70,10 @@ def page(report: Mapping[str, Any]) -> str:
     """The report as one HTML file that needs no other; whatever a user wrote is escaped."""
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(
-        **{name: report[name] for name in ("plan", "metric", "better", "limits", "means", "counts")},
+        **{
+            name: report[name]
+            for name in ("plan", "metric", "better", "limits", "means", "counts", "first", "promotions")
+        },
         kinds=list(report["walks"]),
         names=NAMES,
         blocks=_blocks(report),

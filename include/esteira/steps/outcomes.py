@@ -31,6 +31,24 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
+def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.DataFrame:
+    """Served rows as another version predicts them.
+
+    A row that it has seen, or whose features are gone since, is left out.
+    """
+    if rows.empty:
+        return rows
+    model = registry.load_version(spec, version)
+    segments = [name for name in spec.check.segments if name not in spec.key]
+    frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
+    columns = ["day", *spec.key, "label", *segments]
+    known = rows[columns].merge(
+        frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
+    )
+    known = known[known["day"] > pd.Timestamp(model.trained_through)]
+    return known[columns].join(learn.predict(spec, model, known))
+
+
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     """Feature rows with their label, and what a version predicts for them: the latest 90 days that it has not seen."""
     model = registry.load_version(spec, version)

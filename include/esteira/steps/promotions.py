@@ -16,7 +16,7 @@ from esteira.spec import EsteiraError, ModelSpec
 from esteira.steps import ingest, ledger, scoring
 from esteira.steps.ledger import Champion
 from esteira.steps.measuring import run_key, spans, write_metrics
-from esteira.steps.outcomes import served
+from esteira.steps.outcomes import as_predicted_by, served
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def verify(spec: ModelSpec, day: date) -> str:
     new = served(spec, promotion.now.version, promotion.first, promotion.last)
     if new["day"].nunique() < spec.check.min_days:
         return ""
-    old = _as_replaced(spec, promotion, new)
+    old = as_predicted_by(spec, promotion.replaced, new)
     new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]
     metric = spec.check.metric
     gains = learn.daily_gains(spec, metric, old, new)
@@ -89,17 +89,6 @@ def verify(spec: ModelSpec, day: date) -> str:
     )
     log.info("model %s: %s", spec.name, why)
     return state
-
-
-def _as_replaced(spec: ModelSpec, promotion: Promotion, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as the replaced version predicts them; a row whose features are gone since is left out."""
-    model = registry.load_version(spec, promotion.replaced)
-    frame = tables.read("features", spec.name, day=(promotion.first, promotion.last))
-    frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
-    columns = ["day", *spec.key, "label", *(name for name in spec.check.segments if name not in spec.key)]
-    known = rows[columns].merge(frame, on=["day", *spec.key], validate="one_to_one")
-    known = known[known["day"] > pd.Timestamp(model.trained_through)]
-    return known[columns].join(learn.predict(spec, model, known))
 
 
 def _write(spec: ModelSpec, day: date, promotion: Promotion, seen: Gate, old: pd.DataFrame, new: pd.DataFrame) -> None:
