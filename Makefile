@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick lint format lock bench-parse clean
+.PHONY: help setup demo up down test test-quick lint format lock bench-parse bench-loop clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
@@ -68,6 +68,9 @@ lock: ## Make requirements.txt from requirements.in; pins that still fit stay (n
 
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models
 	@$(BIN)/python -m benchmarks.parse
+
+bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (an hour)
+	@$(BIN)/python -m benchmarks.loop
 
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(MAKE) --no-print-directory down; fi

@@ -314,6 +314,10 @@ def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: 
     def gain(old: pd.DataFrame, new: pd.DataFrame) -> float:
         return better_by(spec, name, evaluate(spec, old, [name])[name], evaluate(spec, new, [name])[name])
 
+    if name == "mae_over_mean":
+        # Both divide by the same mean, which says nothing of who is better: to resample it would bury a plain advantage.
+        mean = abs(float(champion["label"].mean())) if len(champion) else 0.0
+        return [each / (mean or math.nan) for each in daily_gains(spec, "mae", champion, challenger)]
     every = sorted(champion["day"].unique())
     if len(every) < 2:
         return [gain(champion, challenger)] * len(every)

@@ -221,3 +221,45 @@ def test_the_command_line_decides_as_the_dag_does(
     _, by_hand, version = steps.check(spec, day)
     assert by_hand == by_dag
     assert (version is not None) == (states["promote"] == "success")
+
+
+def decisions(spec: ModelSpec) -> list[tuple[object, ...]]:
+    """What the checks of a model decided and did, as the tables keep it."""
+    known = tables.read("metrics", spec.name, role="decision").sort_values("check_day")
+    tried = tables.read("metrics", spec.name, role="challenger", window="slice").sort_values(["check_day", "attempt"])
+    ledger = tables.read("ledger", spec.name).sort_values(["effective_day", "id"])
+    return [
+        *known[["check_day", "outcome", "why"]].itertuples(index=False, name=None),
+        *tried[["check_day", "attempt", "metric", "value", "n_rows"]].itertuples(index=False, name=None),
+        *tried[["gain", "gain_lower", "gain_upper"]].dropna().itertuples(index=False, name=None),
+        *ledger.loc[
+            ~ledger["to_state"].isin(["delivered", "challenger"]), ["id", "effective_day", "to_state"]
+        ].itertuples(index=False, name=None),
+    ]
+
+
+@pytest.mark.parametrize("world", [{"change": str(CHANGE)}, {"noise": str(CHANGE)}])
+def test_a_replay_decides_as_the_dags_do(
+    home: Path, run, tmp_path: Path, sent: list, world: dict[str, str], monkeypatch: pytest.MonkeyPatch, mlflow_template
+) -> None:
+    """The same days by the DAGs and by a replay: the same decisions, attempts, gains to the last digit, and ledger."""
+    import shutil
+
+    from esteira import replay
+
+    from tests.conftest import use_home
+
+    spec = models.write(tmp_path / "models", **world)
+    plan = replay.Plan(spec.name, FIRST, CHANGE + timedelta(days=20), "week", "week")
+    assert run(spec, "train", day=str(AS_OF))[""] == "success"
+    for first, last in replay.spans(plan.first, plan.last, plan.every):
+        assert run(spec, "score", day=str(first), last_day=str(last))[""] == "success"
+        assert run(spec, "check", day=str(last))[""] == "success"
+    by_dags = decisions(spec)
+    assert "retrain" in {row[1] for row in by_dags}
+
+    (tmp_path / "replay" / "mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_template, tmp_path / "replay" / "mlflow" / "mlflow.db")
+    use_home(tmp_path / "replay", monkeypatch)
+    replay.walk(spec, plan, "policy")
+    assert decisions(spec) == by_dags

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, learn
+from esteira.decide import gate
 from esteira.spec import METRICS, Candidate, ModelSpec, SpecError
 from sklearn import metrics as sk
 
@@ -239,3 +240,19 @@ def test_importance_tells_what_the_model_uses(spec: ModelSpec, frame: pd.DataFra
     found = learn.importance(spec, model, frame)
     assert max(found, key=lambda name: found[name]) == "site"
     assert found["open"] == 0
+
+
+def test_the_common_mean_does_not_bury_an_advantage_on_every_day(spec: ModelSpec) -> None:
+    """Days of very different size, each of them a tenth better: by resampling the mean too, the gain looked like noise."""
+    random = np.random.default_rng(0)
+    size = np.repeat([500.0, 20.0, 400.0, 30.0, 450.0, 25.0, 500.0, 15.0, 420.0, 30.0, 480.0, 22.0, 510.0, 18.0], 24)
+    days = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.repeat(np.arange(14), 24), unit="D")
+    label = random.normal(size, 5)
+    old = pd.DataFrame({"day": days, "label": label, "prediction": label + 30, "probability": np.nan})
+    new = old.assign(prediction=label + random.normal(27, 1, len(label)))
+    gains = learn.daily_gains(spec, "mae_over_mean", old, new)
+    assert np.mean(gains) == pytest.approx(
+        learn.evaluate(spec, old, ["mae_over_mean"])["mae_over_mean"]
+        - learn.evaluate(spec, new, ["mae_over_mean"])["mae_over_mean"]
+    )
+    assert gate(gains, min_gain=0, confidence=0.95, attempts=3).lower > 0

@@ -1,0 +1,187 @@
+"""A replay walks through history with the real steps; what it decides is what the DAGs decide (tests/dags/test_loop.py)."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from esteira import replay, replays, steps, tables
+from esteira.replay import Plan, spans, walk
+from esteira.spec import EsteiraError, ModelSpec
+from esteira.steps import checking
+
+from tests import models
+from tests.conftest import use_home
+from tests.integration.test_steps import CHANGE, FIRST
+
+LAST = CHANGE + timedelta(days=20)
+
+
+def test_spans_follow_each_other_and_the_last_may_be_short() -> None:
+    assert spans(date(2026, 1, 10), date(2026, 3, 5), "month") == [
+        (date(2026, 1, 10), date(2026, 1, 31)),
+        (date(2026, 2, 1), date(2026, 2, 28)),
+        (date(2026, 3, 1), date(2026, 3, 5)),
+    ]
+    assert [(b - a).days for a, b in spans(date(2026, 1, 1), date(2026, 1, 17), "week")] == [6, 6, 2]
+    assert len(spans(date(2026, 1, 1), date(2026, 1, 17), "day")) == 17
+    with pytest.raises(EsteiraError, match="a span is month, week, day, or a number of days such as 45d"):
+        spans(date(2026, 1, 1), date(2026, 1, 2), "fortnight")
+
+
+@pytest.fixture
+def spec(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    return models.write(tmp_path / "models", change=str(CHANGE))
+
+
+@pytest.fixture
+def another_home(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes another empty state folder the present one."""
+    import shutil
+
+    def use(name: str) -> None:
+        place = tmp_path / name
+        (place / "mlflow").mkdir(parents=True)
+        shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
+        use_home(place, monkeypatch)
+
+    return use
+
+
+def without_clock(rows: list[dict]) -> list[dict]:
+    return json.loads(json.dumps(rows))
+
+
+def test_a_replay_heals_what_a_frozen_model_does_not(spec: ModelSpec, another_home) -> None:
+    last = CHANGE + timedelta(days=34)
+    plan = Plan(spec.name, FIRST, last, "week", "week")
+    found = {}
+    for kind in ("policy", "frozen", "always"):
+        another_home(kind)
+        checks = walk(spec, plan, kind)
+        blocks = replay.block_metrics(spec, plan)
+        worth = replay.promotion_gains(spec, plan)
+        found[kind] = {"checks": checks, "blocks": blocks, "promotions": worth, "first_month": [], "first": ""}
+    report = replay.summary(spec, plan, found)
+    assert report["counts"]["loops"] >= 1
+    assert report["counts"]["promotions"] == len(report["walks"]["policy"]["promotions"]) == 1
+    assert report["promotions"]["mean_gain"] > 0.2
+    assert report["means"]["policy"]["mae_over_mean"] < report["means"]["frozen"]["mae_over_mean"]
+    assert len(found["frozen"]["blocks"]) == 6
+    assert sum(block["rows"] for block in found["policy"]["blocks"]) == ((last - FIRST).days + 1) * 72
+    assert len({check["champion"] for check in found["always"]["checks"]}) == 6
+    text = replays.text(report)
+    assert "retrain 1 " in text
+    assert "frozen" in text
+    assert "promoted: version" in text
+
+
+def test_a_report_is_one_page_and_escapes_what_users_wrote(spec: ModelSpec) -> None:
+    check = {
+        "day": "2026-02-08",
+        "champion": 1,
+        "decision": "retrain",
+        "why": "<script>alert(1)</script>",
+        "mae_over_mean": 0.5,
+        "attempts": [{"number": 1, "outcome": "fails", "gain": -0.1}],
+        "tried": 1,
+        "promoted": None,
+        "warned": True,
+    }
+    block = {"first": "2026-02-01", "last": "2026-02-28", "rows": 3, "mae_over_mean": 0.5, "r2": 0.1}
+    found = {"checks": [check], "blocks": [block], "promotions": [], "first_month": [], "first": "<b>late</b>"}
+    report = replay.summary(spec, Plan(spec.name, FIRST, LAST, "week", "month"), {"policy": found})
+    page = replays.page(report)
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;late" in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("point", ["rescore", "promote_chosen", "recheck", "measure"])
+def test_a_replay_that_was_killed_goes_on_where_it_was(
+    spec: ModelSpec, another_home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    plan = Plan(spec.name, FIRST, LAST, "week", "week")
+    another_home("whole")
+    whole = walk(spec, plan, "policy", tmp_path / "whole.jsonl")
+    assert sum(check["promoted"] is not None for check in whole) == 1
+    another_home("killed")
+    real, calls = getattr(checking, point), []
+
+    def killed(*given: object, **options: object) -> object:
+        calls.append(given)
+        if len(calls) == 2 or point in ("rescore", "promote_chosen"):
+            raise KeyboardInterrupt
+        return real(*given, **options)
+
+    monkeypatch.setattr(checking, point, killed)
+    with pytest.raises(KeyboardInterrupt):
+        walk(spec, plan, "policy", tmp_path / "killed.jsonl")
+    monkeypatch.setattr(checking, point, real)
+    again = walk(spec, plan, "policy", tmp_path / "killed.jsonl")
+    for check in (*whole, *again):  # a version made twice has another number
+        check.pop("promoted"), check.pop("champion")
+    assert again == whole
+    assert walk(spec, plan, "policy", tmp_path / "killed.jsonl")[-1]["day"] == whole[-1]["day"]
+
+
+def test_in_memory_it_is_the_same(spec: ModelSpec, another_home) -> None:
+    plan = Plan(spec.name, FIRST, LAST, "week", "week")
+    another_home("delta")
+    on_disk = walk(spec, plan, "policy")
+    blocks = replay.block_metrics(spec, plan)
+    served = tables.read("served", spec.name)
+    another_home("memory")
+    with tables.in_memory():
+        assert walk(spec, plan, "policy") == on_disk
+        assert replay.block_metrics(spec, plan) == blocks
+        columns = ["day", "site", "at", "prediction", "version"]
+        mine = tables.read("served", spec.name)
+        for rows in (mine, served):
+            rows.sort_values(columns[:3], inplace=True, ignore_index=True)
+        pd.testing.assert_frame_equal(mine[columns], served[columns])
+        assert list(mine.columns) == list(served.columns)
+    assert tables.read("served", spec.name).empty
+
+
+def test_the_train_schedule_is_replayed_too(home: Path, tmp_path: Path) -> None:
+    yaml = models.YAML.replace("  window: 28d\n  candidates", '  window: 28d\n  schedule: "0 3 11 * *"\n  candidates')
+    spec = models.write(tmp_path / "models", yaml=yaml)
+    walk(spec, Plan(spec.name, FIRST, FIRST + timedelta(days=13), "week", "week"), "policy")
+    known = tables.read("ledger", spec.name, by="replay/train/2026-02-10")
+    assert set(known["to_state"]) <= {"rejected", "champion"}
+    assert len(known) == 1
+
+
+def test_a_model_that_would_not_be_accepted_is_replayed_and_said(home: Path, tmp_path: Path) -> None:
+    yaml = models.YAML.replace("  window: 28d\n", "  window: 28d\n  accept: {{mae_over_mean: {{max: 0.001}}}}\n")
+    spec = models.write(tmp_path / "models", yaml=yaml)
+    plan = Plan(spec.name, FIRST, FIRST + timedelta(days=6), "week", "week")
+    assert len(walk(spec, plan, "frozen")) == 1
+    assert "would not have been promoted: on the test part mae_over_mean" in replay._begin(spec, plan)
+    assert steps.champion(spec) is not None
+
+
+def test_the_command_line_replays_in_a_place_of_its_own(
+    spec: ModelSpec, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from esteira.__main__ import app
+    from typer.testing import CliRunner
+
+    asked = ["replay", spec.name, "--from", str(FIRST), "--to", str(FIRST + timedelta(days=13)), "--every", "week"]
+    said = CliRunner().invoke(app, asked)
+    assert said.exit_code == 0, said.output
+    assert "2 checks, 0 loops, 0 attempts, 0 promotions, 0 warnings, 1 waits" in said.output
+    assert "retrained every time" in said.output
+    page = next((home / "replays" / spec.name).glob("*/report.html"))
+    assert "Replay of sales" in page.read_text()
+    assert not (home / "lake").exists()
+    again = CliRunner().invoke(app, asked)  # a finished one is only read
+    assert again.exit_code == 0
+    assert "2 checks" in again.output
