@@ -1,11 +1,14 @@
-"""The ACS of Massachusetts, as shipped by NannyML. It has a year only: the rows of each year are spread over its days in order.
+"""The ACS of Massachusetts, as shipped by NannyML: a year for each row, and no day.
 
-The labels of 2016 and later lie in a file of their own.
+The first half of each year's rows is spread over the days of its first half-year and the rest over those of the second, in
+a random order with a fixed seed: in the file the residents of institutions, whom no model knows well, stand together at
+the end of each year. The labels of 2016 and later lie in a file of their own.
 """
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 
@@ -15,10 +18,16 @@ def read(first, last):
         pd.read_parquet(folder / "employment_MA_analysis_target.pq"), on="id", validate="one_to_one"
     )
     rows = pd.concat([pd.read_parquet(folder / "employment_MA_reference.pq"), later], ignore_index=True)
-    rows = rows.sort_values(["year", "id"], ignore_index=True)
-    start = pd.to_datetime(rows["year"].astype(str) + "-01-01")
-    share = rows.groupby("year").cumcount() / rows.groupby("year")["id"].transform("size")
-    length = 365 + start.dt.is_leap_year
-    day = start + pd.to_timedelta((share * length).astype(int), unit="D")
+    day = pd.concat([days_of(year, part) for year, part in rows.groupby("year")]).reindex(rows.index)
     rows = rows.assign(day_of_row=day.dt.strftime("%Y-%m-%d")).drop(columns=["prediction", "predicted_probability"])
-    return rows[day.between(pd.Timestamp(first), pd.Timestamp(last))]
+    return rows[day.between(pd.Timestamp(first), pd.Timestamp(last))].sort_values(["day_of_row", "id"])
+
+
+def days_of(year, rows):
+    random = np.random.default_rng(year)
+    summer, end = pd.Timestamp(year, 7, 1), pd.Timestamp(year + 1, 1, 1)
+    halves = [(pd.Timestamp(year, 1, 1), summer), (summer, end)]
+    found = []
+    for part, (start, stop) in zip(np.array_split(rows["id"].sort_values().index, 2), halves, strict=True):
+        found.append(pd.Series(start + pd.to_timedelta(random.integers(0, (stop - start).days, len(part)), unit="D"), part))
+    return pd.concat(found)

@@ -1,7 +1,7 @@
 """A simulated stream of 24 rows a day at three sites, with noise that neighbouring days share. The same seed, the same rows.
 
 ESTEIRA_STREAM says what changes on CHANGE: `stationary` (nothing), `sudden` (the sites' effects swap at once), `gradual`
-(the same over eight weeks), `recurring` (they swap while the tariff is B, which comes for ten days in every twenty).
+(the same over eight weeks), `recurring` (they swap while the tariff is B, which comes for five weeks in every ten).
 ESTEIRA_STREAM_SEED is the seed.
 """
 
@@ -39,7 +39,7 @@ def _day(kind, seed, shared, day):
     random = np.random.default_rng([seed, 2, number])
     site, hour = np.arange(24) % 3, np.arange(24)
     heat = random.normal(20, 5, 24)
-    tariff = "B" if kind == "recurring" and since >= 0 and since % 20 < 10 else "A"
+    tariff = "B" if kind == "recurring" and since >= 0 and since % 70 < 35 else "A"
     turned = {
         "stationary": 0.0,
         "sudden": float(since >= 0),

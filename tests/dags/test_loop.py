@@ -152,6 +152,21 @@ def test_drift_alone_is_reported_and_retrains_nothing(
     assert [mail.subject for mail in sent] == ["drift"]
 
 
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_new_champion_is_verified_beside_what_the_check_decides(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list, worse: bool
+) -> None:
+    pretend(monkeypatch, Decision.KEEP, [])
+    monkeypatch.setattr(steps, "to_verify", lambda *_: "a promotion")
+    monkeypatch.setattr(steps, "verify", lambda *_: "worse" if worse else "verified")
+    mail = SimpleNamespace(subject="worse than what it replaced") if worse else None
+    monkeypatch.setattr(steps, "verification_mail", lambda *_: mail)
+    states = run(models.write(tmp_path), "check", day=str(FIRST))
+    assert states["verify"] == states["keep"] == "success"
+    assert states["attempt_1.retrain"] == states["drift_report"] == "skipped"
+    assert [mail.subject for mail in sent] == (["worse than what it replaced"] if worse else [])
+
+
 def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 

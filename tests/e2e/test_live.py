@@ -170,15 +170,15 @@ def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> 
     assert set(tables.read("ledger", "hopeless")["to_state"]) >= {"champion", "warned", "delivered"}
 
 
-def test_bike_lives_through_a_year_and_a_half(airflow: Airflow, esteira_data: Path) -> None:
-    """Real data with real drift: three months day by day, the rest by range, checked as it goes."""
+def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
+    """Real data with real drift: a month day by day, the rest of a year by range, checked as it goes."""
     model = spec.find("bike_demand")
     airflow.wait_for_dags(["bike_demand_check"])
     finished(airflow, "bike_demand_train", day="2011-06-30")
     airflow.unpause("bike_demand_score")
     airflow.unpause("bike_demand_check")
     began, slowest = time.monotonic(), 0.0
-    days = data.days(date(2011, 7, 1), date(2011, 9, 30))
+    days = data.days(date(2011, 7, 1), date(2011, 7, 31))
     for day in days:
         triggered = time.monotonic()
         airflow.trigger("bike_demand_score", partition=str(day))
@@ -190,15 +190,15 @@ def test_bike_lives_through_a_year_and_a_half(airflow: Airflow, esteira_data: Pa
         f"{took:.1f} s for a day scored and checked; the slowest score, trigger to success: {slowest:.1f} s", flush=True
     )
 
-    first = date(2011, 10, 1)
-    while first < date(2013, 1, 1):
+    first = date(2011, 8, 1)
+    while first < date(2012, 7, 1):
         following = (first + timedelta(days=32)).replace(day=1)
         last = following - timedelta(days=1)
         finished(airflow, "bike_demand_score", day=str(first), last_day=str(last), check=False)
         finished(airflow, "bike_demand_check", seconds=400, day=str(last))
         first = following
 
-    source = data.read(model, date(2011, 7, 1), date(2012, 12, 31))
+    source = data.read(model, date(2011, 7, 1), date(2012, 6, 30))
     served = tables.read("served", "bike_demand")
     assert len(served) == len(source) == len(tables.read("predictions", "bike_demand"))
     assert not served.duplicated(["day", "hr"]).any()
@@ -209,10 +209,10 @@ def test_bike_lives_through_a_year_and_a_half(airflow: Airflow, esteira_data: Pa
     )
     ledger = tables.read("ledger", "bike_demand")
     states = ledger["to_state"].value_counts().to_dict()
-    print(f"MAE over mean, its mean over the 18 months as served: {monthly.mean():.3f}; ledger: {states}", flush=True)
+    print(f"MAE over mean, its mean over the 12 months as served: {monthly.mean():.3f}; ledger: {states}", flush=True)
     assert states["champion"] > 1
-    # A model trained once and frozen has a mean of 0.337 over these months.
-    assert monthly.mean() < 0.337
+    # A model trained once and frozen has a mean of 0.33 over these months (`make bench-loop`).
+    assert monthly.mean() < 0.3
     now = steps.champion(model)
     assert now is not None
     assert now.effective_day > date(2011, 9, 1)
