@@ -29,5 +29,7 @@ def days_of(year, rows):
     halves = [(pd.Timestamp(year, 1, 1), summer), (summer, end)]
     found = []
     for part, (start, stop) in zip(np.array_split(rows["id"].sort_values().index, 2), halves, strict=True):
-        found.append(pd.Series(start + pd.to_timedelta(random.integers(0, (stop - start).days, len(part)), unit="D"), part))
+        found.append(
+            pd.Series(start + pd.to_timedelta(random.integers(0, (stop - start).days, len(part)), unit="D"), part)
+        )
     return pd.concat(found)

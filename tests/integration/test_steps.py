@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -828,3 +829,25 @@ def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
     assert "Features that drifted, by importance × drift" in text
     assert "Segments that got worse" in text
     assert worse[0].segment in text
+
+
+def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    from esteira.__main__ import app
+    from typer.testing import CliRunner
+
+    spec, days = promoted_worse(trained, monkeypatch)
+    said = CliRunner().invoke(app, ["limits", spec.name, "--as-of", str(AS_OF)])
+    assert said.exit_code == 0, said.output
+    found = re.search(r"mae_over_mean: ([\d.]+); suggested: mae_over_mean: \{max: ([\d.]+)\}", said.output)
+    assert found is not None
+    assert float(found[2]) == pytest.approx(1.25 * float(found[1]), rel=0.01)
+    found = re.search(r"r2: ([\d.]+); suggested: r2: \{min: ([\d.]+)\}", said.output)
+    assert found is not None
+    assert float(found[2]) == pytest.approx(1 - 1.25 * (1 - float(found[1])), rel=0.01)
+
+    said = CliRunner().invoke(app, ["rollback", spec.name])
+    assert said.exit_code == 0, said.output
+    assert "version 1 is the champion again, in place of version 2" in said.output
+    assert f"8 days scored again, {days[0]} to {days[-1]}" in said.output
+    said = CliRunner().invoke(app, ["rollback", spec.name, "--to", "1"])
+    assert "version 1 is the champion already" in said.output
