@@ -812,6 +812,8 @@ def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tm
     errors = tables.read("metrics", spec.name, role="estimated", metric="accuracy_error")
     assert len(errors) >= 2
     assert (errors["value"] < 0.2).all()
+    said = steps.status(spec)["estimated accuracy"]
+    assert "of the days without labels; estimates were off by 0." in said
 
 
 def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:

@@ -205,14 +205,29 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     latest = checks[(checks["metric"] == spec.check.metric) & (checks["window"] == "window") & (checks["attempt"] == 0)]
     latest = latest.sort_values(["check_day", "last_day"]).tail(1)
     last = events.sort_values("at").tail(1)
+    guessed = checks[(checks["role"] == "estimated") & (checks["check_day"] == checks["check_day"].max())]
     return {
         "model": spec.name,
         "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
         "last day scored": _last_day(scored, "day"),
         "last check": _last_day(checks, "check_day"),
         f"last window's {spec.check.metric}": "not measured yet" if latest.empty else _measured(spec, latest.iloc[0]),
+        **_estimated(spec, guessed),
         "last change": "none" if last.empty else f"{last.iloc[0]['to_state']}: {last.iloc[0]['why']}",
     }
+
+
+def _estimated(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, str]:
+    """What is expected of the days without labels, and how far such estimates were off; nothing where none are made."""
+    metric = spec.check.metric
+    pending = rows[(rows["window"] == "pending") & (rows["metric"] == metric)]
+    error = rows[rows["metric"] == f"{metric}_error"]
+    if pending.empty:
+        return {}
+    held = "in range" if pending["in_range"].iloc[0] else "OUT OF RANGE"
+    off = "" if error.empty else f"; estimates were off by {error['value'].iloc[0]:.4g} on average"
+    value = pending["value"].iloc[0]
+    return {f"estimated {metric}": f"{value:.4g}, {held}, of the days without labels{off}"}
 
 
 def _last_day(rows: pd.DataFrame, column: str) -> str:
