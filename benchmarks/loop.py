@@ -237,7 +237,7 @@ def main() -> int:
         years = {key: [year for batch in batches for year in batch.result()] for key, batches in jobs.items()}
     rows += streams(years)
     print(f"\nin {(time.monotonic() - began) / 60:.0f} minutes; reports in {place}\n")
-    print("| data | what must come out | what came out | frozen / retrained every time | |\n|---|---|---|---|---|")
+    print("| data | what must come out | what came out | frozen / retrained every block | |\n|---|---|---|---|---|")
     _print(rows)
     return sum(row[-1] == "MISSED" for row in rows)
 

@@ -175,7 +175,7 @@ def replay(
     every: Annotated[str, typer.Option(help="How often it is checked: day, week, month, or days such as 10d.")] = "day",
     blocks: Annotated[str, typer.Option(help="The spans that the report compares: week, month, or days.")] = "month",
     compare: Annotated[
-        bool, typer.Option(help="Compare with a frozen model and with one retrained every time.")
+        bool, typer.Option(help="Compare with a frozen model and with one retrained at the end of every block.")
     ] = True,
 ) -> None:
     """Walk through history as if each day were today: what would this policy have done, and was it worth it?

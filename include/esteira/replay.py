@@ -44,6 +44,10 @@ class Plan:
     every: str
     blocks: str
 
+    def spans(self, kind: str) -> list[Span]:
+        """What a walk of a kind does at the end of: only the policy is asked at each check, the others at each block."""
+        return spans(self.first, self.last, self.every if kind == "policy" else self.blocks)
+
     def place(self, spec: ModelSpec) -> Path:
         """The folder of this replay: another one as soon as the plan, the model.yaml or the model's code differ."""
         code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
@@ -107,7 +111,7 @@ def _frozen(spec: ModelSpec, day: date) -> dict[str, Any]:
 
 
 def _always(spec: ModelSpec, day: date) -> dict[str, Any]:
-    """Retrain on the whole training window up to the day and promote without asking: what a plain schedule would do."""
+    """Retrain on the whole training window up to the block's end and promote without asking: what a plain schedule would do."""
     run, now = f"{RUN}/{day}", ledger.require_champion(spec, day)
     if ledger.promoted_by(spec, run) is None:
         version = training.retrained(spec, day, run)
@@ -131,7 +135,7 @@ def walk(spec: ModelSpec, plan: Plan, kind: str, journal: Path | None = None) ->
     rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal and journal.exists() else []
     _begin(spec, plan)
     ahead: tuple[int, date] = (0, date.min)
-    for start, end in spans(plan.first, plan.last, plan.every)[len(rows) :]:
+    for start, end in plan.spans(kind)[len(rows) :]:
         for part in _between_trainings(spec, start, end) if kind == "policy" else [(start, end)]:
             ahead = _serve(spec, part, plan.last, ahead)
             if kind == "policy" and _trains_after(spec, part[1]):
@@ -282,7 +286,7 @@ def run(
         if set(kinds) <= set(known["walks"]):
             return known
     place.mkdir(parents=True, exist_ok=True)
-    total = len(spans(plan.first, plan.last, plan.every)) * len(kinds)
+    total = sum(len(plan.spans(kind)) for kind in kinds)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, len(kinds)), mp_context=context) as pool:
         futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(isolated, plan, kind, place) for kind in kinds}

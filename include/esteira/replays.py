@@ -10,17 +10,17 @@ from typing import Any
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-NAMES = {"policy": "this policy", "frozen": "frozen", "always": "retrained every time"}
+NAMES = {"policy": "this policy", "frozen": "frozen", "always": "retrained every block"}
 
 _PAGE = """\
 <!doctype html><html lang="en"><head><meta charset="utf-8"><title>Replay of {{ plan.model }}</title><style>
 body { font-family: sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: 4px 10px; text-align: left; border-bottom: 1px solid #ccc }
-td.bad { color: #a00; font-weight: bold } img { max-width: 100% }
+td:first-child { white-space: nowrap } td.bad { color: #a00; font-weight: bold } img { max-width: 100% }
 </style></head><body>
 <h1>Replay of {{ plan.model }}</h1>
 <p>{{ plan.first }} to {{ plan.last }}, checked every {{ plan.every }}. {{ metric }}: {{ better }} is better; the healthy range is
-{% for bound, value in limits[metric].items() %}{{ bound }} {{ "%.4g" % value }} {% endfor %}.
+{% for bound, value in limits[metric].items() %}{{ bound }} {{ "%.4g" % value }}{{ ", " if not loop.last }}{% endfor %}.
 Everything is computed from rows as they were first served.{% if first %} Note: {{ first }}.{% endif %}</p>
 <table><tr><th>mean over {{ blocks | length }} blocks</th>{% for name in means[kinds[0]] %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for kind in kinds %}<tr><td>{{ names[kind] }}</td>{% for value in means[kind].values() %}<td>{{ "%.4g" % value }}</td>{% endfor %}</tr>
@@ -118,7 +118,14 @@ def _plot(report: Mapping[str, Any]) -> Figure:
     for kind, found in report["walks"].items():
         names = [block["first"] for block in found["blocks"]]
         values = [block[metric] for block in found["blocks"]]
-        axes.plot(range(len(names)), values, marker="o", label=NAMES[kind], linewidth=2 if kind == "policy" else 1)
+        axes.plot(
+            range(len(names)),
+            values,
+            marker="o",
+            label=NAMES[kind],
+            linewidth=2.5 if kind == "policy" else 1,
+            zorder=3 if kind == "policy" else 2,
+        )
     for value in report["limits"][metric].values():
         axes.axhline(value, color="black", linestyle="--", linewidth=1, label="limit")
     for check in report["walks"].get("policy", {}).get("checks", []):

@@ -174,11 +174,12 @@ def test_the_command_line_replays_in_a_place_of_its_own(
     from esteira.__main__ import app
     from typer.testing import CliRunner
 
-    asked = ["replay", spec.name, "--from", str(FIRST), "--to", str(FIRST + timedelta(days=13)), "--every", "week"]
+    last = str(FIRST + timedelta(days=13))
+    asked = ["replay", spec.name, "--from", str(FIRST), "--to", last, "--every", "week", "--blocks", "week"]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0, said.output
     assert "2 checks, 0 loops, 0 attempts, 0 promotions, 0 warnings, 1 waits" in said.output
-    assert "retrained every time" in said.output
+    assert "retrained every block" in said.output
     page = next((home / "replays" / spec.name).glob("*/report.html"))
     assert "Replay of sales" in page.read_text()
     assert not (home / "lake").exists()
