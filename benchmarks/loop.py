@@ -139,7 +139,7 @@ def flights(report: dict[str, Any]) -> list[Row]:
     low = [block for block in found["blocks"] if block["accuracy"] < 0.75]
     checks = {check["day"]: check for check in found["checks"]}
     answered = [block for block in low if checks[block["last"]]["tried"] == 3 and checks[block["last"]]["warned"]]
-    worst = min((each["gain"] for each in found["first_month"]), default=0.0)
+    worst = min((each["gain"] for each in found["first_month"] if each["gain"] is not None), default=0.0)
     came = f"{len(low)} months below 0.75, {len(answered)} with 3 attempts and a warning; {report['counts']['promotions']} promotions, worst {worst:+.3f}"
     met = len(answered) == len(low) and worst >= -0.01
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -174,6 +175,7 @@ def replay(
     last: Annotated[Any, _day_option("The last day, included.", "--to")],
     every: Annotated[str, typer.Option(help="How often it is checked: day, week, month, or days such as 10d.")] = "day",
     blocks: Annotated[str, typer.Option(help="The spans that the report compares: week, month, or days.")] = "month",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier call of it did.")] = False,
     compare: Annotated[
         bool, typer.Option(help="Compare with a frozen model and with one retrained at the end of every block.")
     ] = True,
@@ -193,6 +195,8 @@ def replay(
     if last < first:
         raise typer.BadParameter(f"--to {last} is before --from {first}")
     plan = Plan(spec.name, first, last, every, blocks)
+    if fresh:
+        shutil.rmtree(plan.place(spec), ignore_errors=True)
     columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("checks"), TimeRemainingColumn()
     with Progress(*columns) as bar:
         task = bar.add_task("")

@@ -57,6 +57,10 @@ class Measurement:
         """Whether every metric is within its limits."""
         return all(self.in_range.values())
 
+    def is_evidence(self, min_days: int, min_rows: int) -> bool:
+        """Whether it has days, rows and labels enough to be judged by."""
+        return self.days >= min_days and self.rows >= min_rows and not self.incomplete
+
     def out_of_range(self) -> str:
         """The metrics that are out of range, with their values."""
         return ", ".join(f"{name} = {self.values[name]:.4g}" for name, held in self.in_range.items() if not held)
@@ -95,18 +99,18 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int, min_
         return Verdict(Decision.WAIT, f"the labels from {span} look incomplete: {latest.incomplete}")
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
-    bad = sum(not window.healthy for window in windows if window.days >= min_days and window.rows >= min_rows)
+    bad = sum(not window.healthy for window in windows if window.is_evidence(min_days, min_rows))
     what = f"{latest.out_of_range()} is out of range from {span}; {bad} of the last {len(windows)} windows are"
     if bad < at_least:
         return Verdict(Decision.WATCH, f"{what}, {at_least} are needed to act")
     return Verdict(Decision.RETRAIN, what)
 
 
-def first_violated(windows: Sequence[Measurement], *, min_days: int) -> date:
-    """The first day of the run of unhealthy windows that ends with the latest one; one with too few days ends it too."""
+def first_violated(windows: Sequence[Measurement], *, min_days: int, min_rows: int = 1) -> date:
+    """The first day of the run of unhealthy windows that ends with the latest one; one that is no evidence ends it too."""
     start = windows[-1].first
     for window in reversed(windows):
-        if window.healthy or window.days < min_days:
+        if window.healthy or not window.is_evidence(min_days, min_rows):
             break
         start = window.first
     return start
@@ -187,9 +191,9 @@ def _unseen(values: Sequence[float], size: int) -> float:
     return math.sqrt((1 + first) / (1 - first) / seen)
 
 
-def judge(evidence: Gate, *, min_days: int, healthy: bool) -> Outcome:
+def judge(evidence: Gate, *, min_days: int, healthy: bool, enough_rows: bool = True) -> Outcome:
     """How an attempt ended, from the gate's evidence and whether the challenger is in range on the held-out slice."""
-    if evidence.days < min_days:
+    if evidence.days < min_days or not enough_rows:
         return Outcome.UNKNOWN
     if not evidence.passed:
         return Outcome.FAILS

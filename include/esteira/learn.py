@@ -329,15 +329,25 @@ def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: 
 
 
 def importance(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> dict[str, float]:
-    """How much worse the model's score on a sample of `rows` (features and `label`) gets when a feature is shuffled."""
+    """How much worse the gate's metric on a sample of `rows` (features and `label`) gets when a feature is shuffled.
+
+    0 where the metric can't be computed.
+    """
     sample = rows.sample(min(SAMPLE, len(rows)), random_state=spec.train.seed)
-    target = sample["label"]
-    if model.classes:
-        target = target.map({name: index for index, name in enumerate(model.classes)}).fillna(-1)
+    name, sign = spec.check.metric, 1 if spec.higher_is_better(spec.check.metric) else -1
+
+    def score(_: Any, matrix: pd.DataFrame, labels: pd.Series) -> float:
+        return sign * evaluate(spec, predict(spec, model, matrix).assign(label=labels), (name,))[name]
+
     found = permutation_importance(
-        model.pipeline, design(spec, sample, model.columns), target, n_repeats=3, random_state=spec.train.seed
+        model.pipeline,
+        design(spec, sample, model.columns),
+        sample["label"],
+        scoring=score,
+        n_repeats=3,
+        random_state=spec.train.seed,
     )
-    return dict(zip(model.columns, map(float, found.importances_mean), strict=True))
+    return dict(zip(model.columns, map(float, np.nan_to_num(found.importances_mean)), strict=True))
 
 
 def tune(

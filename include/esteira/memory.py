@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from functools import reduce
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ class MemoryTable:
     """Rows in partitions by one column, every version of them, and the marks of what was written."""
 
     def __init__(self, partition: str, versions: list[Parts] | None = None, schema: pa.Schema | None = None) -> None:
+        self.id = uuid4().hex
         self.partition = partition
         self.schema = schema if schema is not None else pa.schema([])
         self._versions = versions or []

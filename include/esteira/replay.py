@@ -6,6 +6,7 @@ import calendar
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import re
@@ -132,7 +133,7 @@ def walk(spec: ModelSpec, plan: Plan, kind: str, journal: Path | None = None) ->
     `kind` is policy, frozen or always. With a `journal` a walk that was stopped goes on after the last check in it. Every
     walk starts with the model that a training as of the day before the first gives, accepted or not.
     """
-    rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal and journal.exists() else []
+    rows = _resumed(journal) if journal and journal.exists() else []
     _begin(spec, plan)
     ahead: tuple[int, date] = (0, date.min)
     for start, end in plan.spans(kind)[len(rows) :]:
@@ -145,6 +146,13 @@ def walk(spec: ModelSpec, plan: Plan, kind: str, journal: Path | None = None) ->
             with journal.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     return rows
+
+
+def _resumed(journal: Path) -> list[dict[str, Any]]:
+    """The checks of a journal; a last line that was cut off is taken out of it."""
+    lines = [line for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    journal.write_text("".join(lines))
+    return [json.loads(line) for line in lines]
 
 
 def _begin(spec: ModelSpec, plan: Plan) -> str:
@@ -238,13 +246,15 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
     for old, new, end in zip(promotions, promotions[1:], ends, strict=False):
         last = min(end, new.effective_day + timedelta(days=days - 1)) if days else end
         rows = outcomes.served(spec, new.version, new.effective_day, last)
-        if rows.empty:
-            continue
+        span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
+        about = {"version": new.version, "replaced": old.version, **span, "gain": None}
+        found.append(about)
         before = outcomes.as_predicted_by(spec, old.version, rows)
+        if before.empty:
+            continue
         values = [learn.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, rows)]
         gain = learn.better_by(spec, spec.check.metric, *values)
-        span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
-        found.append({"version": new.version, "replaced": old.version, **span, "gain": gain})
+        about["gain"] = gain
     return found
 
 
@@ -274,7 +284,7 @@ def run(
     kinds: Iterable[str] = tuple(WALKS),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
-    """Replay the plan by each kind of walk, on all cores; returns the report, which is also kept as report.json.
+    """Replay the plan by each kind of walk, each in a process of its own; returns the report, also kept as report.json.
 
     A replay that was stopped goes on where it was; one that was finished is only read.
     """
@@ -282,7 +292,7 @@ def run(
     report = place / "report.json"
     kinds = list(kinds)
     if report.exists():
-        known: dict[str, Any] = json.loads(report.read_text())
+        known = known_report(report)
         if set(kinds) <= set(known["walks"]):
             return known
     place.mkdir(parents=True, exist_ok=True)
@@ -295,8 +305,25 @@ def run(
         progress(total, total)
         walks = {kind: future.result() for kind, future in futures.items()}
     found = summary(spec, plan, walks)
-    report.write_text(json.dumps(found, indent=1))
+    whole = report.with_suffix(".part")
+    whole.write_text(json.dumps(_plain(found), indent=1, allow_nan=False))
+    whole.replace(report)
+    return known_report(report)
+
+
+def known_report(path: Path) -> dict[str, Any]:
+    """The report as it was kept."""
+    found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def _plain(value: Any) -> Any:
+    """The same without NaN, which JSON does not know: null stands for it."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _checks_done(place: Path, kind: str) -> int:
@@ -312,14 +339,13 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
         for kind, found in walks.items()
     }
     checks = walks["policy"]["checks"] if "policy" in walks else []
-    gains = pd.Series(
-        [each["gain"] for each in walks["policy"]["promotions"]] if "policy" in walks else [], dtype=float
-    )
+    promoted = walks["policy"]["promotions"] if "policy" in walks else []
+    gains = pd.Series([each["gain"] for each in promoted], dtype=float).dropna()
     counts = {
         "checks": len(checks),
         "loops": sum(each["decision"] == Decision.RETRAIN for each in checks),
         "attempts": sum(each["tried"] for each in checks),
-        "promotions": sum(each["promoted"] is not None for each in checks),
+        "promotions": len(promoted),  # by checks, and by the train DAG's schedule
         "warnings": sum(each["warned"] for each in checks),
         "waits": sum(each["decision"] == Decision.WAIT for each in checks),
     }

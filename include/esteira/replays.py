@@ -90,11 +90,19 @@ def _checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "value": "" if check[metric] is None else f"{check[metric]:.4g}",
             "promoted": check["promoted"] or "",
             "attempts": ", ".join(
-                f"{each['number']} {each['outcome']} ({each['gain']:+.3g})" for each in check["attempts"]
+                f"{each['number']} {each['outcome']} ({_signed(each['gain'])})" for each in check["attempts"]
             ),
         }
         for check in report["walks"].get("policy", {}).get("checks", [])
     ]
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.3g}"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _blocks(report: Mapping[str, Any]) -> list[list[str]]:
@@ -105,7 +113,7 @@ def _blocks(report: Mapping[str, Any]) -> list[list[str]]:
             block["first"],
             block["last"],
             str(block["rows"]),
-            *(f"{found['blocks'][n][metric]:.4g}" for found in walks.values()),
+            *(_shown(found["blocks"][n][metric]) for found in walks.values()),
         ]
         for n, block in enumerate(first)
     ]
@@ -128,10 +136,9 @@ def _plot(report: Mapping[str, Any]) -> Figure:
         )
     for value in report["limits"][metric].values():
         axes.axhline(value, color="black", linestyle="--", linewidth=1, label="limit")
-    for check in report["walks"].get("policy", {}).get("checks", []):
-        if check["promoted"]:
-            at = sum(block["last"] < check["day"] for block in report["walks"]["policy"]["blocks"]) + 0.5
-            axes.axvline(at, color="green", alpha=0.4, linewidth=1)
+    for promotion in report["walks"].get("policy", {}).get("promotions", []):
+        at = sum(block["last"] < promotion["first"] for block in report["walks"]["policy"]["blocks"]) - 0.5
+        axes.axvline(at, color="green", alpha=0.4, linewidth=1)
     step = max(1, len(names) // 12)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=30, ha="right")
     axes.set(ylabel=metric, title="green lines: promotions by this policy")

@@ -25,13 +25,13 @@ Kind = Literal["raw", "quarantine", "features", "predictions", "served", "labels
 METRICS_SCHEMA = pa.schema(
     {
         "check_day": pa.date32(),
-        "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt; -1: what it decided
-        "role": pa.string(),  # champion, challenger, drift, or decision
+        "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt; -1: what it decided; -2: a verification
+        "role": pa.string(),  # champion, challenger, replaced, drift, labels, estimated, decision
         "version": pa.int64(),  # empty while a challenger has none
         "run_id": pa.string(),
         "first_day": pa.date32(),
         "last_day": pa.date32(),
-        "window": pa.string(),  # day, window, or slice
+        "window": pa.string(),  # day, window, slice, verification; pending: all days without labels yet
         "segment": pa.string(),  # empty: all rows
         "metric": pa.string(),
         "value": pa.float64(),
@@ -107,6 +107,9 @@ def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable
         if version is not None:
             return DeltaTable(place, version=version)
         # Following the log from where this process last read it costs a fifth of reading it from its last checkpoint.
+        if "://" not in place and not Path(place, "_delta_log").is_dir():  # never made, or gone since it was opened
+            _opened.pop(key, None)
+            return None
         known = _opened.get(key)
         if known is None:
             known = _opened[key] = DeltaTable(place)
@@ -129,7 +132,7 @@ def state(kind: Kind, model: str) -> tuple[str, int]:
     table = open_table(kind, model)
     if table is None:
         return "", -1
-    return str(id(table) if isinstance(table, MemoryTable) else table.metadata().id), table.version()
+    return str(table.id if isinstance(table, MemoryTable) else table.metadata().id), table.version()
 
 
 def columns(kind: Kind, model: str) -> list[str]:

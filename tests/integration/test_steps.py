@@ -484,6 +484,7 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     assert (states == "warned").sum() == (states == "delivered").sum() == 1
     assert version is None
     for later in (day, day + timedelta(days=1)):
+        steps.labels_for_check(spec, later)
         steps.measure(spec, later)
         verdict = steps.decide(spec, later)
         assert verdict.decision is Decision.WATCH
@@ -853,3 +854,77 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     assert f"8 days scored again, {days[0]} to {days[-1]}" in said.output
     said = CliRunner().invoke(app, ["rollback", spec.name, "--to", "1"])
     assert "version 1 is the champion already" in said.output
+
+
+def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=2)))
+    as_of = FIRST + timedelta(days=9)  # as the train DAG's schedule may promote before the day's score has run
+    steps.train(spec, as_of, "t2", promoted=False)
+    ledger.make_champion(spec, 2, as_of, measured=1, why="a mistake", by="x")
+    assert steps.rollback(spec) == (2, 1, [])
+    now = steps.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day, now.number) == (1, as_of + timedelta(days=1), 3)
+
+
+def test_a_finished_rollback_is_not_begun_again_by_its_left_over_rows(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, days = promoted_worse(trained, monkeypatch)
+    steps.train(spec, days[-1], "t3", promoted=False)
+    ledger.make_champion(spec, 3, days[-1], measured=2, why="another", by="x")
+    assert steps.rollback(spec)[:2] == (3, 2)
+    steps.score(spec, days[:1], "by hand", 3)  # rows of the version that was rolled back, again
+    assert steps.rollback(spec, to=1)[:2] == (2, 1)
+    now = steps.champion(spec)
+    assert now is not None
+    assert now.version == 1
+
+
+def segmented(folder: Path, **world: str) -> ModelSpec:
+    return models.write(folder / "models", yaml=SEGMENTED, **world)
+
+
+def test_a_model_with_segments_lives_from_its_first_check_to_its_warning(home: Path, tmp_path: Path) -> None:
+    spec = segmented(tmp_path, noise=str(CHANGE))
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, [FIRST])
+    assert steps.check(spec, FIRST)[0].decision is Decision.WAIT  # nothing has a label yet
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST + timedelta(days=1), day))
+    verdict, _, _ = steps.check(spec, day, keep_notebook=False)
+    assert verdict.decision is Decision.RETRAIN
+    text = steps.warning(spec, day).text()
+    assert "mae_over_mean of site=A" in text
+    assert "wanted: mae_over_mean ≤ 0.3" in text
+    shown = steps.status(spec)["last window's mae_over_mean"]
+    rows = tables.read("metrics", spec.name, check_day=day, role="champion", window="window", metric="mae_over_mean")
+    whole = rows[rows["segment"] == ""].sort_values("last_day")["value"].iloc[-1]
+    assert shown.startswith(f"{whole:.4g}, OUT OF RANGE")
+
+
+def test_a_metric_that_can_not_be_computed_waits(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    real = learn.evaluate
+
+    def unknown(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, float]:
+        return {**real(spec, rows, names), "mae_over_mean": float("nan")}
+
+    monkeypatch.setattr(learn, "evaluate", unknown)
+    verdict, _, _ = steps.check(spec, day)
+    assert verdict.decision is Decision.WAIT
+    assert "mae_over_mean can't be computed" in verdict.why
+    row = tables.read("metrics", spec.name, check_day=day, window="window", metric="mae_over_mean", role="champion")
+    assert row["in_range"].isna().all()
+
+
+def test_an_estimate_that_fails_does_not_keep_a_check_from_deciding(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
+    monkeypatch.setattr("esteira.steps.estimating.rows", lambda *_: 1 / 0)
+    assert steps.check(spec, FIRST + timedelta(days=7))[0].decision is Decision.KEEP
+    assert "no estimate for the days without labels" in caplog.text

@@ -182,3 +182,17 @@ def test_the_gate_has_the_power_to_see_a_clear_gain_among_dependent_days() -> No
 def test_the_interval_holds_the_gain() -> None:
     seen = gate([0.1, 0.3, 0.2, 0.4, 0.1, 0.2, 0.3], min_gain=0, confidence=0.95, attempts=1)
     assert seen.lower < seen.gain < seen.upper
+
+
+def test_an_earlier_window_that_is_no_evidence_does_not_count() -> None:
+    windows = [replace(window(0, False), incomplete="too few"), window(1, False)]
+    assert decide(windows, min_days=5, at_least=2).decision is Decision.WATCH
+    assert first_violated(windows, min_days=5) == windows[1].first
+    assert (
+        first_violated([replace(window(0, False), rows=2), window(1, False)], min_days=5, min_rows=5)
+        == windows[1].first
+    )
+
+
+def test_too_few_rows_judge_nothing() -> None:
+    assert judge(Gate(0.1, 0.05, 0.15, 7, True), min_days=5, healthy=True, enough_rows=False) is Outcome.UNKNOWN

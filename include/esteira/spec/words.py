@@ -29,6 +29,7 @@ RESERVED_COLUMNS = frozenset(
         "run",
         "trained_through",
         "version",
+        "replaces",
         "load_seconds",
         "predict_seconds",
         "first_seen",

@@ -106,7 +106,8 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     healthy = all(
         row["in_range"] is not False for row in rows if row["role"] == "challenger" and row["window"] == "slice"
     )
-    outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy)
+    enough = len(old) >= spec.check.min_rows
+    outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
     write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
     registry.log(
         run_id,
@@ -130,6 +131,8 @@ def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.
     frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
     known = rows.merge(frame, on=["day", *spec.key], how="inner", validate="one_to_one")
+    if known.empty:
+        return known, known
     columns = ["day", "label", *spec.check.segments]
     new = known[columns].join(learn.predict(spec, challenger, known))
     return known[[*columns, "prediction", "probability"]], new
@@ -246,7 +249,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             "run": chosen.run_id,
             "commit": commit,
             "gain": chosen.gain,
-            "gain_lower": chosen.lower,
+            "gain_lower": chosen.lower if math.isfinite(chosen.lower) else None,
             "check_day": str(day),
         },
     )
@@ -259,7 +262,7 @@ def rescore(spec: ModelSpec, day: date, version: int) -> int:
     It ends with the last day that was served: a day that is being scored just now is its own run's to serve.
     """
     was_served = tables.read("served", spec.name, columns=["day"])
-    since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days)
+    since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days, min_rows=spec.check.min_rows)
     last = was_served["day"].max().date()
     return scoring.score(spec, data.days(since, max(last, since)), run_key(day), version)
 
@@ -298,7 +301,10 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Ve
         return verdict, [attempt.outcome for attempt in attempts(spec, day).values()], promoted
     labels(spec, day)
     measure(spec, day)
-    promotions.verify(spec, day)
+    try:
+        promotions.verify(spec, day)
+    except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
+        log.exception("model %s: the promotion could not be verified", spec.name)
     verdict = decide(spec, day)
     outcomes: list[Outcome] = []
     if verdict.decision is not Decision.RETRAIN:

@@ -50,16 +50,21 @@ def _pending(spec: ModelSpec, champion: Champion, day: date) -> list[dict[str, A
     ):
         part = asked[asked["day"].between(pd.Timestamp(first), pd.Timestamp(end))]
         for name, value in values.items():
+            if value != value:  # one that can't be estimated
+                continue
             limit = spec.check.metrics[name]
             here = {"first_day": first, "last_day": end, "window": window, "metric": name, "value": value}
             size = {"n_rows": len(part), "n_days": part["day"].nunique()}
-            bounds = {"min": limit.min, "max": limit.max, "in_range": limit.holds(value) if value == value else None}
+            bounds = {"min": limit.min, "max": limit.max, "in_range": limit.holds(value)}
             found.append({**_about(spec, champion, day), **here, **bounds, **size})
     return found
 
 
 def _errors(spec: ModelSpec, champion: Champion, day: date, span: tuple[date, date]) -> list[dict[str, Any]]:
-    """Of the latest whole window: the mean of its days' estimates, and the mean distance from what the days came to."""
+    """Of the latest whole window: the mean of its days' estimates, and the mean distance from what those days came to.
+
+    By days, for a metric such as AUC is no mean over them: the window's own value is another figure.
+    """
     since = span[0] - timedelta(days=1)
     had = tables.read(
         "metrics", spec.name, check_day=(since, day), role="estimated", window="day", version=champion.version

@@ -59,7 +59,7 @@ def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
     windows = measuring.measured_windows(spec, day)
     if not windows:
         return []
-    since = first_violated(windows, min_days=spec.check.min_days)
+    since = first_violated(windows, min_days=spec.check.min_days, min_rows=spec.check.min_rows)
     rows = known_rows(spec, now.version, windows[-1].last)
     if rows.empty:
         return []

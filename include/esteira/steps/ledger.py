@@ -199,10 +199,11 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     checks = tables.read(
         "metrics",
         spec.name,
-        columns=["check_day", "attempt", "role", "window", "metric", "value", "in_range", "last_day"],
+        columns=["check_day", "attempt", "role", "segment", "window", "metric", "value", "in_range", "last_day"],
     )
     events = tables.read("ledger", spec.name, columns=["at", "to_state", "why"])
-    latest = checks[(checks["metric"] == spec.check.metric) & (checks["window"] == "window") & (checks["attempt"] == 0)]
+    mine = (checks["role"] == "champion") & (checks["segment"] == "") & (checks["attempt"] == 0)
+    latest = checks[mine & (checks["metric"] == spec.check.metric) & (checks["window"] == "window")]
     latest = latest.sort_values(["check_day", "last_day"]).tail(1)
     last = events.sort_values("at").tail(1)
     guessed = checks[(checks["role"] == "estimated") & (checks["check_day"] == checks["check_day"].max())]
@@ -235,5 +236,5 @@ def _last_day(rows: pd.DataFrame, column: str) -> str:
 
 
 def _measured(spec: ModelSpec, row: Any) -> str:
-    held = "in range" if row["in_range"] else "OUT OF RANGE"
+    held = {True: "in range", False: "OUT OF RANGE"}.get(row["in_range"], "can't be judged")
     return f"{row['value']:.4g}, {held} ({spec.check.metrics[spec.check.metric]}), window to {row['last_day'].date()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from datetime import date
@@ -74,21 +75,22 @@ def _rendered(template: str, mail: Mail, *, escape: bool) -> str:
 
 
 def _n(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.4g}" if math.isfinite(value) else "unknown"
 
 
 def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     """The warning after a loop that did not bring the metric back; it is in the ledger before it can be sent."""
     now = ledger.require_champion(spec, day)
     found = measuring.measured_windows(spec, day)
-    metric, limit = spec.check.metric, spec.check.metrics[spec.check.metric]
     chosen = checking.chosen_attempt(spec, day)
     end = (
         f"attempt {chosen.number} was better and will be promoted, but it is out of range too"
         if chosen
         else f"version {now.version} stays champion"
     )
-    why = f"{found[-1].out_of_range()} (wanted: {metric} {limit}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
+    bad = [name for name, held in found[-1].in_range.items() if not held]
+    wanted = ", ".join(f"{name} {measuring.limit_of(spec, name)}" for name in bad)
+    why = f"{found[-1].out_of_range()} (wanted: {wanted}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
     key = measuring.warning_id(now.version, found[-1].last)
     ledger.record(
         spec,
@@ -104,7 +106,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     return Mail(
         key=f"{spec.name}/{key}",
         to=spec.alerts.email or (spec.owner,),
-        subject=f"[esteira] {spec.name}: {metric} = {_n(found[-1].values[metric])} is out of range, and retraining did not help",
+        subject=f"[esteira] {spec.name}: {bad[0]} = {_n(found[-1].values[bad[0]])} is out of range, and retraining did not help",
         lead=f"Model {spec.name}, check of {day}: {why}.",
         sections=(_history(spec, day), _tried(spec, day), *why_moved(spec, day)),
         links=_links(spec, day, run_url),
@@ -117,7 +119,7 @@ def _history(spec: ModelSpec, day: date) -> Section:
             f"{window.first} to {window.last}",
             name,
             _n(value),
-            str(spec.check.metrics[name]),
+            str(measuring.limit_of(spec, name)),
             "in range" if window.in_range[name] else "OUT OF RANGE",
             f"{window.days} days, {window.rows} rows",
         ]

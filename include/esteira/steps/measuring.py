@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -70,7 +70,7 @@ def _metric_rows(
             "value": value,
             "min": limit.min if (limit := limits[name]) else None,
             "max": limit.max if limit else None,
-            "in_range": limit.holds(value) if limit else None,
+            "in_range": limit.holds(value) if limit and value == value else None,
             "n_rows": len(rows),
             "n_days": rows["day"].nunique(),
         }
@@ -114,10 +114,11 @@ def measure(spec: ModelSpec, day: date) -> int:
     found = spans(spec, rows, single, "day", **about)
     found += spans(spec, rows, whole, "window", **about)
     found += spans(spec, rows, [held_out], "slice", **about)
-    found += estimating.rows(spec, now, day, whole)
+    found += _estimates(spec, now, day, whole)
     if whole:
         found += _drift_rows(spec, now.version, whole[-1], day)
-        found += _label_rows(spec, now.version, whole[-1], day)
+        asked = [*((span, "window") for span in whole), (held_out, "slice")]
+        found += _label_rows(spec, now.version, asked, day)
     write_metrics(spec, found, day, 0)
     for row in found:
         if row["window"] == "window" and row["role"] == "champion":
@@ -131,6 +132,16 @@ def measure(spec: ModelSpec, day: date) -> int:
                 row["value"],
             )
     return len(found)
+
+
+def _estimates(
+    spec: ModelSpec, now: ledger.Champion, day: date, whole: list[tuple[date, date]]
+) -> list[dict[str, Any]]:
+    try:
+        return estimating.rows(spec, now, day, whole)
+    except Exception:  # whatever it was: an estimate that can't be made must not keep a check from deciding
+        log.exception("model %s: no estimate for the days without labels", spec.name)
+        return []
 
 
 def write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attempt: int) -> None:
@@ -194,58 +205,60 @@ def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: dat
     ]
 
 
-def _label_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
-    """Whether the latest window's labels look complete, beside those of the days before it.
+def _label_rows(
+    spec: ModelSpec, version: int, of: list[tuple[tuple[date, date], str]], day: date
+) -> list[dict[str, Any]]:
+    """Whether the labels of each span look complete, beside those of the days before it.
 
     The share of rows with a label must not fall below 0.9 of the past's, and where several classes were usual, one alone
     must not be all that came.
     """
-    first = span[0] - timedelta(days=PAST)
-    rows = tables.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, span[1]))
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, span[1]))
+    start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
+    rows = tables.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
+    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(start, end))
     if rows.empty or known.empty:
         return []
     rows = rows.merge(known, on=["day", *spec.key], how="left")
-    since = pd.Timestamp(span[0])
-    now, past = rows[rows["day"] >= since], rows[(rows["day"] < since) & (rows["day"] >= known["day"].min())]
+    rows = rows[rows["day"] >= known["day"].min()]
+    found = []
+    for (first, last), window in of:
+        now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
+        past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
+        about = {"check_day": day, "attempt": 0, "role": "labels", "version": version, "segment": "", "window": window}
+        size = {"first_day": first, "last_day": last, "n_rows": len(now), "n_days": now["day"].nunique()}
+        found += [{**about, **size, **row} for row in _completeness(spec, now, past)]
+    return found
+
+
+def _completeness(spec: ModelSpec, now: pd.DataFrame, past: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if now.empty or past.empty:
-        return []
-    about = {
-        "check_day": day,
-        "attempt": 0,
-        "role": "labels",
-        "version": version,
-        "first_day": span[0],
-        "last_day": span[1],
-        "window": "window",
-        "segment": "",
-        "n_rows": len(now),
-        "n_days": now["day"].nunique(),
-    }
+        return
     share, least = float(now["label"].notna().mean()), COMPLETE * float(past["label"].notna().mean())
-    found = [{**about, "metric": "labelled_share", "value": share, "min": least, "in_range": share >= least}]
+    yield {"metric": "labelled_share", "value": share, "min": least, "in_range": share >= least}
     here = now["label"].dropna()
     if spec.task != "regression" and len(here):
         most = past["label"].value_counts(normalize=True).max()
         # So many rows of the past's most frequent class alone would be a rare accident if nothing had changed.
-        usual = most ** len(here) < ACCIDENT
+        least = 2.0 if most ** len(here) < ACCIDENT else 1.0
         classes = int(here.nunique())
-        least = 2.0 if usual else 1.0
-        found.append({**about, "metric": "classes", "value": classes, "min": least, "in_range": classes >= least})
-    return found
+        yield {"metric": "classes", "value": classes, "min": least, "in_range": classes >= least}
 
 
-def _incomplete(rows: pd.DataFrame) -> str:
-    bad = rows[~rows["in_range"].astype(bool)] if len(rows) else rows
-    if bad.empty:
-        return ""
+def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
+    """Why a span's labels can't be judged by: what is missing of them, and which metrics they give no value for."""
+    bad = labels[~labels["in_range"].astype(bool)] if len(labels) else labels
     reasons = {
         "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
         "classes": "they hold {value:.0f} class, and several were usual",
     }
-    return "; ".join(
-        reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")
-    )
+    said = [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")]
+    return "; ".join([*said, *(f"{name} can't be computed from them" for name in unknown)])
+
+
+def limit_of(spec: ModelSpec, name: str) -> Limit:
+    """The limit of a metric as a Measurement names it: `mae`, or `mae of site=A`."""
+    metric, _, segment = name.partition(" of ")
+    return spec.check.segments[segment.partition("=")[0]][metric] if segment else spec.check.metrics[metric]
 
 
 def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
@@ -256,6 +269,8 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
     found = []
     for _, part in rows.groupby(["first_day", "last_day"], sort=True):
         part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
+        unknown = list(part.loc[part["in_range"].isna(), "metric"])
+        first_row, part = part.iloc[0], part[part["in_range"].notna()]
         names = [
             f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
         ]
@@ -265,13 +280,13 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
         ordered = [*whole, *(name for name in values if name not in whole)]
         found.append(
             Measurement(
-                part["first_day"].iloc[0].date(),
-                part["last_day"].iloc[0].date(),
-                int(part["n_rows"].iloc[0]),
-                int(part["n_days"].iloc[0]),
+                first_row["first_day"].date(),
+                first_row["last_day"].date(),
+                int(first_row["n_rows"]),
+                int(first_row["n_days"]),
                 {name: values[name] for name in ordered},
                 {name: held[name] for name in ordered},
-                _incomplete(labels[labels["last_day"] == part["last_day"].iloc[0]]),
+                _incomplete(labels[labels["last_day"] == first_row["last_day"]], unknown),
             )
         )
     return found
@@ -280,7 +295,7 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
 def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
     verdict = _decided(spec, day)
-    if ledger.promoted_by(spec, run_key(day)) is None:  # what this check decided before it promoted stays as it is
+    if not _acted(spec, day):
         row = {
             "check_day": day,
             "attempt": DECISION,
@@ -290,6 +305,12 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
         }
         write_metrics(spec, [row], day, DECISION)
     return verdict
+
+
+def _acted(spec: ModelSpec, day: date) -> bool:
+    """Whether the day's check has promoted, or has delivered its warning: what it decided before stays as it is."""
+    known = tables.read("ledger", spec.name, columns=["to_state"], by=run_key(day))
+    return bool(known["to_state"].isin(["champion", "delivered"]).any())
 
 
 def decided(spec: ModelSpec, day: date) -> Verdict | None:
@@ -312,11 +333,11 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     if verdict.decision is not Decision.RETRAIN:
         return verdict
     held_out = measured_windows(spec, day, "slice")[0]
-    if held_out.days < spec.check.min_days:
-        return Verdict(
-            Decision.WAIT,
-            f"{verdict.why}, but the slice has only {held_out.days} days, of {spec.check.min_days} needed",
-        )
+    if not held_out.is_evidence(spec.check.min_days, spec.check.min_rows):
+        size = f"{held_out.days} days and {held_out.rows} rows"
+        wanted = f"{spec.check.min_days} and {spec.check.min_rows} are needed"
+        why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
+        return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
     warned = warning_id(now.version, found[-1].last)
     if _done_by_another_day(spec, warned, day) or len(tables.read("ledger", spec.name, id=f"delivered:{warned}")):
         return Verdict(
@@ -333,7 +354,7 @@ def only_measured(spec: ModelSpec, day: date) -> str:
     if newest > day:
         return f"only measured: {newest} was checked already"
     now, latest = ledger.champion(spec, day), ledger.champion(spec)
-    if now is not None and latest is not None and latest.version != now.version:
+    if now is not None and latest is not None and latest.number != now.number:
         return f"only measured: version {latest.version} serves from {latest.effective_day} on"
     return ""
 

@@ -22,12 +22,13 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
     rows = tables.read("served", spec.name, day=(first, last), **where)
     known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
     if rows.empty or known.empty:
-        return pd.DataFrame(columns=["day", *spec.key, "prediction", "probability", "label"])
+        columns = ["day", *spec.key, "prediction", "probability", "label", *spec.check.segments]
+        return pd.DataFrame(columns=list(dict.fromkeys(columns)))
     joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
     if spec.check.segments:  # a row whose features are gone since belongs to the empty segment
         columns = list(dict.fromkeys(["day", *spec.key, *spec.check.segments]))
         parts = tables.read("features", spec.name, columns=columns, day=(first, last))
-        joined = joined.merge(parts, on=["day", *spec.key], how="left", validate="one_to_one")
+        joined = joined.merge(parts.reindex(columns=columns), on=["day", *spec.key], how="left", validate="one_to_one")
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
@@ -46,6 +47,8 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
         frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
     )
     known = known[known["day"] > pd.Timestamp(model.trained_through)]
+    if known.empty:
+        return known[columns].assign(prediction=[], probability=[])
     return known[columns].join(learn.predict(spec, model, known))
 
 

@@ -60,14 +60,17 @@ def verify(spec: ModelSpec, day: date) -> str:
     promotion = to_verify(spec, day)
     if promotion is None:
         return ""
+    ingest.labels(spec, promotion.first, day)  # checks far apart may not have read them
     new = served(spec, promotion.now.version, promotion.first, promotion.last)
-    if new["day"].nunique() < spec.check.min_days:
-        return ""
     old = as_predicted_by(spec, promotion.replaced, new)
     new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]
+    if new["day"].nunique() < spec.check.min_days:
+        return ""
     metric = spec.check.metric
     gains = learn.daily_gains(spec, metric, old, new)
     seen = gate(gains, min_gain=0, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    if math.isnan(seen.gain):
+        return ""
     _write(spec, day, promotion, seen, old, new)
     state = "worse" if seen.gain < 0 else "verified"
     values = [learn.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
@@ -104,32 +107,45 @@ def _write(spec: ModelSpec, day: date, promotion: Promotion, seen: Gate, old: pd
 
 
 def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) -> tuple[int, int, list[date]]:
-    """Make the version before the champion champion again, from the day after `as_of` (the last day served) on.
+    """Make the version before the champion champion again, from the day after `as_of` on.
 
-    The days whose predictions the champion made are scored again. Returns the version that was champion, the one that is
-    now, and those days. A rollback that died is finished by the next one. Raises EsteiraError where there is no version
-    to go back to.
+    By default that is the day after the last one served, or the champion's own first day where it has served none yet. The
+    days whose predictions the champion made are scored again. Returns the version that was champion, the one that is now,
+    and those days. A rollback that died is finished by the next one. Raises EsteiraError where there is no version to go
+    back to.
     """
     promotions = ledger.promotions(spec)
     if not promotions:
         raise ledger.NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
-    begun = _begun(spec, promotions)
+    begun = _begun(spec, promotions) if to in (None, promotions[-1].version) else None
     bad, target = begun or (promotions[-1].version, to or _before(spec, promotions))
     if begun is None and target != bad:
         registry.run_of(spec, target)
         ledger.make_champion(
             spec,
             target,
-            as_of or _last_served(spec),
+            as_of or max(_last_served(spec), promotions[-1].effective_day - timedelta(days=1)),
             measured=bad,
             why=f"rolled back from version {bad}",
             by=f"rollback/{promotions[-1].number}",
             evidence={"rolled_back": bad},
         )
     ledger.repair_aliases(spec)
-    days = _made_by(spec, bad) if target != bad else []
+    if target == bad:
+        return bad, target, []
+    number = ledger.promotions(spec)[-1].number
+    days = _made_by(spec, bad)
     if days:
-        scoring.score(spec, days, f"rollback/{promotions[-1].number}", target)
+        scoring.score(spec, days, f"rollback/{number}", target)
+    ledger.record(
+        spec,
+        f"rolled-back:{number}",
+        to_state="rolled back",
+        version=bad,
+        why=f"{len(days)} days scored again by version {target}",
+        by=f"rollback/{number}",
+        effective=ledger.promotions(spec)[-1].effective_day,
+    )
     return bad, target, days
 
 
@@ -146,12 +162,13 @@ def _before(spec: ModelSpec, promotions: list[Champion]) -> int:
 
 
 def _begun(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int] | None:
-    """The rollback that the last promotion is, if predictions of the version rolled back are left: from and to."""
-    rows = tables.read("ledger", spec.name, id=f"champion:{promotions[-1].number}")
+    """The rollback that the last promotion is, if it was not finished: from and to."""
+    number = promotions[-1].number
+    rows = tables.read("ledger", spec.name, id=f"champion:{number}")
     if not str(rows["by"].iloc[0]).startswith("rollback/"):
         return None
-    bad = next(each.version for each in reversed(promotions[:-1]))
-    return (bad, promotions[-1].version) if _made_by(spec, bad) else None
+    finished = len(tables.read("ledger", spec.name, id=f"rolled-back:{number}")) > 0
+    return None if finished else (promotions[-2].version, promotions[-1].version)
 
 
 def _made_by(spec: ModelSpec, version: int) -> list[date]:
@@ -161,9 +178,5 @@ def _made_by(spec: ModelSpec, version: int) -> list[date]:
 
 def _last_served(spec: ModelSpec) -> date:
     rows = tables.read("served", spec.name, columns=["day"])
-    if rows.empty:
-        raise EsteiraError(
-            f"model {spec.name} has served no day yet; give --day, from whose end on the older version serves"
-        )
-    last: date = rows["day"].max().date()
+    last: date = rows["day"].max().date() if len(rows) else date.min
     return last

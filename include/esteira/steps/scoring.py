@@ -55,7 +55,7 @@ def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
     same = before["version"].to_numpy() == predictions["version"].to_numpy()
     # The same version again, as a retry does, replaces what that version did.
     replaced = before["version"].where(~same, before["replaces"])
-    return predictions.assign(replaces=replaced.astype("Int64").to_numpy())
+    return predictions.assign(replaces=replaced.astype("Int64").array)
 
 
 def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]) -> pd.DataFrame:
