@@ -166,3 +166,27 @@ def test_dag_files_are_short() -> None:
         # Airflow skips a file without these words, and does not say so.
         assert "airflow" in text.lower(), path
         assert "dag" in text.lower(), path
+
+
+@pytest.mark.parametrize("kind", ["train", "score"])
+def test_a_new_dag_waits_for_its_next_tick(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpaused half an hour after its time, it must not run for the day before: that would be a check newer than any by hand."""
+    from datetime import UTC, datetime
+
+    from airflow.serialization.decoders import decode_timetable
+    from airflow.serialization.encoders import encode_timetable
+    from airflow.timetables import trigger
+    from airflow.timetables.base import TimeRestriction
+    from esteira import dags
+
+    spec = models.write(
+        tmp_path, yaml=models.YAML.replace("  window: 28d\n", '  window: 28d\n  schedule: "0 6 * * *"\n')
+    )
+    timetable = decode_timetable(encode_timetable(dags.BUILDERS[kind](spec).timetable))
+    now = datetime(2026, 3, 1, 6, 30, tzinfo=UTC)
+    monkeypatch.setattr(trigger, "utcnow", lambda: now)
+    found = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+    )
+    assert found is not None
+    assert found.run_after == datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
