@@ -292,7 +292,7 @@ def run(
     report = place / "report.json"
     kinds = list(kinds)
     if report.exists():
-        known = known_report(report)
+        known = _kept(report)
         if set(kinds) <= set(known["walks"]):
             return known
     place.mkdir(parents=True, exist_ok=True)
@@ -308,10 +308,10 @@ def run(
     whole = report.with_suffix(".part")
     whole.write_text(json.dumps(_plain(found), indent=1, allow_nan=False))
     whole.replace(report)
-    return known_report(report)
+    return _kept(report)
 
 
-def known_report(path: Path) -> dict[str, Any]:
+def _kept(path: Path) -> dict[str, Any]:
     """The report as it was kept."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found

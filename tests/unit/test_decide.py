@@ -92,7 +92,7 @@ def test_too_few_days_never_pass(days: int) -> None:
 
 
 def test_noise_seldom_passes() -> None:
-    # 200 seeds of 14 independent days without a gain, at a nominal 5 %: the whole study is the next issue's.
+    # 200 seeds of 14 independent days without a gain, at a nominal 5 %; dependent days are below.
     passed = 0
     for seed in range(200):
         draw = random.Random(seed)
