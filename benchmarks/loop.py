@@ -28,7 +28,7 @@ BATCH = 5  # seeds that one process simulates before it makes room for the next
 # name: (first day, last day, how often it is checked, blocks)
 DATA = {
     "bike_demand": (date(2011, 7, 1), date(2012, 12, 31), "day", "month"),
-    "electricity": (date(1996, 12, 18), date(1998, 12, 5), "day", "45d"),
+    "electricity": (date(1996, 12, 18), date(1998, 10, 23), "day", "45d"),
     "flights": (date(2013, 4, 1), date(2013, 12, 31), "month", "month"),
     "employment": (date(2016, 1, 1), date(2018, 12, 31), "month", "183d"),
 }
