@@ -66,6 +66,31 @@ def use_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def corpus_trained(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
+    """A state folder in which the corpus' model has a champion."""
+    from tests import corpora
+
+    place = tmp_path_factory.mktemp("corpus")
+    (place / "mlflow").mkdir()
+    shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(place, patch)
+        corpora.train(place / "models")
+    return place
+
+
+@pytest.fixture
+def corpus_home(corpus_trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of the test's own, in which the corpus' model has a champion."""
+    from tests import corpora
+
+    place = tmp_path / "home"
+    corpora.copy_home(corpus_trained, place)
+    use_home(place, monkeypatch)
+    return place
+
+
+@pytest.fixture(scope="session")
 def esteira_data() -> Path:
     """The folder of public data sets."""
     given = os.environ.get("ESTEIRA_DATA")

@@ -114,12 +114,39 @@ def score(
     spec, days = _find(model), data.days(day, last_day or day)
     if not days:
         raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
-    read, bad = steps.extract(spec, days), steps.validate(spec, days)
+    steps.extract(spec, days)
+    steps.validate(spec, days)
+    steps.require_fit(spec, days)
     steps.features(spec, days)
     run = f"cli/{uuid4()}"
-    scored = steps.score(spec, days, run, version)
+    steps.score(spec, days, run, version)
     steps.publish(spec, days, run)
-    typer.echo(f"{len(days)} days: {read} rows read = {scored} scored + {bad} in quarantine")
+    typer.echo(f"{len(days)} days: {steps.accounted(spec, days)}")
+
+
+@app.command()
+def requeue(
+    model: Model,
+    day: Annotated[Any, _day_option("The day whose quarantined rows are mended.", "--day")],
+    last_day: Annotated[Any, _day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
+) -> None:
+    """Process the quarantined rows of a day again, after the source (or the model.yaml) was mended.
+
+    The day is read anew, validated, scored and published; what was served first stays as it was, and mended rows are added
+    to it. Exits with 1 where rows are left in quarantine, and says why.
+    """
+    from esteira import data, steps
+
+    spec, days = _find(model), data.days(day, last_day or day)
+    if not days:
+        raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
+    before = sum(steps.left_over(spec, days).values())
+    said = steps.requeue(spec, days, f"requeue/{uuid4()}")
+    left = steps.left_over(spec, days)
+    typer.echo(f"{len(days)} days: {said}; {before} were in quarantine before, {sum(left.values())} are left")
+    for reason, count in left.items():
+        typer.echo(f"  {count} rows: {reason}")
+    raise typer.Exit(1 if left else 0)
 
 
 @app.command()

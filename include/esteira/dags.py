@@ -14,9 +14,12 @@ from airflow.sdk import (
     Asset,
     CronPartitionTimetable,
     CronTriggerTimetable,
+    ExceptionRetryPolicy,
     Label,
     Param,
     PartitionedAssetTimetable,
+    RetryAction,
+    RetryRule,
     TaskGroup,
     TriggerRule,
     get_current_context,
@@ -25,7 +28,7 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException
 
-from esteira.spec import ModelSpec, SpecError, load, model_files
+from esteira.spec import EsteiraError, ModelSpec, SpecError, load, model_files
 
 if TYPE_CHECKING:
     from esteira.steps.mails import Mail
@@ -37,6 +40,13 @@ SMTP = "smtp_default"
 # How late a new DAG still catches the tick before it: in Airflow 3.3 False means a tenth of the interval, 2.4 hours of a day.
 # Not less than this: a file parsed again between the tick and the scheduler's look must not move the first run on.
 LATE = timedelta(minutes=1)
+# What a person has to mend is no better a minute later; all else is tried again.
+PERMANENT = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(exception=EsteiraError, action=RetryAction.FAIL, reason="someone has to mend this"),
+        RetryRule(exception=[ImportError, SyntaxError], action=RetryAction.FAIL, reason="the code can't be loaded"),
+    ]
+)
 
 
 def build() -> dict[str, DAG]:
@@ -104,6 +114,7 @@ def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
             "retry_delay": timedelta(seconds=5),
             "retry_exponential_backoff": True,
             "max_retry_delay": timedelta(minutes=5),
+            "retry_policy": PERMANENT,
             "on_failure_callback": _mail_failure(spec),
         },
         **options,
@@ -313,7 +324,9 @@ stays in the table `served`. The check of each scored day follows by itself."""
         def validate() -> int:
             from esteira import steps
 
-            return steps.validate(spec, days())
+            bad = steps.validate(spec, days())
+            steps.require_fit(spec, days())
+            return bad
 
         @task
         def features() -> int:
@@ -330,15 +343,15 @@ stays in the table `served`. The check of each scored day follows by itself."""
 
         # One day's run is that day's partition; a range names its days, for an event without a key starts nothing.
         @task(outlets=[asset])
-        def publish() -> int:
+        def publish() -> str:
             from esteira import steps
 
             params, run, partition = _context()
-            rows = steps.publish(spec, days(), run)
+            steps.publish(spec, days(), run)
             events = get_current_context()["outlet_events"][asset]
             if params["check"] and not partition:
                 events.add_partitions([str(day) for day in days()])
-            return rows
+            return steps.accounted(spec, days())
 
         extract() >> validate() >> features() >> score() >> publish()
     return dag

@@ -137,8 +137,13 @@ def state(kind: Kind, model: str) -> tuple[str, int]:
 
 def columns(kind: Kind, model: str) -> list[str]:
     """The table's columns; none where it does not exist yet."""
+    return list(types(kind, model))
+
+
+def types(kind: Kind, model: str) -> dict[str, pa.DataType]:
+    """The table's columns with their types; none where it does not exist yet."""
     table = open_table(kind, model)
-    return [] if table is None else _schema(table).names
+    return {} if table is None else {field.name: field.type for field in _schema(table)}
 
 
 def _schema(table: DeltaTable | MemoryTable) -> pa.Schema:
@@ -178,7 +183,12 @@ def read(
     if table is None:
         empty = _to_pandas(SCHEMAS[kind].empty_table()) if kind in SCHEMAS else pd.DataFrame(columns=columns)
         return empty if columns is None else empty[columns]
-    wanted = [name for name in columns if name in _schema(table).names] if columns is not None else None
+    known = _schema(table)
+    wanted = [name for name in columns if name in known.names] if columns is not None else None
+    if not all(name in known.names for name in where):  # a table that only ever had empty days
+        return _to_pandas(
+            (known if wanted is None else pa.schema([known.field(name) for name in wanted])).empty_table()
+        )
     return _to_pandas(_scan(table, wanted, _filters(where)))
 
 
@@ -204,28 +214,25 @@ def replace_days(
     days: Iterable[date],
     *,
     mark: int = 1,
-    leave: Callable[[pd.DataFrame], Iterable[date]] | None = None,
+    merge: Callable[[pd.DataFrame], pd.DataFrame | None] | None = None,
     **also: object,
 ) -> int:
     """Replace the rows of the days, all in one transaction; returns the table's new Delta version.
 
-    A day without rows becomes an empty day; the commit records that each was processed, under `mark`. `leave` names the
-    days that must stay as they are, from the `day` and `run` of their rows as they are at the moment of the commit.
+    A day without rows becomes an empty day; the commit records that each was processed, under `mark`. `merge` makes the
+    rows to write from those that the days have at the moment of the commit; where it returns None nothing is written.
     `also` narrows what is replaced: stage="rows".
     """
     every = sorted(days)
 
     def plan(table: DeltaTable | MemoryTable | None) -> tuple[pd.DataFrame, Mapping[str, object], Marks] | None:
-        stay: set[date] = set()
-        if leave and table and every:
-            span: dict[str, object] = {"day": (every[0], every[-1])}
-            known = [name for name in ("day", "run") if name in _schema(table).names]
-            stay = set(leave(_to_pandas(_scan(table, known, _filters(span)))))
-        left = [day for day in every if day not in stay]
-        if not left:
+        chosen: pd.DataFrame | None = rows
+        if merge and table and every:
+            had = _to_pandas(_scan(table, None, _filters({"day": (every[0], every[-1])})))
+            chosen = merge(had[had["day"].isin(pd.to_datetime(every))])
+        if chosen is None or not every:
             return None
-        chosen = rows[rows["day"].isin(pd.to_datetime(left))] if stay else rows
-        return chosen, {"day": left, **also}, {f"{day:%Y-%m-%d}": mark for day in left}
+        return chosen, {"day": every, **also}, {f"{day:%Y-%m-%d}": mark for day in every}
 
     return _replace(kind, model, plan, None, "day")
 

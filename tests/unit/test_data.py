@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from deltalake import write_deltalake
-from esteira import data
-from esteira.data import DataError
-from esteira.spec import ModelSpec, canonical, load
+from esteira import data, tables
+from esteira.data import DataError, kinds
+from esteira.spec import ModelSpec, SpecError, canonical, load
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests import models
 
@@ -82,7 +84,7 @@ def test_a_path_that_matches_nothing_says_so(tmp_path: Path) -> None:
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     ROWS.drop(columns="heat").to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(
-        DataError, match="model sales: its csv source has no column 'heat'; it has: at, site, hour, open, amount"
+        DataError, match=r"model sales: .*x.csv has no column 'heat'; it has: at, site, hour, open, amount"
     ):
         data.read(declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}"), DAY, DAY)
 
@@ -181,7 +183,7 @@ def test_labels_of_another_source_are_joined_by_their_key(tmp_path: Path) -> Non
         tmp_path, yaml=models.YAML + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
     )
     found = data.read_labels(spec, DAY, DAY)
-    assert list(found.columns) == ["day", "site", "at", "label"]
+    assert list(found.columns) == ["day", "site", "at", "label", "disputed"]
     assert list(found["label"]) == [1.0, 2.0, 3.0, 4.0]
 
 
@@ -276,3 +278,109 @@ def test_a_share_of_the_older_rows_is_kept_and_always_the_same() -> None:
 )
 def test_canonical(value: object, text: str) -> None:
     assert canonical(value) == text
+
+
+CELLS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["", " 3 ", "1,5", "nan", "inf", "TRUE", "2026-02-30", "2026-02-03 08:00", "=1+1"]),
+    st.datetimes(),
+)
+TABLES = st.integers(1, 6).flatmap(
+    lambda size: st.fixed_dictionaries(
+        {
+            name: st.lists(CELLS, min_size=size, max_size=size)
+            for name in ("at", "site", "hour", "heat", "open", "amount", "extra")
+        }
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def declared(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    return models.write(tmp_path_factory.mktemp("models"))
+
+
+@given(cells=TABLES)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: ModelSpec, cells: dict) -> None:
+    rows = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+    rows = rows.assign(event_time=data.event_time(declared, rows))
+    rows = rows.assign(day=rows["event_time"].dt.normalize().fillna(pd.Timestamp(DAY)).astype("datetime64[s]"))
+    good, bad = data.storable(declared, rows, {})
+    assert sorted([*good.index, *bad.index]) == list(rows.index)
+    assert (bad["rule"] != "").all()
+    fine, worse = data.validate(declared, good)
+    assert sorted([*fine.index, *worse.index]) == list(good.index)
+    stored = tables._to_arrow(good.assign(event_time=good["event_time"]), None, None)  # what the raw table would get
+    assert stored.num_rows == len(good)
+    features = data.build_features(declared, good)
+    assert len(features) == len(fine)
+    if len(features):
+        assert features[["hour", "heat", "open"]].dtypes.eq("float64").all()
+        assert not np.isinf(features[["hour", "heat", "open"]]).any(axis=None)
+    # A second day of other types fits the types of the first, or its rows are in quarantine.
+    known = {field.name: field.type for field in stored.schema}
+    again, rest = data.storable(declared, rows.iloc[::-1].reset_index(drop=True), known)
+    assert len(again) + len(rest) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        ([1, 2], None, [1.0, 2.0]),
+        ([2**53 + 1, 2], None, [2**53 + 1, 2]),
+        (["1", "x", None], "number", [1.0, None, None]),
+        ([2**53 + 1, 2], "number", [None, 2]),
+        (["1", "1.5", 3], "integer", [1, None, 3]),
+        (["true", "0", "maybe"], "boolean", [True, False, None]),
+        ([1.0, True, "x"], "text", ["1", "1", "x"]),
+        (["2026-01-01", "x"], "time", [pd.Timestamp("2026-01-01"), None]),
+    ],
+)
+def test_a_value_has_its_columns_type_or_is_left_out(values: list, kind: str | None, found: list) -> None:
+    fitted = kinds.fitted(pd.Series(values, dtype=object if kind else None), kinds.NAMES[kind] if kind else None)
+    assert [None if pd.isna(value) else value for value in fitted] == found
+
+
+def test_two_labels_of_one_key_are_both_in_doubt(tmp_path: Path) -> None:
+    rows = pd.concat([ROWS, ROWS.tail(1), ROWS.head(2).assign(amount=[99.0, 2.0])])
+    rows[["site", "at", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
+    labels = f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
+    spec = models.write(tmp_path, yaml=models.YAML + labels)
+    found = data.read_labels(spec, DAY, DAY)
+    assert list(found["disputed"]) == [True, False, False, False]
+    good, bad = data.validate_labels(spec, found)
+    assert (len(good), list(bad["rule"])) == (3, ["unique_key"])
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        ("{{matches: '['}}", r"got '\[', which is no regular expression"),
+        ("{{type: text, min: 1}}", "min and max are of numbers, and the type is text; remove one"),
+        ("{{type: word}}", "got 'word'; allowed: number, integer, text, boolean, time"),
+        ("{{max_null: 1}}", "input should be less than 1"),
+    ],
+)
+def test_impossible_expectations_are_named(tmp_path: Path, expected: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        models.write(tmp_path, yaml=models.YAML.replace("heat: {{min: -50, max: 60}}", f"heat: {expected}"))
+
+
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [
+        ("{{volume: {{}}}}", "the range is empty; give min, max or both"),
+        ("{{volume: {{min: 2, max: 1}}}}", "impossible range"),
+        ("{{freshness: 90m}}", "a span is a whole number of hours, days or weeks"),
+        ("{{max_quarantined: 2}}", "less than or equal to 1"),
+        ("{{max_bad: 0.1}}", "unknown key 'max_bad'; allowed: max_quarantined, volume, freshness"),
+    ],
+)
+def test_impossible_qualities_are_named(tmp_path: Path, quality: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        models.write(tmp_path, yaml=models.YAML + f"quality: {quality}\n")

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from esteira.spec.policy import Alerts, Check, Limit, Promote, Recipe, Score, Train
-from esteira.spec.rows import Expectation, Features, Labels, PythonSource, Source, Time
+from esteira.spec.rows import Expectation, Features, Labels, PythonSource, Quality, Source, Time
 from esteira.spec.words import (
     HIGHER,
     METRICS,
@@ -47,6 +47,8 @@ class ModelSpec(Block):
     inputs: tuple[Column, ...] = ()
     features: Features
     expect: dict[Column, Expectation] = Field(default_factory=dict)
+    quality: Quality = Quality()
+    personal: tuple[Column, ...] = ()
     train: Train
     score: Score = Score()
     check: Check
@@ -55,7 +57,7 @@ class ModelSpec(Block):
     alerts: Alerts = Alerts()
     folder: SkipJsonSchema[Path] = Field(default=Path(), exclude=True)
 
-    @field_validator("key", "inputs", "retrain", mode="before")
+    @field_validator("key", "inputs", "personal", "retrain", mode="before")
     @classmethod
     def _list(cls, given: object) -> object:
         return tuple(given) if isinstance(given, list) else given
@@ -106,10 +108,23 @@ class ModelSpec(Block):
             if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
                 raise mistake(f"{name!r} is a column that esteira writes itself; rename the source's column")
         known = list(dict.fromkeys((*self.source_columns, *self.features.all, self.target)))
-        for name in self.expect:
-            if name not in known:
+        for where, names in (("expect", self.expect), ("personal", self.personal)):
+            for name in names:
+                if name not in known:
+                    raise mistake(
+                        f"unknown column {name!r}; known: {', '.join(known)}{nearest(name, known)}", where, name
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_of_the_source(self) -> Self:
+        for name, expectation in self.expect.items():
+            if expectation.max_null is not None and name not in (*self.source_columns, self.target):
                 raise mistake(
-                    f"unknown column {name!r}; known: {', '.join(known)}{nearest(name, known)}", "expect", name
+                    f"{name!r} is made by features.py, and max_null is of the source's columns: {', '.join(self.source_columns)}",
+                    "expect",
+                    name,
+                    "max_null",
                 )
         return self
 

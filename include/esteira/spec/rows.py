@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -11,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from esteira.spec.words import Block, Column, check_range, mistake, nearest
+from esteira.spec.words import Block, Column, Days, Span, check_range, mistake, nearest
 
 
 class CsvSource(Block):
@@ -137,12 +138,33 @@ class Labels(Block):
 
 
 class Expectation(Block):
-    """What a value of a column must be; a row that is not so goes to the quarantine table."""
+    """What a value of a column must be; a row that is not so goes to the quarantine table.
 
+    `max_null` is the share of a day's rows that may lack it: above it the day is refused.
+    """
+
+    declared: Literal["number", "integer", "text", "boolean", "time"] | None = Field(default=None, alias="type")
     min: float | None = None
     max: float | None = None
     values: tuple[str | int | float | bool, ...] | None = Field(default=None, alias="in")
+    matches: str | None = None
     required: bool = False
+    max_null: float | None = Field(default=None, ge=0, lt=1)
+
+    @property
+    def type(self) -> str | None:
+        """The type of the column's values; a range is one of numbers."""
+        bounded = self.min is not None or self.max is not None
+        return self.declared or ("number" if bounded else None)
+
+    @field_validator("matches")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise mistake(f"got {pattern!r}, which is no regular expression: {error}") from None
+        return pattern
 
     @field_validator("values", mode="before")
     @classmethod
@@ -152,6 +174,31 @@ class Expectation(Block):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         check_range(self.min, self.max)
+        if (self.min is not None or self.max is not None) and self.declared not in (None, "number", "integer"):
+            raise mistake(f"min and max are of numbers, and the type is {self.declared}; remove one", "type")
         if self.values is not None and not self.values:
             raise mistake("'in' is empty, so no row could pass; list the values that are allowed")
         return self
+
+
+class Volume(Block):
+    """How many rows a day may have, as a share of the median of the days before it that had any."""
+
+    min: float | None = Field(default=None, ge=0)
+    max: float | None = Field(default=None, gt=0)
+    of_last: Days = 28
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min is None and self.max is None:
+            raise mistake("the range is empty; give min, max or both, such as {min: 0.5, max: 3}")
+        check_range(self.min, self.max)
+        return self
+
+
+class Quality(Block):
+    """When a day that is to be scored is refused whole: nothing of it is published."""
+
+    max_quarantined: float = Field(default=0.5, ge=0, le=1)
+    volume: Volume | None = None
+    freshness: Span | None = None

@@ -96,6 +96,13 @@ def _days(given: object) -> int:
     return int(match[1]) * {"d": 1, "w": 7}[match[2]]
 
 
+def _hours(given: object) -> int:
+    match = re.fullmatch(r"([1-9]\d*)([hdw])", given) if isinstance(given, str) else None
+    if not match:
+        raise mistake(f"got {given!r}; a span is a whole number of hours, days or weeks, such as 6h, 2d or 1w")
+    return int(match[1]) * {"h": 1, "d": 24, "w": 168}[match[2]]
+
+
 def _day_or_none(given: object) -> object:
     if isinstance(given, date) or given is None:
         return given
@@ -126,6 +133,7 @@ def _is_cron(given: str) -> str:
 
 Delay = Annotated[int, BeforeValidator(_days, json_schema_input_type=str)]
 Days = Annotated[Delay, Field(ge=1)]
+Span = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str)]
 Day = Annotated[date, BeforeValidator(_day_or_none)]
 Column = Annotated[str, BeforeValidator(lambda given: _is_identifier(given) if isinstance(given, str) else given)]
 Address = Annotated[str, BeforeValidator(lambda given: _is_address(given) if isinstance(given, str) else given)]

@@ -25,12 +25,15 @@ from esteira.steps.mails import (
 from esteira.steps.measuring import decide, drift_to_report, measure
 from esteira.steps.measuring import labels as labels_for_check
 from esteira.steps.promotions import rollback, to_verify, verify
-from esteira.steps.scoring import publish, score
+from esteira.steps.quality import Unaccounted, accounted, left_over, require_fit
+from esteira.steps.scoring import publish, requeue, score
 from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, register, select, train
 
 __all__ = [
     "NoChampion",
     "PromotionRefused",
+    "Unaccounted",
+    "accounted",
     "candidate",
     "champion",
     "check",
@@ -46,6 +49,7 @@ __all__ = [
     "features",
     "labels_for_check",
     "lacking",
+    "left_over",
     "limits",
     "measure",
     "prepare",
@@ -58,6 +62,8 @@ __all__ = [
     "register",
     "repair_aliases",
     "report_why",
+    "requeue",
+    "require_fit",
     "rescore",
     "retrain",
     "rollback",

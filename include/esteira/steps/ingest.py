@@ -7,10 +7,12 @@ import logging
 import zlib
 from datetime import date, timedelta
 
+import numpy as np
 import pandas as pd
 
 from esteira import data, tables
 from esteira.spec import ModelSpec, Source, SqlSource
+from esteira.steps import quality
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,10 @@ def labels_mark(spec: ModelSpec) -> int:
 
 
 def extract(spec: ModelSpec, days: list[date]) -> int:
-    """Read the source's rows of the days into the raw table; returns how many. A day without rows is an empty day."""
+    """Read the source's rows of the days into the raw table; returns how many. A day without rows is an empty day.
+
+    A row that the table can't take (no time, no key, a value that is not of its column's type) goes to quarantine at once.
+    """
     if not days:
         return 0
     rows = data.read(spec, min(days), max(days))
@@ -47,23 +52,26 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
     for day in days:
         if day not in found:
             log.info("model %s: the source has no row for %s: an empty day", spec.name, day)
-    rows = _widened(spec, rows).assign(read_at=pd.Timestamp(tables.clock()))
-    tables.replace_days("raw", spec.name, rows, days)
-    log.info("model %s: %d rows read for %d days from %s to %s", spec.name, len(rows), len(days), min(days), max(days))
-    return len(rows)
+    good, bad = data.storable(spec, rows, tables.types("raw", spec.name))
+    bad = _new(spec, bad, days)
+    _quarantine(spec, bad, days, "extract")
+    tables.replace_days("raw", spec.name, good.assign(read_at=pd.Timestamp(tables.clock())), days)
+    read = len(good) + len(bad)
+    log.info("model %s: %d rows read for %d days from %s to %s", spec.name, read, len(days), min(days), max(days))
+    return read
 
 
-def _widened(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with whole numbers as floats, but for the key: a column's first day must not decide that it has no fractions.
-
-    A column with a number that a float would change (beyond 2^53) stays as it is.
-    """
-    whole = [
-        name
-        for name in rows.columns
-        if pd.api.types.is_integer_dtype(rows[name]) and name not in spec.key and not (rows[name].abs() > 2**53).any()
-    ]
-    return rows.astype(dict.fromkeys(whole, "float64"))
+def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
+    """The bad rows without those whose time can't be read and that another day has in quarantine: they are no day's own."""
+    timeless = bad[bad["rule"] == "time"]
+    if timeless.empty:
+        return bad
+    known = tables.read("quarantine", spec.name, columns=["day", "row"], rule="time", stage="extract")
+    known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
+    again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
+    if len(again):
+        log.info("model %s: %d rows without a time are in quarantine since an earlier day", spec.name, len(again))
+    return bad.drop(index=again)
 
 
 def _raw(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
@@ -80,7 +88,7 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     rows = _raw(spec, days)
     good, bad = data.validate(spec, rows)
     _quarantine(spec, bad, days, "rows")
-    log.info("model %s: rows read %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
+    log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
     return len(bad)
 
 
@@ -91,12 +99,23 @@ def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str
         if tables.version("quarantine", spec.name) < 0:
             return
     else:
-        shown = bad.drop(columns=["rule", "reason", "day"]).to_json(
-            orient="records", lines=True, date_format="iso", date_unit="us"
-        )
-        text = [line for line in shown.split("\n") if line]
-        rows = bad[["day", "rule", "reason"]].assign(row=text, stage=stage, found_at=pd.Timestamp(tables.clock()))
+        found_at = pd.Timestamp(tables.clock())
+        rows = bad[["day", "rule", "reason"]].assign(row=_as_json(bad), stage=stage, found_at=found_at)
     tables.replace_days("quarantine", spec.name, rows, days, stage=stage)
+
+
+def _as_json(rows: pd.DataFrame) -> pd.Series:
+    """Each row, as it came, as JSON text; an infinite number as a word, for JSON has none."""
+    own = rows.drop(columns=["rule", "reason", "day"])
+    infinite = {
+        name: own[name].astype(object).where(~np.isinf(own[name]), own[name].astype("str"))
+        for name in own.columns
+        if pd.api.types.is_float_dtype(own[name]) and np.isinf(own[name]).any()
+    }
+    text = own.assign(**infinite).to_json(
+        orient="records", lines=True, date_format="iso", date_unit="us", default_handler=str
+    )
+    return pd.Series([line for line in text.split("\n") if line], index=rows.index, dtype="str")
 
 
 def features(spec: ModelSpec, days: list[date]) -> int:
@@ -112,6 +131,7 @@ def ensure_features(spec: ModelSpec, days: list[date]) -> None:
     lacking = tables.missing_days("features", spec.name, days, features_mark(spec))
     extract(spec, lacking)
     validate(spec, lacking)
+    quality.require_mostly_good(spec, lacking)
     features(spec, lacking)
 
 
@@ -148,11 +168,13 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
 
 def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
     found = data.read_labels(spec, days[0], days[-1])
-    shared = [name for name in found.columns if name != "label"]
+    shared = [name for name in found.columns if name not in ("label", "disputed")]
     found = found.assign(**{name: data.like(found[name], known[name]) for name in shared})
     rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
-    good = good.assign(label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock()))
+    good = good.drop(columns="disputed").assign(
+        label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock())
+    )
     if len(had):
         seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
         good = good.assign(first_seen=seen.set_axis(good.index).fillna(good["first_seen"]))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 
 import pandas as pd
 
 from esteira import learn, registry, tables
 from esteira.spec import ModelSpec
-from esteira.steps import ledger
+from esteira.steps import ingest, ledger, quality
 
 log = logging.getLogger(__name__)
 
@@ -80,18 +79,42 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
 
 
 def publish(spec: ModelSpec, days: list[date], run: str) -> int:
-    """Keep what the run predicted for the days as served, where nothing was served before; returns the rows it predicted.
+    """Keep what the run predicted for the days as served, row by row where nothing was served before; returns the rows.
 
-    A retry of the run that served a day rewrites it; a later scoring of the day leaves it untouched.
+    A retry of the run that served a row rewrites it; a later scoring leaves it untouched, and adds the rows that were not
+    there yet, such as those that were mended since. Raises Unaccounted where rows read are missing.
     """
     rows = tables.read("predictions", spec.name, day=(min(days), max(days)), run=run)
     rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
-    if rows.empty:
-        return 0
+    if len(rows):
+        mine = rows.drop(columns="replaces", errors="ignore")  # what was served first replaces nothing
 
-    def served_by_another(had: pd.DataFrame) -> Iterable[date]:
-        return set(had.loc[had["run"] != run, "day"].dt.date)
+        def with_served(had: pd.DataFrame) -> pd.DataFrame | None:
+            others = had[had["run"] != run]
+            known = others.set_index(["day", *spec.key]).index
+            new = mine[~mine.set_index(["day", *spec.key]).index.isin(known)]
+            return pd.concat([others, new], ignore_index=True) if len(new) or len(others) < len(had) else None
 
-    rows = rows.drop(columns="replaces", errors="ignore")  # what was served first replaces nothing
-    tables.replace_days("served", spec.name, rows, set(rows["day"].dt.date), leave=served_by_another)
+        tables.replace_days("served", spec.name, mine, set(mine["day"].dt.date), merge=with_served)
+    log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
     return len(rows)
+
+
+def requeue(spec: ModelSpec, days: list[date], run: str) -> str:
+    """Read the days anew and score them, by the version that made their predictions, or else each day's champion.
+
+    Their quarantined labels are read again, too. Returns what was read, published and is left in quarantine, as a
+    sentence. Raises DataError where the days are not fit to be scored yet.
+    """
+    ingest.extract(spec, days)
+    ingest.validate(spec, days)
+    quality.require_fit(spec, days)
+    ingest.features(spec, days)
+    had = tables.read("predictions", spec.name, columns=["day", "version"], day=(min(days), max(days)))
+    made = dict(zip(had["day"].dt.date, had["version"].astype(int), strict=True)) if len(had) else {}
+    for version in sorted({made.get(day, 0) for day in days}):
+        score(spec, [day for day in days if made.get(day, 0) == version], run, version or None)
+    publish(spec, days, run)
+    if len(tables.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))):
+        ingest.labels(spec, min(days), max(days) + timedelta(days=spec.label_delay))
+    return quality.accounted(spec, days)

@@ -13,7 +13,7 @@ import pandas as pd
 from esteira import data, decide, drift, learn, registry, tables
 from esteira.learn import Model
 from esteira.spec import Candidate, Limit, ModelSpec
-from esteira.steps import ingest, ledger
+from esteira.steps import ingest, ledger, quality
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def lacking(spec: ModelSpec, as_of: date, window: int | None = None) -> list[dat
 
 def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) -> str:
     """Build the features of the days and read the window's labels; returns the Delta versions to train on, as text."""
+    quality.require_mostly_good(spec, days)
     ingest.features(spec, days)
     ingest.labels(spec, training_days(spec, as_of, window)[0], as_of)
     return ingest.versions(spec)

@@ -1,0 +1,23 @@
+"""Rows: read a source, give each its time, part the good from the bad, split by time. Nothing here writes."""
+
+from esteira.data.labels import as_label, like, read_labels
+from esteira.data.sources import DataError, days, event_time, function, read
+from esteira.data.splitting import recent_and_sample, split_days
+from esteira.data.validating import build_features, storable, validate, validate_labels
+
+__all__ = [
+    "DataError",
+    "as_label",
+    "build_features",
+    "days",
+    "event_time",
+    "function",
+    "like",
+    "read",
+    "read_labels",
+    "recent_and_sample",
+    "split_days",
+    "storable",
+    "validate",
+    "validate_labels",
+]

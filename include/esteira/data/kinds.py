@@ -1,0 +1,110 @@
+"""The type of each source column, and which values do not have it: a table keeps a column's type for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from esteira.spec import ModelSpec, canonical
+
+NAMES: Mapping[str, pa.DataType] = {
+    "number": pa.float64(),
+    "integer": pa.int64(),
+    "text": pa.string(),
+    "boolean": pa.bool_(),
+    "time": pa.timestamp("us"),
+}
+EXACT = 2**53  # up to here a float64 holds every whole number
+MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+TRUTH = {"true": 1.0, "false": 0.0}
+
+
+def declared(spec: ModelSpec, column: str) -> pa.DataType | None:
+    """The type that the model.yaml gives a source column; None where it gives none.
+
+    Numeric and boolean features are float64, categories text: whatever their values look like one day, they are the same
+    category. The target, and columns that nothing asks for, are text: that they can't be read is no reason not to score
+    a row. What a features.py may read keeps the type that it has.
+    """
+    asked = spec.expect.get(column)
+    if column == spec.target:
+        return pa.string()
+    if asked and asked.type:
+        return NAMES[asked.type]
+    if spec.has_features_code or column in (*spec.key, spec.time.column, spec.time.hour, "event_time", "day"):
+        return None
+    return pa.float64() if column in (*spec.features.numeric, *spec.features.boolean) else pa.string()
+
+
+def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, feature: bool = False) -> pd.Series:
+    """The values with their column's type, and empty where one does not have it; without a type the one that they suggest.
+
+    Whole numbers become floats, so that a column's first day does not decide that it has no fractions; a key's stay whole.
+    A number beyond 2^53 does not fit a float, unless it is a feature, of which the nearest float is as good.
+    """
+    if kind is None:
+        kind = _suggested(values, key=key)
+    if kind is None:
+        return values
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return as_text(values)
+    if pa.types.is_floating(kind):
+        return _as_float(values, exact=not feature)
+    return _cast(values, kind)
+
+
+def _suggested(values: pd.Series, *, key: bool) -> pa.DataType | None:
+    look = pd.api.types.infer_dtype(values, skipna=True)
+    if look in ("integer", "mixed-integer-float"):
+        largest = values.dropna().abs().max()
+        if look == "integer" and largest > 2**63 - 1:
+            return pa.string()
+        return pa.int64() if key or (look == "integer" and largest > EXACT) else pa.float64()
+    return pa.string() if look in ("mixed", "mixed-integer") else None
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Values as text, the same for 1, 1.0 and '1'; what is empty stays empty."""
+    if isinstance(values.dtype, pd.StringDtype):
+        return values
+    return values.map(canonical, na_action="ignore").astype("str")
+
+
+def as_number(values: pd.Series) -> pd.Series:
+    """Values as float64: numbers, numbers written as text, and true and false; empty where one is none of these."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values.astype("float64")
+    text = values.astype("str").str.strip().str.lower() if not pd.api.types.is_datetime64_any_dtype(values) else values
+    truth = text.map(TRUTH) if text is not values else None
+    number = pd.to_numeric(text, errors="coerce") if truth is not None else pd.Series(np.nan, index=values.index)
+    return (number if truth is None else number.fillna(truth)).astype("float64")
+
+
+def _as_float(values: pd.Series, *, exact: bool) -> pd.Series:
+    number = as_number(values)
+    if not exact or pd.api.types.infer_dtype(values, skipna=True) != "integer":
+        return number
+    return number.where(values.dropna().abs().reindex(values.index, fill_value=0) <= EXACT)
+
+
+def _cast(values: pd.Series, kind: pa.DataType) -> pd.Series:
+    """Values through Arrow's own casts, which change nothing silently: all at once, else one by one."""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        values = values.dt.as_unit("us")  # finer than a table keeps it
+    try:
+        found = pa.array(values, from_pandas=True).cast(kind)
+    except MISFITS:
+        found = pa.array([_one(value, kind) for value in values], kind)
+    return pd.Series(found.to_pandas(integer_object_nulls=True, date_as_object=False), index=values.index)
+
+
+def _one(value: object, kind: pa.DataType) -> object:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return None
+    try:
+        return pa.scalar(value).cast(kind).as_py()
+    except MISFITS:
+        return None

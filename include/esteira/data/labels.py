@@ -1,0 +1,69 @@
+"""Labels: read from wherever they come, and brought to the keys of the rows that they belong to."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pandas as pd
+
+from esteira.data import kinds
+from esteira.data.sources import DataError, event_time, read, rows_of
+from esteira.data.validating import typed
+from esteira.spec import ModelSpec, canonical
+
+
+def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """The labels that the source has for the days: the key, `day` where the source knows it, and `label`.
+
+    From `labels.source` where the model has one, else from the source's own target. `disputed` says that the same key has
+    another label, too. Without a day a key must be the only one of its kind. Raises DataError where it is not, or where a
+    column is missing.
+    """
+    if spec.labels is None:
+        rows = read(spec, first, last)
+        rows = rows[rows["event_time"].dt.normalize() == rows["day"]]
+    else:
+        found = rows_of(spec.labels.source, spec, first, last)
+        rows = _with_day(spec, found) if found is not None else pd.DataFrame()
+    key = list(spec.key if spec.labels is None else spec.labels.key or spec.key)
+    if rows.empty:
+        return pd.DataFrame(columns=[*key, "label", "disputed"])
+    missing = [name for name in (*key, spec.target) if name not in rows.columns]
+    if missing:
+        raise DataError(
+            f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}"
+        )
+    rows = rows.dropna(subset=[name for name in ("day", "event_time", *key) if name in rows.columns])
+    key = [*(["day"] if "day" in rows.columns else []), *key]
+    columns = {name: typed(spec, name, rows[name]) for name in key}
+    labels = pd.DataFrame(columns).assign(label=rows[spec.target])
+    twice = labels.duplicated(key, keep=False)
+    if "day" not in key and twice.any():
+        example = labels.loc[twice, key].iloc[0].to_dict()
+        raise DataError(
+            f"model {spec.name}: its labels' source has {twice.sum()} rows whose key is not the only one of its kind, such as "
+            f"{example}; add the time column {spec.time.column!r} to it, or a key that is"
+        )
+    labels = labels.drop_duplicates([*key, "label"])
+    return labels.assign(disputed=labels.duplicated(key, keep=False)).drop_duplicates(key)
+
+
+def _with_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The labels' rows with their day, where they have the model's time column."""
+    if spec.time.column not in rows.columns or (spec.time.hour and spec.time.hour not in rows.columns):
+        return rows
+    return rows.assign(day=event_time(spec, rows).dt.normalize().astype("datetime64[s]"))
+
+
+def like(values: pd.Series, wanted: pd.Series) -> pd.Series:
+    """`values` with the type of `wanted`, so that two sources' keys can be joined; what does not fit becomes empty."""
+    if pd.api.types.is_datetime64_any_dtype(wanted):
+        return pd.to_datetime(values, errors="coerce").astype(wanted.dtype)
+    if pd.api.types.is_numeric_dtype(wanted):
+        return pd.to_numeric(values, errors="coerce")
+    return values.map(canonical, na_action="ignore").astype(wanted.dtype)
+
+
+def as_label(spec: ModelSpec, values: pd.Series) -> pd.Series:
+    """Labels as they are stored: float64 for a regression, text for classes."""
+    return kinds.as_number(values) if spec.task == "regression" else values.map(canonical).astype("str")

@@ -1,0 +1,31 @@
+"""Split rows by time."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from esteira.data.sources import DataError
+
+
+def split_days(frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
+    """Parts of `frame` in order of time, cut between days, with the given shares of the days. Raises DataError if one is empty."""
+    every = np.sort(frame["day"].unique())
+    cuts = [round(len(every) * share) for share in np.cumsum(shares)[:-1]]
+    parts = [frame[frame["day"].isin(part)] for part in np.split(every, cuts)]
+    if any(part.empty for part in parts):
+        raise DataError(
+            f"{len(every)} days with mature labels are too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window"
+        )
+    return parts
+
+
+def recent_and_sample(frame: pd.DataFrame, start: date, keep_old: float | None, seed: int) -> pd.DataFrame:
+    """The rows from `start` on, and of the rows before it the share `keep_old`, drawn with `seed`."""
+    old = frame[frame["day"] < pd.Timestamp(start)]
+    recent = frame[frame["day"] >= pd.Timestamp(start)]
+    if not keep_old or old.empty:
+        return recent
+    return pd.concat([old.sample(frac=keep_old, random_state=seed).sort_index(), recent])

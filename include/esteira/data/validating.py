@@ -1,0 +1,214 @@
+"""Part the good rows from the bad: each row is in exactly one of the two, and a bad one has the rule and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+
+from esteira.data import kinds
+from esteira.data.sources import DataError, call
+from esteira.spec import Expectation, ModelSpec, canonical
+
+Failure = tuple[str, pd.Series, str | pd.Series]
+
+
+def part(rows: pd.DataFrame, failures: Iterable[Failure]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that fail nothing, and the others with `rule` and `reason`: those of the first that they fail."""
+    rule = pd.Series("", index=rows.index, dtype=object)
+    reason = rule.copy()
+    for name, failed, why in failures:
+        first = failed.astype(bool) & (rule == "")
+        rule[first], reason[first] = name, why[first] if isinstance(why, pd.Series) else why
+    bad = rule != ""
+    return rows.loc[~bad], rows.loc[bad].assign(rule=rule[bad], reason=reason[bad])
+
+
+def storable(
+    spec: ModelSpec, rows: pd.DataFrame, known: Mapping[str, pa.DataType]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows with the types that the raw table has (`known`) or is to have, and those that it can't take, as they came.
+
+    It takes a row with a time, on the day that it came for, with a key, and whose every value has its column's type.
+    """
+    if rows.empty:
+        return rows, rows.assign(rule="", reason="")
+    fitted, failures = {}, list(_unreadable(spec, rows))
+    for name in rows.columns:
+        kind = known.get(name) or kinds.declared(spec, name)
+        feature = name in spec.features.numeric
+        fitted[name] = kinds.fitted(rows[name], kind, key=name in spec.key, feature=feature)
+        lost = rows[name].notna() & fitted[name].isna()
+        if lost.any():
+            why = f"{name!r} is not {_named(kind)}: " + rows.loc[lost, name].map(
+                _masked if name in spec.personal else _shown
+            )
+            failures.append(("type", lost, why.reindex(rows.index)))
+    good, bad = part(rows, failures)
+    return pd.DataFrame(fitted).loc[good.index], bad
+
+
+def _named(kind: pa.DataType | None) -> str:
+    """A type as the model.yaml names it."""
+    names = {known: name for name, known in kinds.NAMES.items()}
+    name = names.get(kind, str(kind)) if kind is not None else "of one type"
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}" if kind is not None else name
+
+
+def _masked(_: object) -> str:
+    return "(personal)"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _unreadable(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[Failure]:
+    read_from = spec.time.column if not spec.time.hour else f"{spec.time.column} and {spec.time.hour}"
+    yield "time", rows["event_time"].isna(), f"the time in {read_from!r} can't be read"
+    other = rows["event_time"].notna() & (rows["event_time"].dt.normalize() != rows["day"])
+    yield "day", other, "its time is not of the day that its file is named for"
+    for name in spec.key:
+        yield "key", rows[name].isna(), f"the key {name!r} is empty"
+
+
+def validate(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that are as expected, and the others with `rule` and `reason`: each row is in exactly one of the two.
+
+    What a model's features.py makes of a row is looked at too. The target's expectation is not: it belongs to the labels,
+    which scoring must not read.
+    """
+    good, bad, _ = _examine(spec, rows)
+    return good, bad
+
+
+def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The feature rows of those raw rows that are as expected: key, event_time, day, each feature as float64 or text.
+
+    Where the model's folder has a features.py, its build(rows) gives the features; it must keep the rows and their index.
+    """
+    good, _, built = _examine(spec, rows)
+    if good.empty:
+        return pd.DataFrame()
+    columns = {name: good[name] for name in ("event_time", "day")}
+    columns |= {name: typed(spec, name, built[name]) for name in (*spec.key, *spec.features.all)}
+    return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
+
+
+def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The good rows, the bad ones with rule and reason, and what features.py makes of the good ones."""
+    if rows.empty:
+        return rows, rows, rows
+    good, bad = part(rows, [*_unreadable(spec, rows), *_unexpected(spec, rows)])
+    built = _built(spec, good)
+    features = built[[name for name in spec.features.all if name in built.columns]]
+    good, worse = part(good, [*_not_numbers(spec, built), *_unexpected(spec, features)])
+    # Last, so that a row that is bad by itself never costs a good one of the same key its place.
+    good, twice = part(
+        good, [("unique_key", good.duplicated(["day", *spec.key]), "another row of the day has the same key")]
+    )
+    return good, pd.concat([bad, worse, twice]).sort_index(), built.loc[good.index]
+
+
+def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the model's features.py makes of the rows, or the rows themselves, with every feature and the same index."""
+    built = rows
+    if spec.has_features_code and len(rows):
+        built = call(spec.folder, "features.build")(rows.drop(columns=[spec.target], errors="ignore").copy())
+        if not built.index.sort_values().equals(rows.index.sort_values()):
+            raise DataError(
+                f"{spec.folder / 'features.py'}: build must return the {len(rows)} rows that it got, with their index; "
+                f"it returned {len(built)}"
+            )
+        built = built.loc[rows.index]
+    missing = [name for name in (*spec.key, *spec.features.all) if name not in built.columns]
+    if missing and len(rows):
+        raise DataError(
+            f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}"
+        )
+    return built
+
+
+def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Like `validate`, of rows with a `label`: it must be there, be a number for a regression, and be as expected."""
+    label = rows["label"]
+    failures: list[Failure] = [("label", label.isna(), "the label is empty")]
+    if "disputed" in rows:
+        failures.append(("unique_key", rows["disputed"].astype(bool), "the same key has another label, too"))
+    if spec.task == "regression":
+        number = kinds.as_number(label)
+        failures.append(("label", number.isna() | np.isinf(number), "the label is not a finite number"))
+    if spec.target in spec.expect:
+        failures += failing({spec.target: spec.expect[spec.target]}, rows.rename(columns={"label": spec.target}))
+    return part(rows, failures)
+
+
+def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
+    for name in (*spec.features.numeric, *spec.features.boolean) if len(built) else ():
+        number = kinds.as_number(built[name])
+        yield "number", built[name].notna() & (number.isna() | np.isinf(number)), f"{name!r} is not a finite number"
+
+
+def _unexpected(spec: ModelSpec, rows: pd.DataFrame) -> list[Failure]:
+    asked = {name: expectation for name, expectation in spec.expect.items() if name != spec.target}
+    return failing({name: asked[name] for name in asked if name in rows.columns}, rows)
+
+
+def failing(asked: Mapping[str, Expectation], rows: pd.DataFrame) -> list[Failure]:
+    """The rows that fail what is expected of their values, rule by rule; pandera finds them."""
+    if rows.empty or not asked:
+        return []
+    columns, shapes = {}, {}
+    for name, each in asked.items():
+        numeric = list(_bounds(name, each))
+        if numeric:
+            columns[f"number {name}"] = kinds.as_number(rows[name])
+            shapes[f"number {name}"] = pandera.Column(float, numeric, nullable=True)
+        columns[f"text {name}"] = kinds.as_text(rows[name])
+        shapes[f"text {name}"] = pandera.Column(None, list(_words(name, each)), nullable=not each.required)
+    try:
+        pandera.DataFrameSchema(shapes).validate(pd.DataFrame(columns), lazy=True)
+        return []
+    except pandera.errors.SchemaErrors as error:
+        cases = error.failure_cases
+    by_check = {key: part_of["index"] for key, part_of in cases.groupby(["column", "check"], sort=False)}
+    found: list[Failure] = []
+    for column, said in sorted(by_check, key=lambda key: list(shapes).index(key[0])):  # a row fails its first rule
+        rule, _, why = str(said).partition(": ")
+        if rule == "not_nullable":
+            rule, why = "required", f"{column.partition(' ')[2]!r} is empty"
+        found.append((rule, pd.Series(rows.index.isin(by_check[column, said]), index=rows.index), why))
+    return found
+
+
+def _bounds(name: str, asked: Expectation) -> Iterator[pandera.Check]:
+    """What is expected of a value as a number; the text before the colon is the rule's name."""
+    if asked.min is not None:
+        yield pandera.Check.ge(asked.min, error=f"min: {name!r} is below {asked.min:g}")
+    if asked.max is not None:
+        yield pandera.Check.le(asked.max, error=f"max: {name!r} is above {asked.max:g}")
+    if asked.type == "integer":
+        yield pandera.Check(lambda numbers: numbers % 1 == 0, error=f"type: {name!r} is not a whole number")
+
+
+def _words(name: str, asked: Expectation) -> Iterator[pandera.Check]:
+    """What is expected of a value as text."""
+    if asked.values is not None:
+        allowed = [canonical(value) for value in asked.values]
+        yield pandera.Check.isin(allowed, error=f"in: {name!r} is not one of {list(asked.values)}")
+    if asked.matches is not None:
+        pattern = asked.matches
+        yield pandera.Check(
+            lambda texts: texts.str.fullmatch(pattern).astype(bool), error=f"matches: {name!r} does not match {pattern}"
+        )
+
+
+def typed(spec: ModelSpec, name: str, values: pd.Series) -> pd.Series:
+    """A column as the feature store keeps it: categories as text, numbers and booleans as float64, a key as it is."""
+    if name in spec.features.categorical:
+        return kinds.as_text(values)
+    return kinds.as_number(values) if name in spec.features.all else values

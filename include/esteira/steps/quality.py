@@ -1,0 +1,157 @@
+"""Whether a day is fit to be scored, and whether every row of it is accounted for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import pandas as pd
+
+from esteira import tables
+from esteira.data import DataError
+from esteira.spec import CsvSource, ModelSpec, ParquetSource
+
+log = logging.getLogger(__name__)
+
+USUAL = 5  # days with rows that say what a usual number of rows is
+
+
+class Unaccounted(
+    Exception
+):  # not for the user to mend: another writer of the day is at work, and a retry sees its end
+    """A day's rows read are not its rows published and quarantined."""
+
+
+def require_fit(spec: ModelSpec, days: list[date]) -> None:
+    """Refuse days that are not fit to be scored, by the model's `quality` and its shares of empty values.
+
+    Their rows are in raw and quarantine, so that they can be looked at; raises DataError, and nothing is published.
+    """
+    reasons = [f"{day}: {why}" for day in days for why in _unfit(spec, day)]
+    if reasons:
+        raise DataError(
+            f"model {spec.name}: nothing was published, for {_source(spec)} is not fit to be scored:\n"
+            + "\n".join(reasons)
+            + f"\nMend the source and call `esteira requeue {spec.name} --day {days[0]}` (or run the day again), or change "
+            "quality: or expect: in model.yaml"
+        )
+
+
+def require_mostly_good(spec: ModelSpec, days: list[date]) -> None:
+    """Refuse to train on days of whose rows more than the share allowed is in quarantine. Raises DataError."""
+    if not days:
+        return
+    why = _too_many_bad(spec, days)
+    if why:
+        raise DataError(
+            f"model {spec.name}: {_source(spec)} is not fit to learn from: {days[0]} to {days[-1]}: {why}\nMend the source "
+            "and train again, or change quality: or expect: in model.yaml"
+        )
+
+
+def _source(spec: ModelSpec) -> str:
+    files = isinstance(spec.source, CsvSource | ParquetSource)
+    return f"its source {spec.source.path}" if files else f"its {spec.source.kind} source"  # type: ignore[union-attr]
+
+
+def _unfit(spec: ModelSpec, day: date) -> Iterator[str]:
+    yield from filter(None, [_too_many_bad(spec, [day])])
+    yield from _empty_values(spec, day)
+    yield from filter(None, [_unusual(spec, day), _stale(spec, day)])
+
+
+def _too_many_bad(spec: ModelSpec, days: list[date]) -> str:
+    rows, bad = _raw(spec, days, ["day"]), _bad(spec, days)
+    bad = bad[bad["stage"] != "labels"]
+    read = len(rows) + int((bad["stage"] == "extract").sum())
+    if not read or len(bad) <= spec.quality.max_quarantined * read:
+        return ""
+    reasons = _reasons(bad)
+    most = next(iter(reasons))
+    return (
+        f"{len(bad)} of {read} rows are in quarantine, more than quality.max_quarantined ({spec.quality.max_quarantined:.0%}), "
+        f"{reasons[most]} of them by the rule {most}"
+    )
+
+
+def _reasons(bad: pd.DataFrame) -> dict[str, int]:
+    """How many rows failed for each rule and reason, the most frequent first."""
+    return {str(said): int(count) for said, count in (bad["rule"] + ": " + bad["reason"]).value_counts().items()}
+
+
+def _empty_values(spec: ModelSpec, day: date) -> Iterator[str]:
+    asked = {name: each.max_null for name, each in spec.expect.items() if each.max_null is not None}
+    rows = _raw(spec, [day], ["day", *asked]) if asked else pd.DataFrame()
+    for name, most in asked.items():
+        share = float(rows[name].isna().mean()) if len(rows) and name in rows else 0.0
+        if share > most:
+            yield f"{name!r} is empty in {int(rows[name].isna().sum())} of {len(rows)} rows, more than expect.{name}.max_null ({most:.0%})"
+
+
+def _unusual(spec: ModelSpec, day: date) -> str:
+    volume = spec.quality.volume
+    if volume is None:
+        return ""
+    before = _raw(spec, [day - timedelta(days=volume.of_last), day], ["day"], between=True)["day"]
+    counts = before.value_counts()
+    today = int(counts.get(pd.Timestamp(day), 0))
+    usual = counts.drop(pd.Timestamp(day), errors="ignore")
+    if len(usual) < USUAL:
+        log.info("model %s: %d days before %s are too few to say what is usual", spec.name, len(usual), day)
+        return ""
+    share = today / float(usual.median())
+    low = volume.min is not None and share < volume.min
+    if not low and (volume.max is None or share <= volume.max):
+        return ""
+    bound = f"below quality.volume.min ({volume.min:g})" if low else f"above quality.volume.max ({volume.max:g})"
+    return f"{today} rows, {share:.3g} times the usual {usual.median():g} of the {len(usual)} days before with rows, {bound}"
+
+
+def _stale(spec: ModelSpec, day: date) -> str:
+    hours = spec.quality.freshness
+    if hours is None:
+        return ""
+    end = pd.Timestamp(day) + pd.Timedelta(days=1)
+    span = [day - timedelta(days=math.ceil(hours / 24)), day]
+    newest = _raw(spec, span, ["event_time"], between=True)["event_time"].max()
+    if newest is not pd.NaT and end - newest <= pd.Timedelta(hours=hours):
+        return ""
+    found = f"the newest row is of {newest}" if newest is not pd.NaT else f"there is no row since {span[0]}"
+    return f"{found}, and quality.freshness wants one within {hours} hours before the day's end"
+
+
+def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool = False) -> pd.DataFrame:
+    if tables.version("raw", spec.name) < 0:
+        return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
+    rows = tables.read("raw", spec.name, columns=list(dict.fromkeys(["day", *columns])), day=(min(days), max(days)))
+    return rows if between else rows[rows["day"].isin(pd.to_datetime(days))]
+
+
+def _bad(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
+    columns = ["day", "rule", "reason", "stage"]
+    rows = tables.read("quarantine", spec.name, columns=columns, day=(min(days), max(days)))
+    rows = rows.reindex(columns=columns)
+    return rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
+
+
+def left_over(spec: ModelSpec, days: list[date]) -> dict[str, int]:
+    """How many rows of the days are in quarantine, by rule and reason, labels too."""
+    return _reasons(_bad(spec, days))
+
+
+def accounted(spec: ModelSpec, days: list[date]) -> str:
+    """That the days' rows read are those published and those in quarantine, as a sentence. Raises Unaccounted where not."""
+    bad = _bad(spec, days)
+    bad = bad[bad["stage"] != "labels"]
+    read = len(_raw(spec, days, ["day"])) + int((bad["stage"] == "extract").sum())
+    rows = tables.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
+    published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
+    said = f"{read} rows read = {published} published + {len(bad)} in quarantine"
+    if read != published + len(bad):
+        raise Unaccounted(
+            f"model {spec.name}, {days[0]} to {days[-1]}: {said} does not add up: another run of these days is at work, or one "
+            "died between its tasks; run them again"
+        )
+    return said

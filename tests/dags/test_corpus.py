@@ -1,0 +1,42 @@
+"""Every input of the corpus through the score DAG: the run succeeds or fails, and the tables hold what its case.yaml says."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests import corpora
+from tests.corpora import Case
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+CASES = corpora.cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_bag) -> None:
+    from esteira import dags
+
+    mails: list = []
+    monkeypatch.setattr(dags, "_send", mails.append)
+    spec = corpora.declare(case, tmp_path / "models")
+    dag = dag_bag(tmp_path / "models").dags["corpus_score"]
+
+    def run(day: str) -> tuple[bool, str]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Airflow's own
+            ended = dag.test(run_conf={"day": day})
+            states = {task.task_id: str(task.state) for task in ended.get_task_instances()}
+            said = next(
+                (task.xcom_pull("publish") for task in ended.get_task_instances() if task.task_id == "publish"), ""
+            )
+        failed = [name for name, state in states.items() if state == "failed"]
+        assert len(failed) == (0 if ended.state == "success" else 1), states
+        return ended.state == "success", str(said) if not failed else mails[-1].text()
+
+    for day in case.before:
+        assert run(day)[0]
+    corpora.require_outcome(case, spec, *run(case.day))
+    assert len(mails) == (case.outcome == "refused")  # who is responsible is told why, and at once

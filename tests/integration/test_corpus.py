@@ -1,0 +1,58 @@
+"""Every input of the corpus through the command line: accepted, quarantined or refused, as its case.yaml says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from esteira import steps
+from esteira.__main__ import main
+
+from tests import corpora
+from tests.corpora import Case
+
+CASES = corpora.cases()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[bool, str]]:
+    """Call `esteira …` in this process; returns whether it exits with 0, and what it prints."""
+
+    def call(*words: str) -> tuple[bool, str]:
+        monkeypatch.setattr(sys, "argv", ["esteira", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        text = "" if isinstance(ended.value.code, int) else str(ended.value.code)
+        return ended.value.code in (0, None), said.out + said.err + text
+
+    return call
+
+
+def test_the_corpus_is_large_and_has_every_outcome() -> None:
+    assert len(CASES) >= 60
+    assert {case.outcome for case in CASES} == {"accepted", "quarantined", "refused"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command) -> None:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    spec = corpora.declare(case, tmp_path / "models")
+    for day in case.before:
+        assert command("score", "corpus", "--day", day)[0]
+    corpora.require_outcome(case, spec, *command("score", "corpus", "--day", case.day))
+    if case.outcome == "accepted" or not case.mendable:
+        return
+    first = corpora.rows("served", spec, case.day)
+    corpora.mend(case, spec)
+    done, said = command("requeue", "corpus", "--day", case.day)
+    assert done, said
+    assert "0 are left" in said
+    assert steps.left_over(spec, [corpora.date.fromisoformat(case.day)]) == {}
+    served, published = (corpora.rows(kind, spec, case.day) for kind in ("served", "predictions"))
+    assert len(served) == len(published) > 0
+    if len(first):  # what was given out first stays as it was
+        again = served[served["run"] == first["run"].iloc[0]]
+        assert again["prediction"].sort_values().tolist() == first["prediction"].sort_values().tolist()
