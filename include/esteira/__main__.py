@@ -261,6 +261,18 @@ def rollback(
 
 
 @app.command()
+def maintain(
+    model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
+    days: Annotated[int, typer.Option(min=1, help="How long a replaced file is kept.")] = 7,
+) -> None:
+    """Compact the tables, remove files that nothing needs any more, and write checkpoints; Airflow does so weekly."""
+    from esteira import steps
+
+    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
+        typer.echo(f"{name}: {steps.maintain(_find(name), days)}")
+
+
+@app.command()
 def status(
     model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
 ) -> None:

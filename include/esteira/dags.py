@@ -499,8 +499,7 @@ def _warn(spec: ModelSpec) -> Any:
 
         day = _run_day(spec)
         mail = steps.warning(spec, day, _run_url())
-        _send(mail)
-        steps.record_delivery(spec, day, mail)
+        steps.post(spec, mail, day, steps.run_key(day), _send)
         return mail.subject
 
     return warn()
@@ -516,8 +515,7 @@ def _drift_report(spec: ModelSpec) -> Any:
         steps.report_why(spec, day, run_id)
         mail = steps.drift_mail(spec, day, _run_url())
         if mail:
-            _send(mail)
-            steps.record_drift_mail(spec, day, mail)
+            steps.post(spec, mail, day, steps.run_key(day), _send)
         return run_id
 
     return drift_report()
@@ -532,13 +530,84 @@ def _verify(spec: ModelSpec) -> Any:
         state = steps.verify(spec, day)
         mail = steps.verification_mail(spec, day, _run_url())
         if mail:
-            _send(mail)
+            steps.post(spec, mail, day, steps.run_key(day), _send)
         return state
 
     return verify()
 
 
 BUILDERS = {"train": train_dag, "score": score_dag, "check": check_dag}
+
+
+# -------------------------------------------------------------------------------------------------------- operations
+
+
+def operations() -> dict[str, DAG]:
+    """The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
+    if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox"):
+        return {}
+    specs = []
+    for path in model_files():
+        try:
+            specs.append(load(path))
+        except Exception as error:  # dags/broken_models.py shows it
+            log.error("%s", error)
+    return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs))}
+
+
+def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
+    return DAG(
+        dag_id=f"esteira_{name}",
+        schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=LATE),
+        catchup=False,
+        max_active_runs=1,
+        description=doc.partition("\n")[0],
+        doc_md=doc,
+        tags={"esteira", "operations"},
+        auto_register=False,
+        default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": PERMANENT},
+        **options,
+    )
+
+
+def _maintenance_dag(specs: list[ModelSpec]) -> DAG:
+    doc = """Compact every model's tables, remove files that nothing needs any more, and write checkpoints.
+
+A file stays for the days given after it was replaced, so that who reads it can end, and for good where it belongs to a
+Delta version that a registered model version was trained on."""
+    days = Param(7, type="integer", minimum=1, title="Days", description="How long a replaced file is kept.")
+    with _operation("maintenance", "0 3 * * 0", doc, params={"days": days}) as dag:
+
+        def mail_failure(context: Mapping[str, Any]) -> None:
+            _mail_failure(specs[context["task_instance"].map_index])(context)
+
+        @task(map_index_template="{{ name }}", on_failure_callback=mail_failure)
+        def maintain(index: int) -> str:
+            from esteira import steps
+
+            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
+            return steps.maintain(specs[index], _context()[0]["days"])
+
+        maintain.expand(index=list(range(len(specs))))
+    return dag
+
+
+def _outbox_dag(specs: list[ModelSpec]) -> DAG:
+    doc = """Send the mails that no mail server took when they were written.
+
+Each is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes given
+are left to the task that wrote them, and tries to send them itself."""
+    minutes = Param(15, type="number", minimum=0, title="Minutes", description="How old a mail must be.")
+    with _operation("outbox", "*/10 * * * *", doc, params={"minutes": minutes}) as dag:
+
+        @task
+        def deliver() -> int:
+            from esteira import steps
+
+            return sum(steps.deliver(spec, _context()[0]["minutes"], _send) for spec in specs)
+
+        deliver()
+    return dag
 
 
 # -------------------------------------------------------------------------------------------------------------- mail
@@ -568,6 +637,20 @@ def _mail_failure(spec: ModelSpec) -> Any:
         from esteira import steps
 
         instance = context["task_instance"]
-        _send(steps.failure_mail(spec, instance.task_id, instance.run_id, context.get("exception"), instance.log_url))
+        mapped = f"[{instance.map_index}]" if instance.map_index >= 0 else ""
+        mail = steps.failure_mail(
+            spec,
+            f"{instance.task_id}{mapped}",
+            instance.run_id,
+            context.get("exception"),
+            instance.log_url,
+            instance.try_number,
+        )
+        day = datetime.now(ZoneInfo(spec.time.timezone)).date()
+        try:
+            steps.post(spec, mail, day, f"{instance.dag_id}/{instance.run_id}", _send)
+        except OSError:  # the lake may be what failed: then the mail can't wait in it
+            log.exception("model %s: the failure mail is not in the ledger, or was not taken", spec.name)
+            _send(mail)
 
     return mail_failure

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -63,6 +63,8 @@ LEDGER_SCHEMA = pa.schema(
 
 SCHEMAS: Mapping[str, pa.Schema] = {"metrics": METRICS_SCHEMA, "ledger": LEDGER_SCHEMA}
 
+# A log entry that is cleaned away takes a version with it, which a model version may cite.
+FOREVER = {"delta.enableExpiredLogCleanup": "false"}
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -267,6 +269,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                 predicate=_condition(where),
                 partition_by=[partition],
                 schema_mode="merge",
+                configuration=FOREVER,
                 commit_properties=CommitProperties(app_transactions=known) if known else None,
             )
         return version(kind, model)
@@ -343,10 +346,41 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
 
     def commit() -> int:
         if open_table("ledger", model) is None:
-            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore")
+            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore", configuration=FOREVER)
         merge = DeltaTable(path("ledger", model)).merge(
             record, predicate="t.id = s.id", source_alias="s", target_alias="t"
         )
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
     return bool(_retried(commit))
+
+
+def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tuple[int, int]:
+    """Compact a table, remove the files that nothing needs, write a checkpoint; returns files compacted and removed.
+
+    Files that a later version has replaced, or that no version has (a writer died), are kept for `hours`, and for good
+    where one of the versions `keep` has them.
+    """
+    if open_table(kind, model) is None:
+        return 0, 0
+
+    def compact() -> int:
+        found = DeltaTable(path(kind, model)).optimize.compact()
+        return int(found["numFilesRemoved"])
+
+    compacted = _retried(compact)
+    table = DeltaTable(path(kind, model))
+    oldest = int(table.history()[-1]["version"])
+    options: dict[str, Any] = {
+        "retention_hours": hours,
+        "enforce_retention_duration": False,
+        "full": True,
+        "keep_versions": [number for number in sorted(keep) if number >= oldest],
+    }
+    place = path(kind, model)
+    # It names files that are long gone, too, and makes two versions even where there is nothing to do.
+    unneeded = [name for name in table.vacuum(dry_run=True, **options) if "://" in place or Path(place, name).exists()]
+    if unneeded:
+        table.vacuum(dry_run=False, **options)
+    DeltaTable(place).create_checkpoint()
+    return compacted, len(unneeded)

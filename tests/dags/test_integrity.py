@@ -22,6 +22,8 @@ TASKS = {
     "commit_notebook register promote rescore warn",
 }
 
+OPERATIONS = {"esteira_maintenance", "esteira_outbox"}
+
 
 @pytest.fixture
 def dags(dag_bag, monkeypatch: pytest.MonkeyPatch):
@@ -34,7 +36,16 @@ def dags(dag_bag, monkeypatch: pytest.MonkeyPatch):
 def test_each_model_has_its_three_dags(dags) -> None:
     names = {path.parent.name for root in (OWN, EXAMPLES) for path in root.glob("*/model.yaml")}
     assert len(names) >= 4
-    assert set(dags) == {f"{name}_{kind}" for name in names for kind in ("train", "score", "check")}
+    assert set(dags) == {f"{name}_{kind}" for name in names for kind in ("train", "score", "check")} | OPERATIONS
+
+
+def test_operations_look_after_every_model(dags) -> None:
+    for name in OPERATIONS:
+        dag = dags[name]
+        assert {"esteira", "operations"} == set(dag.tags)
+        assert dag.doc_md
+        assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    assert dags["esteira_maintenance"].get_task("maintain").on_failure_callback
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -43,7 +54,7 @@ def test_a_dag_has_the_tasks_that_the_design_names(dags, kind: str) -> None:
 
 
 def test_policy(dags) -> None:
-    for dag in dags.values():
+    for dag in (dag for name, dag in dags.items() if name not in OPERATIONS):
         assert {"esteira"} < set(dag.tags), dag.dag_id
         assert dag.doc_md, dag.dag_id
         assert dag.catchup is False, dag.dag_id
@@ -83,7 +94,7 @@ def test_a_broken_model_shows_as_an_import_error_and_the_others_stay(dag_bag, tm
     broken = models.write(tmp_path, "broken").folder / "model.yaml"
     broken.write_text(broken.read_text().replace("task: regression", "task: regresion"))
     bag = dag_bag(tmp_path)
-    assert set(bag.dags) == {"good_train", "good_score", "good_check"}
+    assert set(bag.dags) == {"good_train", "good_score", "good_check", *OPERATIONS}
     assert [Path(path).name for path in bag.import_errors] == ["broken_models.py"]
     (error,) = bag.import_errors.values()
     assert (
@@ -102,7 +113,7 @@ def test_no_broken_file_takes_the_others_down(dag_bag, tmp_path: Path, text: str
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.yaml").write_text(text)
     bag = dag_bag(tmp_path)
-    assert set(bag.dags) == {"good_train", "good_score", "good_check"}
+    assert set(bag.dags) == {"good_train", "good_score", "good_check", *OPERATIONS}
     (error,) = bag.import_errors.values()
     assert f"SpecError: {tmp_path}/broken/model.yaml" in error
 
@@ -124,7 +135,7 @@ def test_dags_that_airflow_refuses_are_shown_and_the_others_stay(
     models.write(tmp_path, "refused")
     bag = dag_bag(tmp_path)
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"good_train", "good_score", "good_check", "refused_broken"}
+    assert set(bag.dags) == {"good_train", "good_score", "good_check", "refused_broken", *OPERATIONS}
     assert (
         bag.dags["refused_broken"].doc_md == "The DAGs of refused can't be built: ValueError: Airflow does not take it"
     )

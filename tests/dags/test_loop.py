@@ -75,7 +75,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "report_why": lambda *_: None,
         "to_verify": lambda *_: None,
         "drift_mail": lambda *_: None,
-        "record_drift_mail": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
         "standing": lambda *_: (R in found.values(), bool({R, I} & set(found.values()))),
@@ -84,7 +83,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "promote_chosen": lambda *_: 2,
         "rescore": lambda *_: 10,
         "warning": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),
-        "record_delivery": lambda *_: None,
+        "post": lambda spec, mail, day, by, send: send(mail),
     }
     for name, function in scenario.items():
         monkeypatch.setattr(steps, name, function)

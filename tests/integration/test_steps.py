@@ -13,6 +13,7 @@ from esteira import data, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
 from esteira.spec import EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
+from esteira.steps.mails import Mail
 
 from tests import models
 from tests.conftest import use_home
@@ -479,7 +480,10 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     assert f"[esteira] {spec.name}: mae_over_mean = " in mail.subject
     assert "OUT OF RANGE" in mail.text()
     assert "http://127.0.0.1/run" in mail.text()
-    steps.record_delivery(spec, day, mail)
+    sent: list[Mail] = []
+    for _ in range(2):
+        steps.post(spec, mail, day, steps.run_key(day), sent.append)
+    assert sent == [mail]
     states = tables.read("ledger", spec.name)["to_state"]
     assert (states == "warned").sum() == (states == "delivered").sum() == 1
     assert version is None
@@ -600,7 +604,6 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     assert mail is not None
     assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
     assert "By itself this retrains nothing" in mail.lead
-    steps.record_drift_mail(spec, day, mail)
     again = steps.drift_mail(spec, day)
     assert again is not None
     assert again.key == mail.key
@@ -928,3 +931,102 @@ def test_an_estimate_that_fails_does_not_keep_a_check_from_deciding(
     monkeypatch.setattr("esteira.steps.estimating.rows", lambda *_: 1 / 0)
     assert steps.check(spec, FIRST + timedelta(days=7))[0].decision is Decision.KEEP
     assert "no estimate for the days without labels" in caplog.text
+
+
+def test_a_mail_that_no_server_took_waits_in_the_ledger(trained) -> None:
+    spec = trained()
+    mail = Mail("sales/warned:1:x", ("ops@example.com",), "s", "l", (("t", ["a"], [["1"]]),), (("run", "http://x"),))
+    sent: list[Mail] = []
+
+    def down(mail: Mail) -> None:
+        raise ConnectionRefusedError("no mail server")
+
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            steps.post(spec, mail, FIRST, "check:x", down)
+    assert steps.deliver(spec, 60, sent.append) == 0  # the task that wrote it may still be trying
+    with pytest.raises(ConnectionRefusedError):
+        steps.deliver(spec, 0, down)
+    assert steps.deliver(spec, 0, sent.append) == 1
+    assert sent == [mail]
+    assert sent[0].message("a@b")["Message-ID"] == mail.message("a@b")["Message-ID"]
+    assert steps.deliver(spec, 0, sent.append) == 0
+    assert not steps.post(spec, mail, FIRST, "check:x", down)
+    events = tables.read("ledger", spec.name)
+    assert set(events.loc[events["id"].str.contains("warned:1:x"), "to_state"]) == {"queued", "delivered"}
+    assert set(events.loc[events["id"].str.contains("warned:1:x"), "by"]) == {"check:x"}
+
+
+def test_maintenance_keeps_what_is_in_use_and_what_a_version_was_trained_on(trained) -> None:
+    spec = trained()
+    cited = int(registry.client().get_run(registry.run_of(spec, 1)).data.tags["features_version"])
+    then = tables.read("features", spec.name, at=cited)
+    days = data.days(AS_OF - timedelta(days=5), FIRST)
+    for _ in range(3):
+        score_days(spec, days, version=1)
+    before = snapshot(spec)
+    orphan = Path(tables.path("features", spec.name)) / f"day={FIRST}" / "part-0-orphan.parquet"
+    orphan.write_bytes(b"left by a writer that died")
+    assert "0 files removed" in steps.maintain(spec)  # all that was replaced is younger than a week
+    assert orphan.exists()
+    assert tables.maintain("features", spec.name, keep=[cited], hours=0)[1] > 0
+    assert not orphan.exists()
+    assert snapshot(spec) == before
+    pd.testing.assert_frame_equal(tables.read("features", spec.name, at=cited), then)
+    assert tables.missing_days("features", spec.name, days, ingest.features_mark(spec)) == []
+
+
+def test_requeue_adds_what_was_mended_and_touches_nothing_served(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    real = data.read
+
+    def spoilt(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        rows.loc[rows.index[:3], "heat"] = 99.0
+        return rows
+
+    monkeypatch.setattr(data, "read", spoilt)
+    score_days(spec, [FIRST])
+    assert steps.accounted(spec, [FIRST]) == "72 rows read = 69 published + 3 in quarantine"
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    steps.score(spec, [FIRST], "rescored", 2)
+    monkeypatch.setattr(data, "read", real)
+    said = steps.requeue(spec, [FIRST], "requeued")
+    assert said == "72 rows read = 72 published + 0 in quarantine"
+    assert set(tables.read("predictions", spec.name)["version"]) == {2}  # a re-scored day stays re-scored
+    served = tables.read("served", spec.name)
+    assert served["version"].value_counts().to_dict() == {1: 69, 2: 3}
+    steps.requeue(spec, [FIRST], "again")
+    pd.testing.assert_frame_equal(tables.read("served", spec.name), served)
+
+
+def test_rows_that_went_missing_are_noticed(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    tables.replace_days("predictions", spec.name, tables.read("predictions", spec.name).head(70), [FIRST])
+    with pytest.raises(steps.Unaccounted, match=r"72 rows read = 70 published \+ 0 in quarantine does not add up"):
+        steps.publish(spec, [FIRST], "r")
+
+
+def test_a_row_without_a_time_is_in_quarantine_once(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    real = data.read
+
+    def timeless(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        lost = {"site": "A", "hour": 1, "heat": 20.0, "open": True, "amount": 1.0, "day": pd.Timestamp(first)}
+        return pd.concat([rows, pd.DataFrame([lost]).astype({"day": rows["day"].dtype})], ignore_index=True)
+
+    monkeypatch.setattr(data, "read", timeless)
+    for _ in range(2):
+        score_days(spec, [FIRST])
+        assert steps.accounted(spec, [FIRST]) == "73 rows read = 72 published + 1 in quarantine"
+    score_days(spec, [FIRST + timedelta(days=1)])  # the source, one file of all days, gives the row again
+    assert steps.accounted(spec, [FIRST + timedelta(days=1)]) == "72 rows read = 72 published + 0 in quarantine"
+    assert list(tables.read("quarantine", spec.name)["rule"]) == ["time"]
+
+
+def test_a_training_on_garbage_is_refused(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models", yaml=models.YAML.replace("max: 60", "max: 15"))
+    with pytest.raises(data.DataError, match=r"not fit to learn from: .* rows are in quarantine, more than quality"):
+        steps.train(spec, AS_OF, "t")

@@ -310,6 +310,7 @@ def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: M
     rows = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
     rows = rows.assign(event_time=data.event_time(declared, rows))
     rows = rows.assign(day=rows["event_time"].dt.normalize().fillna(pd.Timestamp(DAY)).astype("datetime64[s]"))
+    rows.index = pd.Index(range(7, 7 + 3 * len(rows), 3))  # as that of rows of which others were left out
     good, bad = data.storable(declared, rows, {})
     assert sorted([*good.index, *bad.index]) == list(rows.index)
     assert (bad["rule"] != "").all()
@@ -324,7 +325,7 @@ def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: M
         assert not np.isinf(features[["hour", "heat", "open"]]).any(axis=None)
     # A second day of other types fits the types of the first, or its rows are in quarantine.
     known = {field.name: field.type for field in stored.schema}
-    again, rest = data.storable(declared, rows.iloc[::-1].reset_index(drop=True), known)
+    again, rest = data.storable(declared, rows.iloc[::-1], known)
     assert len(again) + len(rest) == len(rows)
 
 
@@ -342,7 +343,9 @@ def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: M
     ],
 )
 def test_a_value_has_its_columns_type_or_is_left_out(values: list, kind: str | None, found: list) -> None:
-    fitted = kinds.fitted(pd.Series(values, dtype=object if kind else None), kinds.NAMES[kind] if kind else None)
+    asked = pd.Series(values, index=range(5, 5 + len(values)), dtype=object if kind else None)
+    fitted = kinds.fitted(asked, kinds.NAMES[kind] if kind else None)
+    assert list(fitted.index) == list(asked.index)
     assert [None if pd.isna(value) else value for value in fitted] == found
 
 

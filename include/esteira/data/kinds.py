@@ -98,7 +98,8 @@ def _cast(values: pd.Series, kind: pa.DataType) -> pd.Series:
         found = pa.array(values, from_pandas=True).cast(kind)
     except MISFITS:
         found = pa.array([_one(value, kind) for value in values], kind)
-    return pd.Series(found.to_pandas(integer_object_nulls=True, date_as_object=False), index=values.index)
+    fitted: pd.Series = found.to_pandas(integer_object_nulls=True, date_as_object=False)
+    return fitted.set_axis(values.index)
 
 
 def _one(value: object, kind: pa.DataType) -> object:

@@ -16,14 +16,14 @@ from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_
 from esteira.steps.mails import (
     drift_mail,
     failure_mail,
-    record_delivery,
-    record_drift_mail,
     report_why,
     verification_mail,
     warning,
 )
-from esteira.steps.measuring import decide, drift_to_report, measure
+from esteira.steps.maintenance import maintain
+from esteira.steps.measuring import decide, drift_to_report, measure, run_key
 from esteira.steps.measuring import labels as labels_for_check
+from esteira.steps.outbox import deliver, post
 from esteira.steps.promotions import rollback, to_verify, verify
 from esteira.steps.quality import Unaccounted, accounted, left_over, require_fit
 from esteira.steps.scoring import publish, requeue, score
@@ -40,6 +40,7 @@ __all__ = [
     "chosen_version",
     "commit_notebook",
     "decide",
+    "deliver",
     "drift_mail",
     "drift_report",
     "drift_to_report",
@@ -51,14 +52,14 @@ __all__ = [
     "lacking",
     "left_over",
     "limits",
+    "maintain",
     "measure",
+    "post",
     "prepare",
     "promote",
     "promote_chosen",
     "publish",
     "recheck",
-    "record_delivery",
-    "record_drift_mail",
     "register",
     "repair_aliases",
     "report_why",
@@ -67,6 +68,7 @@ __all__ = [
     "rescore",
     "retrain",
     "rollback",
+    "run_key",
     "score",
     "select",
     "standing",

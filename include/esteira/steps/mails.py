@@ -201,27 +201,15 @@ def _links(spec: ModelSpec, day: date, run_url: str) -> tuple[tuple[str, str], .
     return tuple((name, link) for name, link in found if link)
 
 
-def record_delivery(spec: ModelSpec, day: date, mail: Mail) -> None:
-    """Write to the ledger that the warning was taken by the mail server."""
-    key = mail.key.removeprefix(f"{spec.name}/")
-    ledger.record(
-        spec,
-        f"delivered:{key}",
-        to_state="delivered",
-        why=f"mailed to {', '.join(mail.to)}",
-        by=measuring.run_key(day),
-        effective=day,
-    )
-
-
 def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
-    """The mail that says that too many features drifted, one a window; None where they did not."""
+    """The mail that says that too many features drifted, one a window; None where they did not. The ledger knows it first."""
     key = measuring.drift_to_report(spec, day)
     if key is None:
         return None
     found = measuring.drifts(spec, day)
     moved = [name for name, value in found.items() if value > drift.LIMIT]
     why = f"{', '.join(moved)} drifted since the champion was trained"
+    ledger.record(spec, key, to_state="drifted", why=why, by=measuring.run_key(day), effective=day)
     return Mail(
         key=f"{spec.name}/{key}",
         to=spec.alerts.email or (spec.owner,),
@@ -230,12 +218,6 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         sections=(_drifted(spec, day),),
         links=_links(spec, day, run_url),
     )
-
-
-def record_drift_mail(spec: ModelSpec, day: date, mail: Mail) -> None:
-    """Write to the ledger that the drift mail was taken by the mail server."""
-    key = mail.key.removeprefix(f"{spec.name}/")
-    ledger.record(spec, key, to_state="drifted", why=mail.lead, by=measuring.run_key(day), effective=day)
 
 
 def verification_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
@@ -254,10 +236,10 @@ def verification_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | N
     )
 
 
-def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str) -> Mail:
-    """The mail about a task that failed for good."""
+def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str, number: int = 1) -> Mail:
+    """The mail about a task that failed for good, at its try `number`."""
     return Mail(
-        key=f"{spec.name}/failed/{run}/{task}",
+        key=f"{spec.name}/failed/{run}/{task}/{number}",
         to=spec.alerts.email or (spec.owner,),
         subject=f"[esteira] {spec.name}: task {task} failed",
         lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",

@@ -1,0 +1,37 @@
+"""What keeps a model's tables small and fast: compaction, the removal of files that nothing needs, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+from typing import get_args
+
+from esteira import registry, tables
+from esteira.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+CITED: dict[tables.Kind, str] = {"features": "features_version", "labels": "labels_version"}
+
+
+def maintain(spec: ModelSpec, days: int = 7) -> str:
+    """Maintain each of the model's tables; returns what was done, as a sentence.
+
+    A file that a newer version of its table does not have stays for `days`, and for good where it belongs to a Delta
+    version that a registered model version cites.
+    """
+    compacted = removed = 0
+    for kind in get_args(tables.Kind):
+        merged, gone = tables.maintain(kind, spec.name, keep=_cited(spec, kind), hours=24 * days)
+        compacted, removed = compacted + merged, removed + gone
+    said = f"{compacted} files compacted, {removed} files removed"
+    log.info("model %s: %s", spec.name, said)
+    return said
+
+
+def _cited(spec: ModelSpec, kind: tables.Kind) -> Set[int]:
+    """The Delta versions of a table that registered model versions were trained on."""
+    if kind not in CITED:
+        return set()
+    found = registry.client().search_model_versions(f"name = '{spec.name}'")
+    return {int(version.tags[CITED[kind]]) for version in found if version.tags.get(CITED[kind])}

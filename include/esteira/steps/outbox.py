@@ -1,0 +1,68 @@
+"""Mails wait in the ledger until a server has taken them: queued before they are sent, delivered afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date, timedelta
+
+from esteira import tables
+from esteira.spec import ModelSpec
+from esteira.steps import ledger
+from esteira.steps.mails import Mail
+
+
+def post(spec: ModelSpec, mail: Mail, day: date, by: str, send: Callable[[Mail], None]) -> bool:
+    """Queue a mail, send it, and record that it was taken; returns whether it was sent just now.
+
+    A mail that was delivered before is not sent again. Where sending fails the mail stays queued, and the error is raised.
+    """
+    ledger.record(
+        spec,
+        f"queued:{_name(spec, mail)}",
+        to_state="queued",
+        why=mail.subject,
+        by=by,
+        effective=day,
+        evidence={"mail": asdict(mail)},
+    )
+    if len(tables.read("ledger", spec.name, columns=["id"], id=f"delivered:{_name(spec, mail)}")):
+        return False
+    send(mail)
+    _record(spec, mail, day, by)
+    return True
+
+
+def deliver(spec: ModelSpec, minutes: float, send: Callable[[Mail], None]) -> int:
+    """Send what has been in the queue for at least so many minutes; returns how many. Raises what `send` raises.
+
+    Younger mails are left to the task that queued them, and tries to send them itself.
+    """
+    events = tables.read(
+        "ledger", spec.name, columns=["id", "at", "effective_day", "to_state", "evidence", "by"]
+    ).sort_values("at")
+    delivered = set(events.loc[events["to_state"] == "delivered", "id"].str.removeprefix("delivered:"))
+    old = events["at"] <= tables.clock() - timedelta(minutes=minutes)
+    waiting = events[(events["to_state"] == "queued") & old & ~events["id"].str.removeprefix("queued:").isin(delivered)]
+    for row in waiting.to_dict("records"):
+        mail = _restored(row["evidence"])
+        send(mail)
+        _record(spec, mail, row["effective_day"].date(), str(row["by"]))
+    return len(waiting)
+
+
+def _record(spec: ModelSpec, mail: Mail, day: date, by: str) -> None:
+    why = f"mailed to {', '.join(mail.to)}"
+    ledger.record(spec, f"delivered:{_name(spec, mail)}", to_state="delivered", why=why, by=by, effective=day)
+
+
+def _name(spec: ModelSpec, mail: Mail) -> str:
+    return mail.key.removeprefix(f"{spec.name}/")
+
+
+def _restored(evidence: str) -> Mail:
+    given = json.loads(evidence)["mail"]
+    sections = tuple((title, head, rows) for title, head, rows in given["sections"])
+    links = tuple((name, link) for name, link in given["links"])
+    return Mail(given["key"], tuple(given["to"]), given["subject"], given["lead"], sections, links)
