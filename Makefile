@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick lint format lock bench-parse bench-loop clean
+.PHONY: help setup demo up down test test-quick lint format lock bench-parse bench-loop soak clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
@@ -71,6 +71,9 @@ bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and
 
 bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (an hour)
 	@$(BIN)/python -m benchmarks.loop
+
+soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (an hour; needs cc)
+	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(MAKE) --no-print-directory down; fi

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from datetime import date
@@ -18,6 +19,7 @@ from esteira import tables
 log = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "retraining.ipynb"
+GIT_LIMIT = 60  # seconds
 AUTHOR = ("-c", "user.name=Esteira", "-c", "user.email=esteira@localhost")
 
 
@@ -41,6 +43,7 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
     with FileLock(f"{place}.lock", timeout=120):
         if not (place / ".git").exists():
             _git("init", "--quiet", "--initial-branch=main")
+        _require_no_stale_lock(place / ".git" / "index.lock")
         target = place / model / f"{day}.ipynb"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
@@ -85,14 +88,27 @@ def _execute(target: Path, parameters: Mapping[str, str]) -> None:
 
 
 def _strip(path: Path) -> None:
-    """Take out what papermill notes of this machine and of the clock, so that the same content is the same notebook."""
+    """Take out what papermill notes of this machine, of the clock and by lot, so that the same content is the same notebook."""
     import nbformat
 
     book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     for place in (book, *book.cells):
         for name in ("papermill", "execution"):
             place["metadata"].pop(name, None)
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number}"  # papermill gives the cell that it puts in a name by lot
     nbformat.write(book, path)  # type: ignore[no-untyped-call]
+
+
+def _require_no_stale_lock(lock: Path) -> None:
+    """Wait for another git to end; a lock older than any command of this module may take is of one that was killed."""
+    limit = time.monotonic() + 2 * GIT_LIMIT
+    while lock.exists() and time.monotonic() < limit:
+        if time.time() - lock.stat().st_mtime > GIT_LIMIT:
+            log.warning("%s was left by a git that died: removed", lock)
+            lock.unlink(missing_ok=True)
+            return
+        time.sleep(0.2)
 
 
 def _push() -> None:
@@ -107,5 +123,5 @@ def _push() -> None:
 def _git(*arguments: str) -> str:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     command = ["git", "-C", str(repository()), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT, env=environment, check=True)  # noqa: S603
     return done.stdout.strip()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from datetime import date
 from pathlib import Path
 
+import nbformat
 import pytest
 from esteira import notebook
 
@@ -60,3 +62,19 @@ def test_a_failed_push_warns_and_blocks_nothing(tmp_path: Path, caplog: pytest.L
     )
     assert len(notebook.commit("sales", date(2026, 3, 8), {})) == 40
     assert "the notebook is committed, but git push failed" in caplog.text
+
+
+def test_a_lock_that_a_killed_git_left_does_not_stop_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notebook.commit("sales", DAY, {})
+    lock = tmp_path / "notebooks" / ".git" / "index.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    assert len(notebook.commit("sales", date(2026, 3, 8), {})) == 40
+    assert "was left by a git that died" in caplog.text
+
+
+def test_the_same_cells_have_the_same_names(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell("x")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    notebook._strip(tmp_path / "a.ipynb")
+    assert [cell["id"] for cell in nbformat.read(tmp_path / "a.ipynb", as_version=4).cells] == ["cell-0", "cell-1"]

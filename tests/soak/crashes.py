@@ -1,0 +1,272 @@
+"""Kill, run again, compare: every table, the registry, the ledger, git and the mails must be those of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.soak import victim
+
+CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
+IDENTITY = {
+    "metrics": ["check_day", "attempt", "role", "window", "segment", "metric", "first_day", "last_day", "version"],
+    "ledger": ["id"],
+}
+LIMIT = 300  # seconds that no run may take
+
+
+@dataclass
+class Outcome:
+    """What came of the trials with one fault."""
+
+    fault: str
+    tried: int = 0
+    lost: int = 0
+    doubled: int = 0
+    differing: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+Image = dict[str, Counter[str]]
+
+
+def image(spec_name: str, home: Path) -> Image:
+    """All that can be seen of a state folder, without what the clock wrote and the names that MLflow draws by lot."""
+    from esteira import registry, tables
+    from esteira.spec import find
+
+    spec = find(spec_name)
+    runs = {run.info.run_id: run.data.tags.get("key", "?") for run in registry.runs(spec)}
+    found: Image = {}
+    for kind in victim.KINDS:
+        rows = tables.read(kind, spec_name)
+        rows = rows.drop(columns=[name for name in CLOCKS if name in rows.columns])
+        text = rows.astype(str).to_csv(index=False).splitlines()
+        found[kind] = Counter(_without_lots(line, runs) for line in text)
+    api = registry.client()
+    versions = api.search_model_versions(f"name = '{spec_name}'")
+    found["versions"] = Counter(f"{each.version} of {runs.get(each.run_id, 'a deleted run')}" for each in versions)
+    found["aliases"] = Counter(f"{name} → {version}" for name, version in registry.aliases(spec).items())
+    found["runs"] = Counter(f"{run.data.tags.get('key')} {run.info.status}" for run in registry.runs(spec))
+    found["commits"] = Counter(_git_log(home / "notebooks"))
+    found["mails"] = Counter(path.name for path in (home / "mail").glob("*")) if (home / "mail").exists() else Counter()
+    return found
+
+
+def _without_lots(line: str, runs: dict[str, str]) -> str:
+    for run_id, key in runs.items():
+        line = line.replace(run_id, key)
+    return re.sub(r"\b[0-9a-f]{40}\b", "(commit)", line)
+
+
+def _git_log(repository: Path) -> list[str]:
+    if not (repository / ".git").exists():
+        return []
+    command = ["git", "-C", str(repository), "log", "--format=%s", "--name-only"]
+    return [
+        line for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines() if line
+    ]
+
+
+def compared(wanted: Image, got: Image) -> tuple[int, int, list[str]]:
+    """How many rows are missing, how many are there too often, and examples of the differences."""
+    lost = doubled = 0
+    examples = []
+    for part, rows in wanted.items():
+        missing, surplus = rows - got[part], got[part] - rows
+        lost += sum(missing.values())
+        doubled += sum(count for row, count in surplus.items() if rows[row])
+        examples += [f"{part}: - {row[:300]}" for row in list(missing)[:2]] + [
+            f"{part}: + {row[:300]}" for row in list(surplus)[:2]
+        ]
+    return lost, doubled, examples
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+def preload(place: Path) -> Any:
+    """A server that forks victims: it has imported everything, and the library that dies at a commit is in it."""
+    library = place / "commit.so"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-O1", "-o", library, Path(__file__).with_name("commit.c"), "-ldl"], check=True
+    )
+    os.environ["LD_PRELOAD"] = str(library)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.soak.victim", "mlflow.sklearn", "optuna", "esteira.plots"])
+    return context
+
+
+def in_a_process(
+    context: Any, home: Path, work: Callable[..., Any], *given: Any, kill_after: float | None = None
+) -> tuple[int, Any]:
+    """Call `work` in a new process with `home` as its state folder; returns how it ended, and what it returned."""
+    receive, give = context.Pipe(duplex=False)
+    process = context.Process(target=_called, args=(give, str(home), work, given))
+    process.start()
+    give.close()
+    if kill_after is not None:
+        process.join(kill_after)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    try:
+        result = receive.recv() if receive.poll(LIMIT) else None
+    except EOFError:
+        result = None
+    process.join(LIMIT)
+    assert process.exitcode is not None, "a victim hangs"
+    return process.exitcode, result
+
+
+def _called(give: Any, home: str, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    import logging
+    import warnings
+
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    os.environ.update(
+        {
+            "ESTEIRA_HOME": home,
+            "ESTEIRA_MODELS": f"{home}/models",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow/mlflow.db",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "OMP_NUM_THREADS": "1",
+        }
+    )
+    with Path(f"{home}/output.txt").open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        give.send(work(*given))
+        give.close()
+        os._exit(0)  # no library's own farewell matters here
+
+
+# --------------------------------------------------------------------------------------------------------------- trials
+
+
+@dataclass
+class Scenario:
+    """A state folder where a scenario begins, and what an undisturbed run of it leaves."""
+
+    name: str
+    base: Path
+    points: list[str]
+    wanted: Image
+    seconds: float
+
+
+def begun(context: Any, place: Path, name: str) -> Scenario:
+    """Prepare a scenario, and run it once undisturbed."""
+    from tests import models
+
+    base = place / name.replace(" ", "-") / "base"
+    (base / "mlflow").mkdir(parents=True)
+    world = victim.WORLDS.get(name, {"change": str(victim.CHANGE)})
+    spec = models.write(base / "models", **world)
+    code, _ = in_a_process(context, base, victim.prepare, spec, name)
+    assert code == 0, (base / "output.txt").read_text()[-3000:]
+    home = _copied(base, base.parent / "undisturbed")
+    began = time.monotonic()
+    code, _ = in_a_process(context, home, victim.live, name, None)
+    assert code == 0, (home / "output.txt").read_text()[-3000:]
+    seconds = time.monotonic() - began
+    wanted = in_a_process(context, home, image, "sales", home)[1]
+    points = (home / victim.POINTS).read_text().splitlines()
+    return Scenario(name, base, points, wanted, seconds)
+
+
+def _copied(base: Path, home: Path) -> Path:
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(base, home)
+    return home
+
+
+def trial(
+    context: Any, scenario: Scenario, slot: int, armed: tuple[str, int] | None, after: float | None
+) -> tuple[bool, int, int, list[str]]:
+    """Kill the scenario once, run it again, compare; returns whether it was killed, and what differs."""
+    home = _copied(scenario.base, scenario.base.parent / f"trial-{slot}")
+    code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
+    killed = code == -signal.SIGKILL
+    again, _ = in_a_process(context, home, victim.live, scenario.name, None)
+    if again != 0:
+        return killed, 1, 0, [f"the run after it failed: {(home / 'output.txt').read_text()[-1500:]}"]
+    got = in_a_process(context, home, image, "sales", home)[1]
+    return killed, *compared(scenario.wanted, got)
+
+
+def faults(
+    scenario: Scenario, each: int, anywhere: int, seed: int
+) -> Iterator[tuple[str, tuple[str, int] | None, float | None]]:
+    """The kills of a scenario: `each` at every named point, its occurrences in turn, and `anywhere` at random moments."""
+    times = Counter(scenario.points)
+    for point, count in times.items():
+        for number in range(each):
+            yield point, (point, number % count + 1), None
+    moments = random.Random(seed)
+    for _ in range(anywhere):
+        yield "at a random moment", None, moments.uniform(0.05, scenario.seconds)
+
+
+def run(context: Any, place: Path, names: list[str], each: int, anywhere: int, workers: int = 2) -> list[Outcome]:
+    """All trials of the scenarios, as a table's rows."""
+    rows: list[Outcome] = []
+    for name in names:
+        scenario = begun(context, place, name)
+        found: dict[str, Outcome] = {}
+        slots = list(range(workers))
+
+        def tried(
+            fault: tuple[str, tuple[str, int] | None, float | None],
+            scenario: Scenario = scenario,
+            found: dict[str, Outcome] = found,
+            slots: list[int] = slots,
+        ) -> None:
+            point, armed, after = fault
+            slot = slots.pop()
+            try:
+                killed, lost, doubled, examples = trial(context, scenario, slot, armed, after)
+            finally:
+                slots.append(slot)
+            assert killed or armed is None, f"{scenario.name}: it was not killed at {point}"
+            outcome = found.setdefault(point, Outcome(f"{scenario.name}: killed {point}"))
+            outcome.tried += 1
+            outcome.lost += lost
+            outcome.doubled += doubled
+            outcome.differing += bool(examples)
+            outcome.examples += examples
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(tried, faults(scenario, each, anywhere, seed=len(rows))))
+        rows += found.values()
+        print(
+            f"{name}: {sum(each.tried for each in found.values())} kills at {len(found)} points, {sum(each.differing for each in found.values())} differences",
+            flush=True,
+        )
+    return rows
+
+
+def table(rows: list[Outcome]) -> str:
+    """The outcomes as Markdown."""
+    lines = ["| fault | times tried | lost | doubled | differing |", "|---|---|---|---|---|"]
+    lines += [f"| {row.fault} | {row.tried} | {row.lost} | {row.doubled} | {row.differing} |" for row in rows]
+    return "\n".join(lines)
+
+
+def as_json(rows: list[Outcome]) -> str:
+    """The outcomes with examples of what differed."""
+    return json.dumps([vars(row) for row in rows], indent=1)

@@ -1,0 +1,227 @@
+"""What is killed: the DAGs' tasks one after the other, each remembered when it is done, as Airflow does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+from deltalake.table import TableOptimizer
+from esteira import data, notebook, registry, steps, tables
+from esteira.spec import ModelSpec, find
+from esteira.steps import ingest, ledger
+from esteira.steps.mails import Mail
+
+from tests.models import AS_OF
+
+FIRST = AS_OF + timedelta(days=1)
+CHANGE = FIRST + timedelta(days=7)
+DAY = CHANGE + timedelta(days=14)
+TASKS = "tasks.json"
+POINTS = "points.txt"
+
+Task = Callable[[str, Callable[[], Any]], Any]
+
+
+def score(task: Task, spec: ModelSpec, day: date = FIRST, run: str = "score") -> None:
+    """The score DAG of a day."""
+    task("extract", lambda: steps.extract(spec, [day]))
+    task("validate", lambda: steps.validate(spec, [day]))
+    task("require_fit", lambda: steps.require_fit(spec, [day]))
+    task("features", lambda: steps.features(spec, [day]))
+    task("score", lambda: steps.score(spec, [day], run))
+    task("publish", lambda: steps.publish(spec, [day], run))
+
+
+def train(task: Task, spec: ModelSpec) -> None:
+    """The train DAG, as of a day by which the world has changed: its version replaces the champion."""
+    day, run = DAY, "train"
+    task("extract", lambda: steps.extract(spec, steps.lacking(spec, day)))
+    task("validate", lambda: steps.validate(spec, steps.lacking(spec, day)))
+    versions = task("features", lambda: steps.prepare(spec, day, None, steps.lacking(spec, day)))
+    candidates = [
+        task(f"candidate {index}", lambda index=index: steps.candidate(spec, day, index, versions, run))
+        for index in range(len(spec.train.candidates))
+    ]
+    best = task("select", lambda: steps.select(spec, candidates))
+    model = task("evaluate", lambda: steps.evaluate(spec, day, best, versions, run))
+    version = task("register", lambda: steps.register(spec, model, day))
+    task("promote", lambda: steps.promote(spec, day, version, run))
+
+
+def check(task: Task, spec: ModelSpec, day: date = DAY) -> None:
+    """The check DAG of a day: it recovers, or it ends in a warning."""
+    task("labels", lambda: steps.labels_for_check(spec, day))
+    task("measure", lambda: steps.measure(spec, day))
+    decision = task("decide", lambda: steps.decide(spec, day).decision.value)
+    task("verify", lambda: steps.verify(spec, day))
+    assert decision == "retrain", decision
+    recovered = improved = False
+    for number in range(1, len(spec.recipes) + 1):
+        run = task(f"retrain {number}", lambda number=number: steps.retrain(spec, day, number))
+        task(f"recheck {number}", lambda number=number, run=run: steps.recheck(spec, day, number, run).value)
+        recovered, improved = task(f"verdict {number}", lambda: list(steps.standing(spec, day)))
+        if recovered:
+            break
+    if improved:
+        commit = task("commit_notebook", lambda: steps.commit_notebook(spec, day))
+        version = task("register", lambda: steps.chosen_version(spec, day))
+        task("promote", lambda: steps.promote_chosen(spec, day, version, commit))
+        task("rescore", lambda: steps.rescore(spec, day, version))
+    if not recovered:
+        task("warn", lambda: steps.post(spec, steps.warning(spec, day), day, steps.run_key(day), send))
+
+
+def rollback(task: Task, spec: ModelSpec) -> None:
+    """`esteira rollback`, after a promotion that has served."""
+    task("rollback", lambda: [str(each) for each in steps.rollback(spec, DAY)])
+
+
+def maintain(task: Task, spec: ModelSpec) -> None:
+    """The maintenance DAG, with no mercy for what is an hour old."""
+
+    def every() -> None:
+        for kind in KINDS:
+            tables.maintain(kind, spec.name, keep=_cited(spec, kind), hours=0)
+
+    task("maintain", every)
+
+
+def _cited(spec: ModelSpec, kind: tables.Kind) -> set[int]:
+    from esteira.steps import maintenance
+
+    return set(maintenance._cited(spec, kind))
+
+
+SCENARIOS: dict[str, Callable[[Task, ModelSpec], None]] = {
+    "score": score,
+    "train": train,
+    "check that recovers": check,
+    "check that warns": check,
+    "rollback": rollback,
+    "maintenance": maintain,
+}
+# What the model's world does in a scenario, and what has happened before it begins.
+WORLDS = {"check that warns": {"noise": str(CHANGE)}}
+KINDS: tuple[tables.Kind, ...] = (
+    "raw",
+    "quarantine",
+    "features",
+    "predictions",
+    "served",
+    "labels",
+    "metrics",
+    "ledger",
+)
+
+
+def prepare(spec: ModelSpec, scenario: str) -> None:
+    """Bring a new state folder to where the scenario begins."""
+    steps.train(spec, AS_OF, "first")
+    if scenario == "score":
+        return
+    days = data.days(FIRST, DAY)
+    steps.extract(spec, days)
+    steps.validate(spec, days)
+    steps.features(spec, days)
+    steps.score(spec, days, "before")
+    steps.publish(spec, days, "before")
+    if scenario in ("rollback", "maintenance"):
+        ingest.labels(spec, FIRST, DAY)
+        ledger.make_champion(
+            spec, steps.register(spec, _second(spec), CHANGE), CHANGE, measured=1, why="second", by="before"
+        )
+        steps.score(spec, data.days(CHANGE + timedelta(days=1), DAY), "again")
+
+
+def _second(spec: ModelSpec) -> str:
+    best = steps.candidate(spec, CHANGE, 1, steps.prepare(spec, CHANGE, None, []), "second")
+    return steps.evaluate(spec, CHANGE, best, ingest.versions(spec), "second")
+
+
+def send(mail: Mail) -> None:
+    """Take a mail, as a server would: into a file named for its Message-ID."""
+    folder = tables.home() / "mail"
+    folder.mkdir(exist_ok=True)
+    identity = str(mail.message("esteira@localhost")["Message-ID"]).strip("<>")
+    with (folder / identity).open("a") as file:
+        file.write(mail.subject + "\n")
+
+
+def live(scenario: str, armed: tuple[str, int] | None) -> None:
+    """Run what is left of the scenario in the environment's state folder; die at the armed point (its name and occurrence)."""
+    done = tables.home() / TASKS
+    results: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
+
+    def task(name: str, work: Callable[[], Any]) -> Any:
+        if name not in results:
+            results[name] = json.loads(json.dumps(work()))
+            draft = done.with_suffix(".part")
+            draft.write_text(json.dumps(results))
+            draft.replace(done)
+        return results[name]
+
+    _arm(armed)
+    SCENARIOS[scenario](task, find("sales"))
+
+
+def _arm(armed: tuple[str, int] | None) -> None:
+    seen: Counter[str] = Counter()
+    log = (tables.home() / POINTS).open("a")
+
+    def reach(name: str) -> bool:
+        """Note that the process is at a point; returns whether it is the one to die at."""
+        seen[name] += 1
+        log.write(name + "\n")
+        log.flush()
+        return armed == (name, seen[name])
+
+    def at(name: str) -> None:
+        if reach(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(module: Any, function: str, named: Callable[..., str], table: Callable[..., str] | None = None) -> None:
+        real = getattr(module, function)
+
+        def wrapped(*given: Any, **options: Any) -> Any:
+            name = named(*given, **options)
+            at(f"before {name}")
+            if table and reach(f"{name}: files written, not committed"):
+                os.environ["ESTEIRA_DIE_AT_COMMIT"] = table(*given, **options)
+            result = real(*given, **options)
+            at(f"after {name}")
+            return result
+
+        setattr(module, function, wrapped)
+
+    def place(where: Any, *_: Any, **__: Any) -> str:
+        return "/" + "/".join(Path(where if isinstance(where, str) else where.table_uri).parts[-2:]) + "/"
+
+    around(tables, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
+    around(tables, "append_once", lambda _, row: f"ledger: {row['to_state']}", lambda model, _: f"/ledger/{model}/")
+    around(registry, "log_model", lambda *_: "logging the model")
+    around(registry, "register", lambda *_: "registering")
+    around(registry, "alias", lambda _, name, __: f"alias {name}")
+    around(notebook, "_execute", lambda *_: "executing the notebook")
+    real = notebook._git
+
+    def git(*words: str) -> str:
+        if "commit" not in words:
+            return real(*words)
+        at("before committing the notebook")
+        said = real(*words)
+        at("after committing the notebook")
+        return said
+
+    notebook._git = git
+    around(sys.modules[__name__], "send", lambda *_: "sending the mail")
+    around(TableOptimizer, "compact", lambda *_, **__: "compaction")
+    around(DeltaTable, "vacuum", lambda *_, **__: "vacuum")
+    around(DeltaTable, "create_checkpoint", lambda *_: "checkpoint")
