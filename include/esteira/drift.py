@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,8 +99,11 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
     def dataset(frame: pd.DataFrame) -> Any:
         known = frame[list(spec.features.all)].dropna(axis=1, how="all")
         sample = known.sample(min(rows, len(known)), random_state=0)
+        # Evidently puts values into a script of its page as they are: a category must not end that script.
         texts = {
-            name: sample[name].astype(object).fillna("(empty)") for name in spec.features.categorical if name in sample
+            name: sample[name].astype(object).fillna("(empty)").map(lambda value: html.escape(str(value)))
+            for name in spec.features.categorical
+            if name in sample
         }
         return sample.assign(**texts)
 

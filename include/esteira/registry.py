@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import warnings
@@ -93,8 +94,12 @@ def experiment(spec: ModelSpec) -> str:
 
 def runs(spec: ModelSpec, **tags: object) -> list[Run]:
     """The model's runs that have all the tags, the newest first."""
-    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    return list(client().search_runs([experiment(spec)], condition))
+    # A condition has no way to escape a quote: a value with one is compared here.
+    wanted = {name: str(value) for name, value in tags.items()}
+    plain = {name: value for name, value in wanted.items() if not re.search(r"[^\w:/. +-]", value)}
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in plain.items())
+    found = client().search_runs([experiment(spec)], condition)
+    return [each for each in found if all(each.data.tags.get(name) == value for name, value in wanted.items())]
 
 
 @contextmanager
@@ -268,13 +273,32 @@ def _run_of(_: str, name: str, version: int) -> str:
         raise UnknownVersion(f"model {name} has no version {version}; see `esteira status {name}`") from None
 
 
-def load(spec: ModelSpec, run_id: str, version: int = 0) -> Model:
-    """The model that a run kept. Raises ModelRefused, before anything is loaded, where its file holds a type not allowed."""
+def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Model:
+    """The model that a run kept. Raises ModelRefused, before anything is loaded, where its file holds a type not allowed.
+
+    With a `digest` (SHA-256) its file must have it, too.
+    """
     tags = client().get_run(run_id).data.tags
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(mlflow.artifacts.download_artifacts(tags["model_uri"], dst_path=folder))
-        pipeline = _load_file(place / "model.skops")
+        path = _model_file(tags["model_uri"], folder)
+        if digest and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ModelRefused(
+                f"model {spec.name}: the file of version {version} is not the one that was registered; put that back (its "
+                f"SHA-256 is {digest}), or roll back and train anew"
+            )
+        pipeline = _load_file(path)
     return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]), version)
+
+
+def _model_file(model_uri: str, folder: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)) / "model.skops"
+
+
+def model_digest(run_id: str) -> str:
+    """The SHA-256 of the model file that a run kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _model_file(client().get_run(run_id).data.tags["model_uri"], folder)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _load_file(path: Path) -> Any:
@@ -291,9 +315,9 @@ def _load_file(path: Path) -> Any:
     return skops.io.load(path, trusted=list(ALLOWED_TYPES))
 
 
-def load_version(spec: ModelSpec, version: int) -> Model:
-    """The model of a registered version."""
-    return load(spec, run_of(spec, version), version)
+def load_version(spec: ModelSpec, version: int, digest: str = "") -> Model:
+    """The model of a registered version; with a `digest` its file must have it."""
+    return load(spec, run_of(spec, version), version, digest)
 
 
 def run_link(spec: ModelSpec, run_id: str) -> str:

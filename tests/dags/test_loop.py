@@ -247,7 +247,7 @@ def decisions(spec: ModelSpec) -> list[tuple[object, ...]]:
         *tried[["check_day", "attempt", "metric", "value", "n_rows"]].itertuples(index=False, name=None),
         *tried[["gain", "gain_lower", "gain_upper"]].dropna().itertuples(index=False, name=None),
         *ledger.loc[
-            ~ledger["to_state"].isin(["delivered", "challenger"]), ["id", "effective_day", "to_state"]
+            ~ledger["to_state"].isin(["queued", "delivered", "challenger"]), ["id", "effective_day", "to_state"]
         ].itertuples(index=False, name=None),
     ]
 

@@ -116,3 +116,11 @@ def test_a_database_file_has_no_pages(run_id: str, spec: ModelSpec, monkeypatch:
     assert registry.run_link(spec, run_id) == ""
     monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "http://127.0.0.1:5000")
     assert registry.run_link(spec, run_id).startswith("http://127.0.0.1:5000/#/experiments/")
+
+
+def test_a_run_is_found_by_a_key_with_quotes(home: Path, spec: ModelSpec) -> None:  # noqa: F811
+    keys = ["manual__it's", 'a "b" c', "x' or tags.key != 'x", "plain/1:2 +00:00"]
+    for key in keys:
+        with registry.run(spec, key, "test", kind="attempt"):
+            pass
+    assert [len(registry.runs(spec, key=key)) for key in keys] == [1, 1, 1, 1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+import zipfile
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -1030,3 +1032,17 @@ def test_a_training_on_garbage_is_refused(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", yaml=models.YAML.replace("max: 60", "max: 15"))
     with pytest.raises(data.DataError, match=r"not fit to learn from: .* rows are in quarantine, more than quality"):
         steps.train(spec, AS_OF, "t")
+
+
+def test_a_model_file_that_was_changed_since_is_refused_unread(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    (path,) = tables.home().glob("mlflow/artifacts/models/*/artifacts/model.skops")
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
+        warnings.simplefilter("ignore")  # of a name that is there twice
+        file.writestr("schema.json", '{"__class__": "Popen", "__module__": "subprocess"}')
+    monkeypatch.setattr(registry, "_load_file", lambda path: pytest.fail("it was opened"))
+    steps.extract(spec, [FIRST])
+    steps.features(spec, [FIRST])
+    with pytest.raises(registry.ModelRefused, match="the file of version 1 is not the one that was registered"):
+        steps.score(spec, [FIRST], "r")
+    assert tables.read("predictions", spec.name).empty

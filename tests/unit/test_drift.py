@@ -71,3 +71,17 @@ def test_evidently_writes_its_report(spec: ModelSpec, tmp_path: Path) -> None:
     text = (tmp_path / "drift.html").read_text(encoding="utf-8")
     assert len(text) > 100_000
     assert "heat" in text
+
+
+def test_a_category_does_not_end_the_script_of_the_report(tmp_path: Path) -> None:
+    nasty = "</script><script>alert(1)</script>"
+    random = np.random.default_rng(0)
+
+    def rows(*categories: str) -> pd.DataFrame:
+        numbers = {name: random.normal(size=60) for name in ("hour", "heat", "open")}
+        return pd.DataFrame({**numbers, "site": random.choice(categories, 60)})
+
+    drift.report(models.write(tmp_path), rows("A", nasty), rows("B", nasty), tmp_path / "drift.html")
+    page = (tmp_path / "drift.html").read_text()
+    assert nasty not in page
+    assert "alert(1)" in page

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from esteira import registry, tables
+from esteira.learn import Model
 from esteira.spec import EsteiraError, ModelSpec
 
 log = logging.getLogger(__name__)
@@ -171,6 +172,29 @@ def make_champion(
 
 def _named(version: int | None) -> str:
     return f"version {version}" if version else "no version"
+
+
+def registered(spec: ModelSpec, run_id: str, as_of: date) -> int:
+    """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
+    version = registry.register(spec, run_id)
+    record(
+        spec,
+        f"challenger:{version}",
+        to_state="challenger",
+        version=version,
+        why="registered",
+        by=run_id,
+        effective=effective_day(as_of),
+        evidence={"sha256": registry.model_digest(run_id)},
+    )
+    return version
+
+
+def load_version(spec: ModelSpec, version: int) -> Model:
+    """The model of a version. Raises ModelRefused where its file is not the one that was registered."""
+    rows = tables.read("ledger", spec.name, columns=["evidence"], id=f"challenger:{version}")
+    digest = json.loads(rows["evidence"].iloc[0]).get("sha256", "") if len(rows) else ""
+    return registry.load_version(spec, version, digest)
 
 
 def repair_aliases(spec: ModelSpec) -> None:

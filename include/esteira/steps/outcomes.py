@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import learn, registry, tables
+from esteira import learn, tables
 from esteira.spec import ModelSpec, canonical
-from esteira.steps import ingest
+from esteira.steps import ingest, ledger
 
 KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
 SEGMENTS = 20  # values of one column that are measured
@@ -39,7 +39,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
     """
     if rows.empty:
         return rows
-    model = registry.load_version(spec, version)
+    model = ledger.load_version(spec, version)
     segments = [name for name in spec.check.segments if name not in spec.key]
     frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     columns = ["day", *spec.key, "label", *segments]
@@ -54,7 +54,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
 
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     """Feature rows with their label, and what a version predicts for them: the latest 90 days that it has not seen."""
-    model = registry.load_version(spec, version)
+    model = ledger.load_version(spec, version)
     first = max(model.trained_through, last - timedelta(days=KNOWN)) + timedelta(days=1)
     if first > last:
         return pd.DataFrame()

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from esteira import learn, registry, tables
+from esteira import learn, tables
 from esteira.spec import ModelSpec
 from esteira.steps import ingest, ledger, quality
 
@@ -62,7 +62,7 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     if wanted.empty:
         return wanted
     began = time.perf_counter()
-    model = registry.load_version(spec, version)
+    model = ledger.load_version(spec, version)
     loaded = time.perf_counter()
     predicted = learn.predict(spec, model, wanted)
     done = time.perf_counter()

@@ -164,7 +164,7 @@ def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
 def _against_champion(
     spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
 ) -> tuple[bool, str, dict[str, float]]:
-    old = registry.load_version(spec, version)
+    old = ledger.load_version(spec, version)
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
     days = test.loc[unseen, "day"].nunique()
     if days < spec.check.min_days:
@@ -231,19 +231,10 @@ def log_lineage(
 def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register the run's model as a version with the alias `challenger`; returns the version."""
     ledger.repair_aliases(spec)
-    version = registry.register(spec, run_id)
+    version = ledger.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
         registry.alias(spec, "challenger", version)
-    ledger.record(
-        spec,
-        f"challenger:{version}",
-        to_state="challenger",
-        version=version,
-        why="registered",
-        by=run_id,
-        effective=ledger.effective_day(as_of),
-    )
     return version
 
 
@@ -291,7 +282,7 @@ def refit(
     """
     made = registry.runs(spec, kind="refit", evaluated=run_id)
     if made and made[0].info.status == "FINISHED":
-        return registry.register(spec, str(made[0].info.run_id))
+        return ledger.registered(spec, str(made[0].info.run_id), as_of)
     tags = registry.client().get_run(run_id).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
     with registry.run(
@@ -302,7 +293,7 @@ def refit(
         log_lineage(spec, again, frame, chosen, params, versions)
         weights = drift.importance(registry.profile(run_id)) if "model_uri" in tags else {}
         registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame, weights))
-    return registry.register(spec, again)
+    return ledger.registered(spec, again, as_of)
 
 
 def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float]]]:
