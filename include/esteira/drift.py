@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import warnings
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ def profile(spec: ModelSpec, frame: pd.DataFrame, weights: Mapping[str, float] |
     """
     numeric = {*spec.features.numeric, *spec.features.boolean}
     found = {
-        name: _numeric_profile(frame[name]) if name in numeric else _category_profile(frame[name])
+        name: _numeric_profile(frame[name])
+        if name in numeric
+        else _category_profile(frame[name], hidden=name in spec.personal)
         for name in spec.features.all
     }
     for name, weight in (weights or {}).items():
@@ -59,9 +62,16 @@ def _numeric_shares(values: pd.Series, edges: np.ndarray[Any, Any]) -> list[floa
     return [float(count) / max(len(number), 1) for count in (*counts, empty.sum())]
 
 
-def _category_profile(values: pd.Series) -> dict[str, Any]:
-    shares = values.astype(object).where(values.notna(), "").value_counts(normalize=True).head(100)
-    return {"categories": {str(name): float(share) for name, share in shares.items()}}
+def _category_profile(values: pd.Series, *, hidden: bool) -> dict[str, Any]:
+    shares = _categories(values, hidden).value_counts(normalize=True).head(100)
+    found: dict[str, Any] = {"categories": {str(name): float(share) for name, share in shares.items()}}
+    return {**found, "hidden": True} if hidden else found
+
+
+def _categories(values: pd.Series, hidden: bool) -> pd.Series:
+    """Categories as text; of a personal column their digests, which tell as well how often each came."""
+    text = values.astype(object).where(values.notna(), "").map(str)
+    return text.map(lambda value: hashlib.sha256(value.encode()).hexdigest()[:16]) if hidden else text
 
 
 def psi(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
@@ -80,7 +90,7 @@ def _index(shape: dict[str, Any], values: pd.Series) -> float:
         now = np.array(_numeric_shares(values, np.array(shape["edges"])))
     else:
         names = list(shape["categories"])
-        shares = values.astype(object).where(values.notna(), "").value_counts(normalize=True)
+        shares = _categories(values, shape.get("hidden", False)).value_counts(normalize=True)
         then = np.array([*shape["categories"].values(), 0.0])
         now = np.array(
             [*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())]
@@ -95,9 +105,13 @@ def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path
     from evidently.presets import DataDriftPreset
 
     numeric = [*spec.features.numeric, *spec.features.boolean]
+    shown = [name for name in spec.features.all if name not in spec.personal]
+    if not shown:
+        path.write_text("<!doctype html><p>Every feature is personal: none is shown here.</p>", encoding="utf-8")
+        return
 
     def dataset(frame: pd.DataFrame) -> Any:
-        known = frame[list(spec.features.all)].dropna(axis=1, how="all")
+        known = frame[shown].dropna(axis=1, how="all")
         sample = known.sample(min(rows, len(known)), random_state=0)
         # Evidently puts values into a script of its page as they are: a category must not end that script.
         texts = {

@@ -63,8 +63,12 @@ LEDGER_SCHEMA = pa.schema(
 
 SCHEMAS: Mapping[str, pa.Schema] = {"metrics": METRICS_SCHEMA, "ledger": LEDGER_SCHEMA}
 
-# A log entry that is cleaned away takes a version with it, which a model version may cite.
-FOREVER = {"delta.enableExpiredLogCleanup": "false"}
+PROPERTIES = {
+    # A log entry that is cleaned away takes a version with it, which a model version may cite.
+    "delta.enableExpiredLogCleanup": "false",
+    # No value of anybody stands in the log as the smallest or the largest of its file; days are found by partition.
+    "delta.dataSkippingNumIndexedCols": "0",
+}
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -269,7 +273,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                 predicate=_condition(where),
                 partition_by=[partition],
                 schema_mode="merge",
-                configuration=FOREVER,
+                configuration=PROPERTIES,
                 commit_properties=CommitProperties(app_transactions=known) if known else None,
             )
         return version(kind, model)
@@ -346,7 +350,7 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
 
     def commit() -> int:
         if open_table("ledger", model) is None:
-            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore", configuration=FOREVER)
+            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore", configuration=PROPERTIES)
         merge = DeltaTable(path("ledger", model)).merge(
             record, predicate="t.id = s.id", source_alias="s", target_alias="t"
         )
@@ -370,6 +374,9 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
 
     compacted = _retried(compact)
     table = DeltaTable(path(kind, model))
+    if not PROPERTIES.items() <= table.metadata().configuration.items():  # made by an older version of this module
+        table.alter.set_table_properties(PROPERTIES)
+        table = DeltaTable(path(kind, model))
     oldest = int(table.history()[-1]["version"])
     options: dict[str, Any] = {
         "retention_hours": hours,

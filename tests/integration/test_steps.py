@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, learn, registry, steps, tables
+from esteira import data, drift, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
 from esteira.spec import EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
@@ -1046,3 +1047,41 @@ def test_a_model_file_that_was_changed_since_is_refused_unread(trained, monkeypa
     with pytest.raises(registry.ModelRefused, match="the file of version 1 is not the one that was registered"):
         steps.score(spec, [FIRST], "r")
     assert tables.read("predictions", spec.name).empty
+
+
+def test_personal_values_are_in_the_tables_and_nowhere_else(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    people = ["Maria da Silva", "João Souza", "Ana Lima"]
+    yaml = models.YAML.replace("in: [A, B, C]", f"in: [{', '.join(people)}]").replace("[site, at]", "[plaza, at]")
+    spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=yaml + "personal: [site, heat]\n")
+    source = tmp_path / "models" / "sales" / "source.py"
+    source.write_text(
+        source.read_text().replace('"site": np.array(["A", "B", "C"])', f'"plaza": site, "site": np.array({people!r})')
+    )
+    steps.train(spec, AS_OF, "t")
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    assert steps.check(spec, day)[0].decision is Decision.RETRAIN
+    steps.drift_report(spec, day)
+    text = [caplog.text, steps.warning(spec, day).text(), str(steps.status(spec))]
+    files = [*home.glob("mlflow/artifacts/**/*"), *home.glob("lake/**/_delta_log/*.json")]
+    text += [
+        path.read_bytes().decode("utf-8", "replace") for path in files if path.suffix in (".json", ".html", ".yaml")
+    ]
+    assert len(text) > 30
+    assert len(caplog.text) > 1000
+    for word in ("Maria", "Souza", "Jo\\u00e3o", "Ana Lima"):
+        assert not [part[max(part.find(word) - 100, 0) :][:200] for part in text if word in part]
+    assert "Maria da Silva" in set(tables.read("features", spec.name)["site"])
+    found = registry.profile(registry.run_of(spec, 1))["site"]
+    assert found["hidden"]
+    now = tables.read("features", spec.name, day=(FIRST, day))
+    assert drift.psi(registry.profile(registry.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_personal_column_is_no_segment(tmp_path: Path) -> None:
+    yaml = models.YAML.replace("  slice: 7d\n", "  slice: 7d\n  segments: {{site: {{}}}}\n") + "personal: [site]\n"
+    with pytest.raises(EsteiraError, match="'site' is personal, and a segment's values stand in mails and reports"):
+        models.write(tmp_path, yaml=yaml)

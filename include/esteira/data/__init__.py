@@ -1,5 +1,6 @@
 """Rows: read a source, give each its time, part the good from the bad, split by time. Nothing here writes."""
 
+from esteira.data.kinds import masked
 from esteira.data.labels import as_label, like, read_labels
 from esteira.data.sources import DataError, days, event_time, function, read
 from esteira.data.splitting import recent_and_sample, split_days
@@ -13,6 +14,7 @@ __all__ = [
     "event_time",
     "function",
     "like",
+    "masked",
     "read",
     "read_labels",
     "recent_and_sample",

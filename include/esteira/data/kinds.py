@@ -17,6 +17,7 @@ NAMES: Mapping[str, pa.DataType] = {
     "boolean": pa.bool_(),
     "time": pa.timestamp("us"),
 }
+PERSONAL = "(personal)"  # what is shown in place of a personal value
 EXACT = 2**53  # up to here a float64 holds every whole number
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 TRUTH = {"true": 1.0, "false": 0.0}
@@ -109,3 +110,14 @@ def _one(value: object, kind: pa.DataType) -> object:
         return pa.scalar(value).cast(kind).as_py()
     except MISFITS:
         return None
+
+
+def masked(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without the values of personal columns, for whoever is shown an example: a word for text, empty numbers."""
+    return rows.assign(
+        **{
+            name: np.nan if pd.api.types.is_numeric_dtype(rows[name]) else PERSONAL
+            for name in spec.personal
+            if name in rows.columns
+        }
+    )

@@ -39,7 +39,7 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     labels = pd.DataFrame(columns).assign(label=rows[spec.target])
     twice = labels.duplicated(key, keep=False)
     if "day" not in key and twice.any():
-        example = labels.loc[twice, key].iloc[0].to_dict()
+        example = kinds.masked(spec, labels.loc[twice, key].head(1)).iloc[0].to_dict()
         raise DataError(
             f"model {spec.name}: its labels' source has {twice.sum()} rows whose key is not the only one of its kind, such as "
             f"{example}; add the time column {spec.time.column!r} to it, or a key that is"

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from esteira.data.kinds import masked
 from esteira.spec import (
     CsvSource,
     DeltaSource,
@@ -106,7 +107,7 @@ def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
         if not zoned.all():
             raise DataError(
                 f"model {spec.name}: {zoned.sum()} of {len(zoned)} times in {spec.time.column!r} have an offset and the others "
-                f"have none, such as {given[~zoned].iloc[0]!r}; mend the source so that all or none have one"
+                f"have none, such as {masked(spec, rows[~zoned].head(1))[spec.time.column].iloc[0]!r}; mend the source so that all or none have one"
             ) from None
         moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
     if moments.dt.tz is not None:

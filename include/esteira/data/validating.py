@@ -43,9 +43,8 @@ def storable(
         fitted[name] = kinds.fitted(rows[name], kind, key=name in spec.key, feature=feature)
         lost = rows[name].notna() & fitted[name].isna()
         if lost.any():
-            why = f"{name!r} is not {_named(kind)}: " + rows.loc[lost, name].map(
-                _masked if name in spec.personal else _shown
-            )
+            values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
+            why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)
             failures.append(("type", lost, why.reindex(rows.index)))
     good, bad = part(rows, failures)
     return pd.DataFrame(fitted).loc[good.index], bad
@@ -56,10 +55,6 @@ def _named(kind: pa.DataType | None) -> str:
     names = {known: name for name, known in kinds.NAMES.items()}
     name = names.get(kind, str(kind)) if kind is not None else "of one type"
     return f"{'an' if name[0] in 'aeio' else 'a'} {name}" if kind is not None else name
-
-
-def _masked(_: object) -> str:
-    return "(personal)"
 
 
 def _shown(value: object) -> str:

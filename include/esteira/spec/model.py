@@ -144,6 +144,13 @@ class ModelSpec(Block):
                     "segments",
                     column,
                 )
+            if column in self.personal:
+                raise mistake(
+                    f"{column!r} is personal, and a segment's values stand in mails and reports; remove one of the two",
+                    "check",
+                    "segments",
+                    column,
+                )
             for name, limit in limits.items():
                 self._check_metric(("check", "segments", column, name), name, limit)
         return self

@@ -67,7 +67,8 @@ def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
         rows[rows["day"] < pd.Timestamp(since)],
         rows[rows["day"] >= pd.Timestamp(windows[-1].first)],
     )
-    columns = [*spec.check.segments] or [*spec.features.categorical, *spec.features.boolean]
+    every = [*spec.check.segments] or [*spec.features.categorical, *spec.features.boolean]
+    columns = [name for name in every if name not in spec.personal]
     metric = spec.check.metric
     past = {name: part for _, name, part in segments(before, columns)}
     found = []

@@ -206,7 +206,7 @@ def log_fitted(
 
     weights = learn.importance(spec, model, rows) if len(rows) else {}
     log_lineage(spec, run_id, past, chosen, params, versions)
-    registry.log_model(spec, run_id, model, past.head(5), drift.profile(spec, past, weights))
+    registry.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
     if len(rows):
         registry.log_figures(run_id, plots.of_model(spec, scored, weights))
 
@@ -292,7 +292,7 @@ def refit(
         registry.log(again, tags={"candidate": tags["candidate"]})
         log_lineage(spec, again, frame, chosen, params, versions)
         weights = drift.importance(registry.profile(run_id)) if "model_uri" in tags else {}
-        registry.log_model(spec, again, model, frame.head(5), drift.profile(spec, frame, weights))
+        registry.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
     return ledger.registered(spec, again, as_of)
 
 
