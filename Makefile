@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick lint format lock bench-parse bench-loop soak clean
+.PHONY: help setup demo up down test test-quick lint audit format lock bench-parse bench-loop soak clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
@@ -57,6 +57,9 @@ lint: $(READY) ## Check style, types, import layers and every model.yaml
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/esteira validate
+
+audit: ## Look for known holes in the packages of requirements.txt (needs the network and uv)
+	@uvx pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true
