@@ -561,6 +561,7 @@ def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
         schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=LATE),
         catchup=False,
         max_active_runs=1,
+        is_paused_upon_creation=False,  # a mail must not wait for somebody to think of this
         description=doc.partition("\n")[0],
         doc_md=doc,
         tags={"esteira", "operations"},

@@ -44,7 +44,7 @@ def test_operations_look_after_every_model(dags) -> None:
         dag = dags[name]
         assert {"esteira", "operations"} == set(dag.tags)
         assert dag.doc_md
-        assert (dag.catchup, dag.max_active_runs) == (False, 1)
+        assert (dag.catchup, dag.max_active_runs, dag.is_paused_upon_creation) == (False, 1, False)
     assert dags["esteira_maintenance"].get_task("maintain").on_failure_callback
 
 
