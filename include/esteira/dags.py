@@ -601,13 +601,14 @@ are left to the task that wrote them, and tries to send them itself."""
     minutes = Param(15, type="number", minimum=0, title="Minutes", description="How old a mail must be.")
     with _operation("outbox", "*/10 * * * *", doc, params={"minutes": minutes}) as dag:
 
-        @task
-        def deliver() -> int:
+        @task(map_index_template="{{ name }}")
+        def deliver(index: int) -> int:
             from esteira import steps
 
-            return sum(steps.deliver(spec, _context()[0]["minutes"], _send) for spec in specs)
+            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
+            return steps.deliver(specs[index], _context()[0]["minutes"], _send)
 
-        deliver()
+        deliver.expand(index=list(range(len(specs))))
     return dag
 
 
@@ -650,7 +651,7 @@ def _mail_failure(spec: ModelSpec) -> Any:
         day = datetime.now(ZoneInfo(spec.time.timezone)).date()
         try:
             steps.post(spec, mail, day, f"{instance.dag_id}/{instance.run_id}", _send)
-        except OSError:  # the lake may be what failed: then the mail can't wait in it
+        except Exception:  # the lake may be what failed: then the mail can't wait in it
             log.exception("model %s: the failure mail is not in the ledger, or was not taken", spec.name)
             _send(mail)
 

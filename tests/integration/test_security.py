@@ -103,4 +103,3 @@ def test_a_dag_that_airflow_keeps_holds_no_secret(tmp_path: Path, monkeypatch: p
         kept = json.dumps(DagSerialization.to_dict(build(spec)), default=str)
         assert "sales" in kept
         assert SECRET not in kept
-

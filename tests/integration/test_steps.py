@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from esteira import data, drift, learn, registry, steps, tables
 from esteira.decide import Decision, Outcome
-from esteira.spec import EsteiraError, ModelSpec, find, load
+from esteira.spec import CsvSource, EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
 from esteira.steps.mails import Mail
 
@@ -394,11 +394,11 @@ def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
 ) -> None:
     spec = trained()
     real = data.read
-    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(rain=0))
+    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(heat=20))
     score_days(spec, [FIRST])
-    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(rain=0.5))
+    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(heat=20.5))
     score_days(spec, [FIRST + timedelta(days=1)])
-    assert set(tables.read("raw", spec.name)["rain"].dropna()) == {0.0, 0.5}
+    assert set(tables.read("raw", spec.name, day=(FIRST, FIRST + timedelta(days=1)))["heat"]) == {20.0, 20.5}
 
 
 def test_the_demos_change_raises_the_champions_error_by_at_least_half(home: Path) -> None:
@@ -1012,7 +1012,7 @@ def test_rows_that_went_missing_are_noticed(trained) -> None:
 
 
 def test_a_row_without_a_time_is_in_quarantine_once(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = trained()
+    spec = trained().model_copy(update={"source": CsvSource(kind="csv", path="all.csv")})
     real = data.read
 
     def timeless(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
@@ -1085,3 +1085,46 @@ def test_a_personal_column_is_no_segment(tmp_path: Path) -> None:
     yaml = models.YAML.replace("  slice: 7d\n", "  slice: 7d\n  segments: {{site: {{}}}}\n") + "personal: [site]\n"
     with pytest.raises(EsteiraError, match="'site' is personal, and a segment's values stand in mails and reports"):
         models.write(tmp_path, yaml=yaml)
+
+
+def test_a_mail_that_is_refused_keeps_none_of_the_others(trained) -> None:
+    spec = trained()
+
+    def refuse(mail: Mail) -> None:
+        raise ConnectionRefusedError("no mail server")
+
+    def choosy(mail: Mail) -> None:
+        if mail.subject == "bad":
+            raise ValueError("no such recipient")
+        sent.append(mail.subject)
+
+    sent: list[str] = []
+    for subject in ("bad", "good", "better"):
+        with pytest.raises(ConnectionRefusedError):
+            steps.post(spec, Mail(f"sales/{subject}", ("ops@example.com",), subject, "l"), FIRST, "x", refuse)
+    with pytest.raises(ValueError, match="no such recipient"):
+        steps.deliver(spec, 0, choosy)
+    assert sorted(sent) == ["better", "good"]
+
+
+def test_labels_that_a_later_delivery_lacks_stay_known(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    real = data.read_labels
+    for part in (slice(0, 30), slice(30, 50)):
+        monkeypatch.setattr(data, "read_labels", lambda *args, part=part: real(*args).iloc[part])
+        ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    rows = tables.read("labels", spec.name, day=FIRST)
+    assert len(rows) == len(rows.drop_duplicates(["site", "at"])) == 50
+
+
+def test_what_another_run_scored_in_between_is_served_all_the_same(trained) -> None:
+    spec = trained()
+    steps.extract(spec, [FIRST])
+    steps.features(spec, [FIRST])
+    steps.score(spec, [FIRST], "mine")
+    steps.score(spec, [FIRST], "another's")
+    assert steps.publish(spec, [FIRST], "mine") == 0
+    assert set(tables.read("served", spec.name)["run"]) == {"another's"}
+    assert steps.publish(spec, [FIRST], "another's") == 72
+    assert len(tables.read("served", spec.name)) == 72

@@ -64,7 +64,9 @@ def _suggested(values: pd.Series, *, key: bool) -> pa.DataType | None:
         if look == "integer" and largest > 2**63 - 1:
             return pa.string()
         return pa.int64() if key or (look == "integer" and largest > EXACT) else pa.float64()
-    return pa.string() if look in ("mixed", "mixed-integer") else None
+    if look == "decimal":  # its first day's digits must not bound those of the others
+        return pa.string() if key else pa.float64()
+    return pa.string() if look in ("mixed", "mixed-integer", "time", "timedelta", "timedelta64") else None
 
 
 def as_text(values: pd.Series) -> pd.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pandas as pd
+import pyarrow as pa
 
 from esteira.data import kinds
 from esteira.data.sources import DataError, event_time, read, rows_of
@@ -59,8 +60,10 @@ def like(values: pd.Series, wanted: pd.Series) -> pd.Series:
     """`values` with the type of `wanted`, so that two sources' keys can be joined; what does not fit becomes empty."""
     if pd.api.types.is_datetime64_any_dtype(wanted):
         return pd.to_datetime(values, errors="coerce").astype(wanted.dtype)
+    if pd.api.types.is_integer_dtype(wanted):
+        return kinds.fitted(values, pa.int64(), key=True)
     if pd.api.types.is_numeric_dtype(wanted):
-        return pd.to_numeric(values, errors="coerce")
+        return kinds.as_number(values)
     return values.map(canonical, na_action="ignore").astype(wanted.dtype)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
+import lzma
 import mmap
 import re
+import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +36,20 @@ from esteira.spec import (
     SqlSource,
 )
 
+UNREADABLE = (
+    EOFError,
+    ImportError,
+    OSError,
+    ValueError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 COMPRESSED = (".gz", ".bz2", ".zip", ".xz", ".zst", ".tar")  # endings by which pandas knows it
+
+
+log = logging.getLogger(__name__)
 
 
 class DataError(EsteiraError):
@@ -51,7 +68,12 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
     both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
     """
-    parts = [_timed(spec, rows, of, first, last) for rows, of in _parts(spec.source, spec, first, last)]
+    parts = []
+    for rows, of in _parts(spec.source, spec, first, last):
+        try:
+            parts.append(_timed(spec, rows, of, first, last))
+        except DataError as error:
+            _require_beside(of[1], first, last, error)
     parts = [part for part in parts if len(part.columns)]
     if not parts:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
@@ -67,7 +89,7 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
     if missing:
         raise DataError(
             f"model {spec.name}: {where} has no column {', '.join(map(repr, missing))}; it has: "
-            f"{', '.join(map(str, rows.columns))}{_separator_hint(rows, missing)}. Correct model.yaml, or the source"
+            f"{_columns_there(spec, rows)}{_separator_hint(rows, missing)}. Correct model.yaml, or the source"
         )
     moments = event_time(spec, rows)
     event_days = moments.dt.normalize().astype("datetime64[s]")
@@ -83,6 +105,14 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
     rows = rows.assign(event_time=moments, day=event_days.fillna(pd.Timestamp(first)))
     chosen: pd.DataFrame = rows.loc[wanted]
     return chosen
+
+
+def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
+    """The columns of a source; where some are personal only those that are known, for without its header a file has values there."""
+    known = {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
+    names = [str(name) for name in rows.columns if not spec.personal or name in known]
+    others = len(rows.columns) - len(names)
+    return ", ".join([*names, *([f"{others} that model.yaml does not name"] if others else [])])
 
 
 def _separator_hint(rows: pd.DataFrame, missing: list[str]) -> str:
@@ -103,13 +133,14 @@ def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
     try:
         moments = pd.to_datetime(given, format=form, errors="coerce")
     except ValueError:  # offsets that differ, as they do over a year with summer time
-        zoned = given.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$")
+        moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
+        offset = given.astype("str").str.contains(r"(?::\d\d(?:[.,]\d+)?|[T ]\d\d(?:\d\d)*)(?:Z|[+-]\d\d(?::?\d\d)?)$")
+        zoned = moments.isna() | offset.fillna(False).astype(bool)
         if not zoned.all():
             raise DataError(
                 f"model {spec.name}: {zoned.sum()} of {len(zoned)} times in {spec.time.column!r} have an offset and the others "
                 f"have none, such as {masked(spec, rows[~zoned].head(1))[spec.time.column].iloc[0]!r}; mend the source so that all or none have one"
             ) from None
-        moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
     if moments.dt.tz is not None:
         moments = moments.dt.tz_convert(spec.time.timezone).dt.tz_localize(None)
     if spec.time.hour:
@@ -124,12 +155,9 @@ Part = tuple[pd.DataFrame, tuple[str, date | None]]
 def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator[Part]:
     """What a source gives for the days asked (or more than those): the rows of each file or query, its name and its day."""
     match source:
-        case CsvSource():
+        case CsvSource() | ParquetSource():
             for path, day in _files(source.path, spec.folder, first, last):
-                yield _once(_read_csv(path, source, spec), path), (path, day)
-        case ParquetSource():
-            for path, day in _files(source.path, spec.folder, first, last):
-                yield _once(_read_parquet(path, spec, first, last), path), (path, day)
+                yield _read_file(path, day, source, spec, first, last), (path, day)
         case DeltaSource():
             path = source.path if "://" in source.path else str(spec.folder / source.path)
             yield _read_delta(path, spec, first, last), (path, None)
@@ -138,6 +166,26 @@ def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator
         case PythonSource():
             where = f"{spec.folder / source.function.partition('.')[0]}.py"
             yield _once(call(spec.folder, source.function)(first, last), where), (source.function, None)
+
+
+def _read_file(
+    path: str, day: date | None, source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: date
+) -> pd.DataFrame:
+    """The rows of a file; none where it is of a day beside those asked, and can't be used."""
+    try:
+        if isinstance(source, CsvSource):
+            return _once(_read_csv(path, source, spec), path)
+        return _once(_read_parquet(path, spec, first, last, whole=day is not None), path)
+    except DataError as error:
+        _require_beside(day, first, last, error)
+        return pd.DataFrame()
+
+
+def _require_beside(day: date | None, first: date, last: date, error: DataError) -> None:
+    """Raise the error, unless the file that it is about is of a day beside those asked: then it is that day's own matter."""
+    if day is None or first <= day <= last:
+        raise error
+    log.warning("left out, for it is of another day: %s", error)
 
 
 def rows_of(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFrame | None:
@@ -163,10 +211,11 @@ def _matching(folder: Path, pattern: str) -> list[str]:
 
 def _once(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows, where no two columns have one name."""
-    twice = [name for name, count in Counter(map(str, rows.columns)).items() if count > 1]
+    counts = Counter(str(name).casefold() for name in rows.columns)  # a table does not tell A from a
+    twice = [str(name) for name in rows.columns if counts[str(name).casefold()] > 1]
     if twice:
         raise DataError(
-            f"{where}: the column {twice[0]!r} is there {list(map(str, rows.columns)).count(twice[0])} times; rename or remove one"
+            f"{where}: the column {twice[0]!r} is there {counts[twice[0].casefold()]} times; rename or remove one"
         )
     return rows
 
@@ -184,7 +233,10 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
             )
         # An empty cell makes whole numbers floats, and beyond 2^53 two keys one.
         blurred = {name: "Int64" for name in spec.key if name in rows.columns and _blurred(rows[name])}
-        return pd.DataFrame(pd.read_csv(path, low_memory=False, dtype=blurred, **options)) if blurred else rows
+        if blurred:
+            rows = pd.read_csv(path, low_memory=False, dtype=blurred, **options)
+        texts = [name for name in spec.key if name in rows.columns and not pd.api.types.is_numeric_dtype(rows[name])]
+        return rows.assign(**{name: rows[name].mask(rows[name].isin([""])) for name in texts})
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty, without even a header; deliver it again") from None
     except pd.errors.ParserError as error:
@@ -194,7 +246,9 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
             f"{path}: its bytes are not {source.encoding} ({error}); set source.encoding in model.yaml, such as latin-1 or "
             "utf-16, or save the file as utf-8"
         ) from None
-    except (EOFError, zlib.error, OSError) as error:
+    except LookupError as error:
+        raise DataError(f"{path}: {_sentence(error)}; correct source.encoding in model.yaml") from None
+    except UNREADABLE as error:
         raise DataError(f"{path}: can't be read: {_sentence(error)}; deliver it again") from None
 
 
@@ -212,18 +266,21 @@ def _require_no_nul(path: str, encoding: str) -> None:
 
 
 def _blurred(values: pd.Series) -> bool:
-    return pd.api.types.is_float_dtype(values) and bool((values.abs() >= 2**53).any()) and not (values % 1).any()
+    given = values.dropna()
+    return pd.api.types.is_float_dtype(values) and bool(
+        len(given) and not (given % 1).any() and (given.abs() < 2**63).all()
+    )
 
 
 def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _read_parquet(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+def _read_parquet(path: str, spec: ModelSpec, first: date, last: date, *, whole: bool) -> pd.DataFrame:
     try:
         if Path(path).is_file():  # reading would fail in words about schemas
             _once(pd.DataFrame(columns=pq.read_schema(path).names), path)
-        return _between(pads.dataset(path), spec, first, last)
+        return _between(pads.dataset(path), spec, first, last, whole=whole)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise DataError(f"{path}: is not a whole parquet file: {_sentence(error)[:200]}; deliver it again") from None
 
@@ -236,17 +293,28 @@ def _read_delta(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataF
     return _between(table.to_pyarrow_dataset(), spec, first, last)
 
 
-def _between(dataset: pads.Dataset, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
-    """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones)."""
+def _between(dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, whole: bool = False) -> pd.DataFrame:
+    """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones).
+
+    Those without a time are read, too. `whole`: all of them, as of a file of one day.
+    """
     column = spec.time.column
     names = dataset.schema.names
     kind = dataset.schema.field(column).type if names.count(column) == 1 else None
     wanted = None
-    if kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+    if not whole and kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         low, high = (pa.scalar(day).cast(kind) for day in (first - timedelta(days=1), last + timedelta(days=2)))
-        wanted = (pads.field(column) >= low) & (pads.field(column) < high)
+        wanted = (pads.field(column) >= low) & (pads.field(column) < high) | pads.field(column).is_null()
     # Whole numbers stay whole where some are empty: a key beyond 2^53 would lose its last digits.
-    return pd.DataFrame(dataset.to_table(filter=wanted).to_pandas(integer_object_nulls=True))
+    table = dataset.to_table(filter=wanted)
+    rows = pd.DataFrame(table.to_pandas(integer_object_nulls=True))
+    # A column of numbers that are all empty is one of numbers still.
+    empty = [
+        field.name
+        for field in (table.schema if len(set(names)) == len(names) else ())
+        if (pa.types.is_integer(field.type) or pa.types.is_decimal(field.type)) and rows[field.name].isna().all()
+    ]
+    return rows.astype(dict.fromkeys(empty, "float64"))
 
 
 def _read_sql(source: SqlSource, first: date, last: date) -> pd.DataFrame:

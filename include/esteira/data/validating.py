@@ -90,7 +90,8 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     if good.empty:
         return pd.DataFrame()
     columns = {name: good[name] for name in ("event_time", "day")}
-    columns |= {name: typed(spec, name, built[name]) for name in (*spec.key, *spec.features.all)}
+    columns |= {name: typed(spec, name, good[name]) for name in spec.key}  # features.py does not change who a row is
+    columns |= {name: typed(spec, name, built[name]) for name in spec.features.all if name not in spec.key}
     return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from esteira import data, tables
-from esteira.spec import ModelSpec, Source, SqlSource
+from esteira.spec import ModelSpec, PythonSource, Source, SqlSource
 from esteira.steps import quality
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
 def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     """The bad rows without those whose time can't be read and that another day has in quarantine: they are no day's own."""
     timeless = bad[bad["rule"] == "time"]
-    if timeless.empty:
+    own = isinstance(spec.source, PythonSource | SqlSource) or "{day}" in spec.source.path  # asked for by day
+    if timeless.empty or own:
         return bad
     known = tables.read("quarantine", spec.name, columns=["day", "row"], rule="time", stage="extract")
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
@@ -169,7 +170,10 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
 def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
     found = data.read_labels(spec, days[0], days[-1])
     shared = [name for name in found.columns if name not in ("label", "disputed")]
-    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared})
+    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
+    found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
+    found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))
+    found = found.drop_duplicates(shared)
     rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
     good = good.drop(columns="disputed").assign(
@@ -178,6 +182,11 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
     if len(had):
         seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
         good = good.assign(first_seen=seen.set_axis(good.index).fillna(good["first_seen"]))
+        gone = had[had["day"].isin(pd.to_datetime(days))].merge(
+            rows[["day", *spec.key]], on=["day", *spec.key], how="left", indicator=True
+        )
+        # What a delivery does not hold any more stays known; what it holds anew replaces it.
+        good = pd.concat([gone[gone["_merge"] == "left_only"][list(good.columns)], good], ignore_index=True)
     _quarantine(spec, bad, days, "labels")
     tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
     log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -11,6 +12,8 @@ from esteira import tables
 from esteira.spec import ModelSpec
 from esteira.steps import ledger
 from esteira.steps.mails import Mail
+
+log = logging.getLogger(__name__)
 
 
 def post(spec: ModelSpec, mail: Mail, day: date, by: str, send: Callable[[Mail], None]) -> bool:
@@ -35,9 +38,10 @@ def post(spec: ModelSpec, mail: Mail, day: date, by: str, send: Callable[[Mail],
 
 
 def deliver(spec: ModelSpec, minutes: float, send: Callable[[Mail], None]) -> int:
-    """Send what has been in the queue for at least so many minutes; returns how many. Raises what `send` raises.
+    """Send what has been in the queue for at least so many minutes; returns how many.
 
-    Younger mails are left to the task that queued them, and tries to send them itself.
+    Younger mails are left to the task that queued them, and tries to send them itself. A mail that can't be sent keeps
+    none of the others; what was raised first is raised in the end.
     """
     events = tables.read(
         "ledger", spec.name, columns=["id", "at", "effective_day", "to_state", "evidence", "by"]
@@ -45,10 +49,18 @@ def deliver(spec: ModelSpec, minutes: float, send: Callable[[Mail], None]) -> in
     delivered = set(events.loc[events["to_state"] == "delivered", "id"].str.removeprefix("delivered:"))
     old = events["at"] <= tables.clock() - timedelta(minutes=minutes)
     waiting = events[(events["to_state"] == "queued") & old & ~events["id"].str.removeprefix("queued:").isin(delivered)]
+    refused: list[Exception] = []
     for row in waiting.to_dict("records"):
         mail = _restored(row["evidence"])
-        send(mail)
+        try:
+            send(mail)
+        except Exception as error:  # whatever it was: the others are tried, and it is raised below
+            log.exception("model %s: %r could not be sent", spec.name, mail.subject)
+            refused.append(error)
+            continue
         _record(spec, mail, row["effective_day"].date(), str(row["by"]))
+    if refused:
+        raise refused[0]
     return len(waiting)
 
 

@@ -125,7 +125,10 @@ def _stale(spec: ModelSpec, day: date) -> str:
 def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool = False) -> pd.DataFrame:
     if tables.version("raw", spec.name) < 0:
         return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
-    rows = tables.read("raw", spec.name, columns=list(dict.fromkeys(["day", *columns])), day=(min(days), max(days)))
+    columns = list(dict.fromkeys(["day", *columns]))
+    rows = tables.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
+    if rows.empty:  # which may have had empty days only, and so no other column
+        return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
     return rows if between else rows[rows["day"].isin(pd.to_datetime(days))]
 
 

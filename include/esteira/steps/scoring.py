@@ -84,20 +84,21 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     A retry of the run that served a row rewrites it; a later scoring leaves it untouched, and adds the rows that were not
     there yet, such as those that were mended since. Raises Unaccounted where rows read are missing.
     """
-    rows = tables.read("predictions", spec.name, day=(min(days), max(days)), run=run)
+    rows = tables.read("predictions", spec.name, day=(min(days), max(days)))
     rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
     if len(rows):
-        mine = rows.drop(columns="replaces", errors="ignore")  # what was served first replaces nothing
+        # What was served first replaces nothing; and what another run scored before this one could serve, is served too.
+        scored = rows.drop(columns="replaces", errors="ignore")
 
         def with_served(had: pd.DataFrame) -> pd.DataFrame | None:
             others = had[had["run"] != run]
             known = others.set_index(["day", *spec.key]).index
-            new = mine[~mine.set_index(["day", *spec.key]).index.isin(known)]
+            new = scored[~scored.set_index(["day", *spec.key]).index.isin(known)]
             return pd.concat([others, new], ignore_index=True) if len(new) or len(others) < len(had) else None
 
-        tables.replace_days("served", spec.name, mine, set(mine["day"].dt.date), merge=with_served)
+        tables.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
-    return len(rows)
+    return int((rows["run"] == run).sum()) if len(rows) else 0
 
 
 def requeue(spec: ModelSpec, days: list[date], run: str) -> str:
@@ -115,6 +116,10 @@ def requeue(spec: ModelSpec, days: list[date], run: str) -> str:
     for version in sorted({made.get(day, 0) for day in days}):
         score(spec, [day for day in days if made.get(day, 0) == version], run, version or None)
     publish(spec, days, run)
-    if len(tables.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))):
-        ingest.labels(spec, min(days), max(days) + timedelta(days=spec.label_delay))
+    checked = tables.read("metrics", spec.name, columns=["check_day"])
+    if len(checked) and len(
+        tables.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))
+    ):
+        as_of = min(max(days) + timedelta(days=spec.label_delay), checked["check_day"].max().date())
+        ingest.labels(spec, min(days), as_of)  # those only that a check has looked at: others are not mature
     return quality.accounted(spec, days)
