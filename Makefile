@@ -72,7 +72,7 @@ lock: ## Make requirements.txt from requirements.in; pins that still fit stay (n
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models
 	@$(BIN)/python -m benchmarks.parse
 
-bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (an hour)
+bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two hours)
 	@$(BIN)/python -m benchmarks.loop
 
 soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (an hour; needs cc)

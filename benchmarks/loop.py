@@ -1,4 +1,4 @@
-"""The loop on real drift and on simulated streams, as a table: `make bench-loop`. It takes the better part of an hour.
+"""The loop on real drift and on simulated streams, as a table: `make bench-loop`. It takes two hours.
 
 Every figure is of rows as they were first served, by the steps that the DAGs run. The specs are those under examples/. Seeds
 are fixed. ESTEIRA_BENCH_SEEDS (200) is the number of stationary years; the other streams take a tenth of it each.

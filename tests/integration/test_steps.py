@@ -1012,11 +1012,12 @@ def test_rows_that_went_missing_are_noticed(trained) -> None:
 
 
 def test_a_row_without_a_time_is_in_quarantine_once(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = trained().model_copy(update={"source": CsvSource(kind="csv", path="all.csv")})
+    given = trained()
+    spec = given.model_copy(update={"source": CsvSource(kind="csv", path="all.csv")})
     real = data.read
 
-    def timeless(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
-        rows = real(spec, first, last)
+    def timeless(_: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(given, first, last)
         lost = {"site": "A", "hour": 1, "heat": 20.0, "open": True, "amount": 1.0, "day": pd.Timestamp(first)}
         return pd.concat([rows, pd.DataFrame([lost]).astype({"day": rows["day"].dtype})], ignore_index=True)
 
