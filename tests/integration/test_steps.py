@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from datetime import date, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -24,16 +25,7 @@ from tests.models import AS_OF
 
 FIRST = AS_OF + timedelta(days=1)
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
-KINDS: tuple[tables.Kind, ...] = (
-    "raw",
-    "quarantine",
-    "features",
-    "predictions",
-    "served",
-    "labels",
-    "metrics",
-    "ledger",
-)
+KINDS: tuple[tables.Kind, ...] = get_args(tables.Kind)
 
 
 def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int | None = None) -> None:

@@ -87,11 +87,14 @@ def test_quotes_in_a_value_are_values_not_sql() -> None:
     assert sorted(tables.read("quarantine", "m")["stage"]) == ["a' OR '1'='1", "b"]
 
 
-def test_days_to_leave_are_left() -> None:
+def test_rows_are_merged_with_those_there_are() -> None:
     tables.replace_days("served", "m", rows(DAYS[0]), [DAYS[0]])
-    tables.replace_days("served", "m", rows(*DAYS, value=2.0), DAYS, leave=lambda table: [DAYS[0]])
+    new = rows(*DAYS, value=2.0)
+    tables.replace_days("served", "m", new, DAYS, merge=lambda had: pd.concat([had, new[~new["day"].isin(had["day"])]]))
     found = tables.read("served", "m").sort_values("day")
     assert list(found["value"]) == [1.0, 2.0]
+    before = tables.version("served", "m")
+    assert tables.replace_days("served", "m", new, DAYS, merge=lambda had: None) == before
 
 
 def test_writers_of_one_day_never_double_it() -> None:
@@ -106,10 +109,8 @@ def test_of_two_first_servings_one_wins_whole() -> None:
     tables.replace_days("served", "m", rows(DAYS[0]).assign(run="old"), [DAYS[0]])
 
     def serve(run: str) -> None:
-        def leave(had):
-            return set(had.loc[had["run"] != run, "day"].dt.date)
-
-        tables.replace_days("served", "m", rows(*[DAYS[1]] * 3).assign(run=run), [DAYS[1]], leave=leave)
+        mine = rows(*[DAYS[1]] * 3).assign(run=run)
+        tables.replace_days("served", "m", mine, [DAYS[1]], merge=lambda had: None if len(had) else mine)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(serve, ["a", "b", "c", "d"]))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deltalake import DeltaTable
 from deltalake.table import TableOptimizer
@@ -110,16 +110,7 @@ SCENARIOS: dict[str, Callable[[Task, ModelSpec], None]] = {
 }
 # What the model's world does in a scenario, and what has happened before it begins.
 WORLDS = {"check that warns": {"noise": str(CHANGE)}}
-KINDS: tuple[tables.Kind, ...] = (
-    "raw",
-    "quarantine",
-    "features",
-    "predictions",
-    "served",
-    "labels",
-    "metrics",
-    "ledger",
-)
+KINDS: tuple[tables.Kind, ...] = get_args(tables.Kind)
 
 
 def prepare(spec: ModelSpec, scenario: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from esteira.spec.policy import Limit
 from esteira.spec.words import Block, Column, Days, Span, check_range, mistake, nearest
 
 
@@ -181,19 +182,10 @@ class Expectation(Block):
         return self
 
 
-class Volume(Block):
+class Volume(Limit):
     """How many rows a day may have, as a share of the median of the days before it that had any."""
 
-    min: float | None = Field(default=None, ge=0)
-    max: float | None = Field(default=None, gt=0)
     of_last: Days = 28
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.min is None and self.max is None:
-            raise mistake("the range is empty; give min, max or both, such as {min: 0.5, max: 3}")
-        check_range(self.min, self.max)
-        return self
 
 
 class Quality(Block):

@@ -102,9 +102,9 @@ def _unusual(spec: ModelSpec, day: date) -> str:
         log.info("model %s: %d days before %s are too few to say what is usual", spec.name, len(usual), day)
         return ""
     share = today / float(usual.median())
-    low = volume.min is not None and share < volume.min
-    if not low and (volume.max is None or share <= volume.max):
+    if volume.holds(share):
         return ""
+    low = volume.min is not None and share < volume.min
     bound = f"below quality.volume.min ({volume.min:g})" if low else f"above quality.volume.max ({volume.max:g})"
     return f"{today} rows, {share:.3g} times the usual {usual.median():g} of the {len(usual)} days before with rows, {bound}"
 
