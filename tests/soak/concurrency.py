@@ -146,40 +146,31 @@ def trials(context: Any, place: Path, times: int) -> list[Outcome]:
     """Every kind of meeting, `times` times each."""
     score, check, second = (_base(context, place, name) for name in ("score", "check that recovers", "rollback"))
     parts = [list(part) for part in (NEXT[:5], NEXT[5:10], NEXT[10:15], NEXT[15:])]
-    compared: dict[str, tuple[Path, list[Job], list[Job]]] = {
-        "the same day scored twice at once": (
-            score,
-            [(scored, ("one", [FIRST])), (scored, ("two", [FIRST]))],
-            [(scored, ("one", [FIRST]))],
-        ),
-        "four backfills at once": (
-            check,
-            [(scored, ("one", part)) for part in parts],
-            [(scored, ("one", part)) for part in parts],
-        ),
-        "a check during a score": (
-            check,
-            [(checked, ()), (scored, ("one", NEXT[:1]))],
-            [(checked, ()), (scored, ("one", NEXT[:1]))],
-        ),
+    again: list[Job] = [(scored, ("one", [FIRST])), (scored, ("two", [FIRST]))]
+    fills: list[Job] = [(scored, ("one", part)) for part in parts]
+    apart: list[Job] = [(checked, ()), (scored, ("one", NEXT[:1]))]
+    # A meeting, and the orders in which its jobs may have come one after the other.
+    meetings: dict[str, tuple[Path, list[Job], list[list[Job]]]] = {
+        "the same day scored twice at once": (score, again, [again[:1]]),
+        "four backfills at once": (check, fills, [fills]),
+        "a check during a score": (check, apart, [apart, apart[::-1]]),
         "maintenance during writes and reads": (
             second,
             [(maintained, (3,)), (replaced, (DAYS[:4], 3)), (read_on, (DAYS, 40))],
-            [],
+            [[]],
         ),
     }
     rows = []
-    for name, (base, jobs, after_another) in compared.items():
+    for name, (base, jobs, orders) in meetings.items():
         outcome = Outcome(name)
-        calm = crashes._copied(base, base.parent / "calm")
-        for job in after_another:
-            at_once(context, calm, [job])
-        wanted = crashes.in_a_process(context, calm, crashes.image, "sales", calm)[1]
+        allowed = [_after_another(context, base, order) for order in orders]
         for _ in range(times):
-            home = crashes._copied(base, base.parent / "meeting")
+            home = crashes.copied(base, base.parent / "meeting")
             found = at_once(context, home, jobs)
-            got = crashes.in_a_process(context, home, crashes.image, "sales", home)[1]
-            lost, doubled, examples = crashes.compared(_plain(wanted), _plain(got))
+            got = _plain(crashes.in_a_process(context, home, crashes.image, "sales", home)[1])
+            lost, doubled, examples = min(
+                (crashes.compared(each, got) for each in allowed), key=lambda one: len(one[2])
+            )
             outcome.tried += 1
             outcome.lost += lost
             outcome.doubled += doubled
@@ -191,6 +182,13 @@ def trials(context: Any, place: Path, times: int) -> list[Outcome]:
     rows.append(_two_promotions(context, second, times))
     rows.append(_promotion_during_scores(context, second, times))
     return rows
+
+
+def _after_another(context: Any, base: Path, jobs: Sequence[Job]) -> Image:
+    calm = crashes.copied(base, base.parent / "calm")
+    for job in jobs:
+        at_once(context, calm, [job])
+    return _plain(crashes.in_a_process(context, calm, crashes.image, "sales", calm)[1])
 
 
 def _base(context: Any, place: Path, name: str) -> Path:
@@ -206,7 +204,7 @@ def _three(name: str = "sales") -> None:
 def _two_promotions(context: Any, base: Path, times: int) -> Outcome:
     outcome = Outcome("two promotions at once")
     for _ in range(times):
-        home = crashes._copied(base, base.parent / "meeting")
+        home = crashes.copied(base, base.parent / "meeting")
         crashes.in_a_process(context, home, _unpromoted)
         found = at_once(context, home, [(promoted, (2,)), (promoted, (3,))])
         champions, alias = crashes.in_a_process(context, home, _champions)[1]
@@ -241,7 +239,7 @@ def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:
     outcome = Outcome("a promotion during scores: each day of one version")
     days = data.days(CHANGE + timedelta(days=1), CHANGE + timedelta(days=10))
     for _ in range(times):
-        home = crashes._copied(base, base.parent / "meeting")
+        home = crashes.copied(base, base.parent / "meeting")
         crashes.in_a_process(context, home, _unpromoted)
         at_once(context, home, [(scored_day_by_day, (days,)), (promoted, (2,))])
         lost, doubled, mixed = crashes.in_a_process(context, home, _days_of_one_version, days)[1]

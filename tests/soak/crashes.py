@@ -69,6 +69,7 @@ def image(spec_name: str, home: Path) -> Image:
 def _without_lots(line: str, runs: dict[str, str]) -> str:
     for run_id, key in runs.items():
         line = line.replace(run_id, key)
+    line = re.sub(r"\b[0-9a-f]{64}\b", "(digest)", line)  # a skops file holds addresses of the process that wrote it
     return re.sub(r"\b[0-9a-f]{40}\b", "(commit)", line)
 
 
@@ -179,7 +180,7 @@ def begun(context: Any, place: Path, name: str) -> Scenario:
     spec = models.write(base / "models", **world)
     code, _ = in_a_process(context, base, victim.prepare, spec, name)
     assert code == 0, (base / "output.txt").read_text()[-3000:]
-    home = _copied(base, base.parent / "undisturbed")
+    home = copied(base, base.parent / "undisturbed")
     began = time.monotonic()
     code, _ = in_a_process(context, home, victim.live, name, None)
     assert code == 0, (home / "output.txt").read_text()[-3000:]
@@ -189,7 +190,7 @@ def begun(context: Any, place: Path, name: str) -> Scenario:
     return Scenario(name, base, points, wanted, seconds)
 
 
-def _copied(base: Path, home: Path) -> Path:
+def copied(base: Path, home: Path) -> Path:
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(base, home)
     return home
@@ -199,7 +200,7 @@ def trial(
     context: Any, scenario: Scenario, slot: int, armed: tuple[str, int] | None, after: float | None
 ) -> tuple[bool, int, int, list[str]]:
     """Kill the scenario once, run it again, compare; returns whether it was killed, and what differs."""
-    home = _copied(scenario.base, scenario.base.parent / f"trial-{slot}")
+    home = copied(scenario.base, scenario.base.parent / f"trial-{slot}")
     code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
     killed = code == -signal.SIGKILL
     again, _ = in_a_process(context, home, victim.live, scenario.name, None)
