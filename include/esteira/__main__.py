@@ -247,7 +247,8 @@ def rollback(
 ) -> None:
     """Make the version before the champion champion again, and score the days again whose predictions it made.
 
-    What was served stays in the table `served`. A rollback that was interrupted is finished by the next one.
+    What was served stays in the table `served`. Said again it finishes what was interrupted, and else does
+    nothing more; to go back further, say --to.
     """
     from esteira import steps
 

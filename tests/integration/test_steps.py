@@ -691,8 +691,9 @@ def test_a_promotion_that_turned_out_worse_is_reported_and_can_be_rolled_back(
     assert (set(rows["version"]), set(rows["replaces"])) == ({1}, {2.0})
     again = tables.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
     pd.testing.assert_frame_equal(served, again)
-    with pytest.raises(EsteiraError, match="version 1 is the first champion"):
-        steps.rollback(spec)
+    history = tables.read("ledger", spec.name)
+    assert steps.rollback(spec) == (2, 1, days)  # said twice, done once
+    pd.testing.assert_frame_equal(tables.read("ledger", spec.name), history)
 
 
 def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -703,7 +704,9 @@ def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pyte
         steps.rollback(spec)
     monkeypatch.setattr(scoring, "score", real)
     assert steps.rollback(spec) == (2, 1, days)
-    assert (tables.read("ledger", spec.name)["to_state"] == "champion").sum() == 3
+    events = tables.read("ledger", spec.name).set_index("id")
+    assert (events["to_state"] == "champion").sum() == 3
+    assert events.loc["rolled-back:3", "why"] == f"{len(days)} days scored again by version 1"
     assert set(tables.read("predictions", spec.name)["version"]) == {1}
 
 
@@ -832,6 +835,11 @@ def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
     assert worse[0].segment in text
 
 
+def test_the_first_champion_has_none_to_go_back_to(trained) -> None:
+    with pytest.raises(EsteiraError, match="version 1 is the first champion"):
+        steps.rollback(trained())
+
+
 def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     from esteira.__main__ import app
     from typer.testing import CliRunner
@@ -850,8 +858,9 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     assert said.exit_code == 0, said.output
     assert "version 1 is the champion again, in place of version 2" in said.output
     assert f"8 days scored again, {days[0]} to {days[-1]}" in said.output
-    said = CliRunner().invoke(app, ["rollback", spec.name, "--to", "1"])
-    assert "version 1 is the champion already" in said.output
+    assert CliRunner().invoke(app, ["rollback", spec.name]).output == said.output
+    said = CliRunner().invoke(app, ["rollback", spec.name, "--to", "7"])
+    assert "model sales has no version 7" in str(said.exception)
 
 
 def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:

@@ -25,6 +25,19 @@ IDENTITY = {
     "metrics": ["check_day", "attempt", "role", "window", "segment", "metric", "first_day", "last_day", "version"],
     "ledger": ["id"],
 }
+# Imported once, before the fork: else importing would be most of a trial.
+PRELOADED = [
+    "tests.soak.victim",
+    "esteira.plots",
+    "mlflow.sklearn",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna",
+    "pandera.backends.pandas.register",
+    "pandera.backends.pandas.builtin_checks",
+    "papermill",
+    "nbconvert",
+]
 LIMIT = 300  # seconds that no run may take
 
 
@@ -107,7 +120,7 @@ def preload(place: Path) -> Any:
     )
     os.environ["LD_PRELOAD"] = str(library)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.soak.victim", "mlflow.sklearn", "optuna", "esteira.plots"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
@@ -165,9 +178,15 @@ class Scenario:
 
     name: str
     base: Path
+    snapshots: list[Path]  # before each task
     points: list[str]
     wanted: Image
     seconds: float
+
+    def before(self, point: str, number: int) -> tuple[Path, int]:
+        """The last snapshot before a point is met for the `number`-th time, and the how-manieth time it is from there."""
+        met = [(each, (each / victim.POINTS).read_text().splitlines().count(point)) for each in self.snapshots]
+        return max(((each, number - count) for each, count in met if count < number), key=lambda found: found[0])
 
 
 def begun(context: Any, place: Path, name: str) -> Scenario:
@@ -182,12 +201,13 @@ def begun(context: Any, place: Path, name: str) -> Scenario:
     assert code == 0, (base / "output.txt").read_text()[-3000:]
     home = copied(base, base.parent / "undisturbed")
     began = time.monotonic()
-    code, _ = in_a_process(context, home, victim.live, name, None)
+    snapshots = base.parent / "snapshots"
+    code, _ = in_a_process(context, home, victim.live, name, None, snapshots)
     assert code == 0, (home / "output.txt").read_text()[-3000:]
     seconds = time.monotonic() - began
     wanted = in_a_process(context, home, image, "sales", home)[1]
     points = (home / victim.POINTS).read_text().splitlines()
-    return Scenario(name, base, points, wanted, seconds)
+    return Scenario(name, base, sorted(snapshots.iterdir()), points, wanted, seconds)
 
 
 def copied(base: Path, home: Path) -> Path:
@@ -200,7 +220,11 @@ def trial(
     context: Any, scenario: Scenario, slot: int, armed: tuple[str, int] | None, after: float | None
 ) -> tuple[bool, int, int, list[str]]:
     """Kill the scenario once, run it again, compare; returns whether it was killed, and what differs."""
-    home = copied(scenario.base, scenario.base.parent / f"trial-{slot}")
+    base = scenario.base
+    if armed:
+        base, number = scenario.before(*armed)
+        armed = armed[0], number
+    home = copied(base, scenario.base.parent / f"trial-{slot}")
     code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
     killed = code == -signal.SIGKILL
     again, _ = in_a_process(context, home, victim.live, scenario.name, None)

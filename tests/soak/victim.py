@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -42,7 +43,7 @@ def score(task: Task, spec: ModelSpec, day: date = FIRST, run: str = "score") ->
 
 def train(task: Task, spec: ModelSpec) -> None:
     """The train DAG, as of a day by which the world has changed: its version replaces the champion."""
-    day, run = DAY, "train"
+    day, run = CHANGE + timedelta(days=35), "train"
     task("extract", lambda: steps.extract(spec, steps.lacking(spec, day)))
     task("validate", lambda: steps.validate(spec, steps.lacking(spec, day)))
     versions = task("features", lambda: steps.prepare(spec, day, None, steps.lacking(spec, day)))
@@ -146,13 +147,18 @@ def send(mail: Mail) -> None:
         file.write(mail.subject + "\n")
 
 
-def live(scenario: str, armed: tuple[str, int] | None) -> None:
-    """Run what is left of the scenario in the environment's state folder; die at the armed point (its name and occurrence)."""
+def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = None) -> None:
+    """Run what is left of the scenario in the environment's state folder; die at the armed point (its name and occurrence).
+
+    With `snapshots` the state folder is copied there before each task, so that a trial need not begin at the beginning.
+    """
     done = tables.home() / TASKS
     results: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
 
     def task(name: str, work: Callable[[], Any]) -> Any:
         if name not in results:
+            if snapshots:
+                shutil.copytree(tables.home(), snapshots / f"{len(results):02}")
             results[name] = json.loads(json.dumps(work()))
             draft = done.with_suffix(".part")
             draft.write_text(json.dumps(results))

@@ -111,13 +111,13 @@ def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) 
 
     By default that is the day after the last one served, or the champion's own first day where it has served none yet. The
     days whose predictions the champion made are scored again. Returns the version that was champion, the one that is now,
-    and those days. A rollback that died is finished by the next one. Raises EsteiraError where there is no version to go
-    back to.
+    and those days. Asked again it finishes what died, and else does nothing more: to go back further, say where `to`.
+    Raises EsteiraError where there is no version to go back to.
     """
     promotions = ledger.promotions(spec)
     if not promotions:
         raise ledger.NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
-    begun = _begun(spec, promotions) if to in (None, promotions[-1].version) else None
+    begun = _rolled_back(spec, promotions) if to in (None, promotions[-1].version) else None
     bad, target = begun or (promotions[-1].version, to or _before(spec, promotions))
     if begun is None and target != bad:
         registry.run_of(spec, target)
@@ -133,19 +133,16 @@ def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) 
     ledger.repair_aliases(spec)
     if target == bad:
         return bad, target, []
-    number = ledger.promotions(spec)[-1].number
-    days = _made_by(spec, bad)
-    if days:
-        scoring.score(spec, days, f"rollback/{number}", target)
-    ledger.record(
-        spec,
-        f"rolled-back:{number}",
-        to_state="rolled back",
-        version=bad,
-        why=f"{len(days)} days scored again by version {target}",
-        by=f"rollback/{number}",
-        effective=ledger.promotions(spec)[-1].effective_day,
-    )
+    last = ledger.promotions(spec)[-1]
+    run = f"rollback/{last.number}"
+    finished = f"rolled-back:{last.number}"
+    if not len(tables.read("ledger", spec.name, id=finished)):
+        left = _days_of(spec, version=bad)
+        if left:
+            scoring.score(spec, left, run, target)
+    days = _days_of(spec, run=run)
+    why = f"{len(days)} days scored again by version {target}"
+    ledger.record(spec, finished, to_state="rolled back", version=bad, why=why, by=run, effective=last.effective_day)
     return bad, target, days
 
 
@@ -161,18 +158,17 @@ def _before(spec: ModelSpec, promotions: list[Champion]) -> int:
     return promotions[first - 1].version
 
 
-def _begun(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int] | None:
-    """The rollback that the last promotion is, if it was not finished: from and to."""
-    number = promotions[-1].number
-    rows = tables.read("ledger", spec.name, id=f"champion:{number}")
+def _rolled_back(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int] | None:
+    """The rollback that the last promotion is, if it is one: from and to."""
+    rows = tables.read("ledger", spec.name, id=f"champion:{promotions[-1].number}")
     if not str(rows["by"].iloc[0]).startswith("rollback/"):
         return None
-    finished = len(tables.read("ledger", spec.name, id=f"rolled-back:{number}")) > 0
-    return None if finished else (promotions[-2].version, promotions[-1].version)
+    return promotions[-2].version, promotions[-1].version
 
 
-def _made_by(spec: ModelSpec, version: int) -> list[date]:
-    rows = tables.read("predictions", spec.name, columns=["day"], version=version)
+def _days_of(spec: ModelSpec, **where: Any) -> list[date]:
+    """The days of the predictions that a version, or a run, made."""
+    rows = tables.read("predictions", spec.name, columns=["day"], **where)
     return sorted({moment.date() for moment in rows["day"]}) if len(rows) else []
 
 
