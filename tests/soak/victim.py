@@ -43,16 +43,16 @@ def score(task: Task, spec: ModelSpec, day: date = FIRST, run: str = "score") ->
 
 def train(task: Task, spec: ModelSpec) -> None:
     """The train DAG, as of a day by which the world has changed: its version replaces the champion."""
-    day, run = CHANGE + timedelta(days=35), "train"
-    task("extract", lambda: steps.extract(spec, steps.lacking(spec, day)))
-    task("validate", lambda: steps.validate(spec, steps.lacking(spec, day)))
-    versions = task("features", lambda: steps.prepare(spec, day, None, steps.lacking(spec, day)))
+    day, run, window = CHANGE + timedelta(days=40), "train", 36
+    task("extract", lambda: steps.extract(spec, steps.lacking(spec, day, window)))
+    task("validate", lambda: steps.validate(spec, steps.lacking(spec, day, window)))
+    versions = task("features", lambda: steps.prepare(spec, day, window, steps.lacking(spec, day, window)))
     candidates = [
-        task(f"candidate {index}", lambda index=index: steps.candidate(spec, day, index, versions, run))
+        task(f"candidate {index}", lambda index=index: steps.candidate(spec, day, index, versions, run, window))
         for index in range(len(spec.train.candidates))
     ]
     best = task("select", lambda: steps.select(spec, candidates))
-    model = task("evaluate", lambda: steps.evaluate(spec, day, best, versions, run))
+    model = task("evaluate", lambda: steps.evaluate(spec, day, best, versions, run, window))
     version = task("register", lambda: steps.register(spec, model, day))
     task("promote", lambda: steps.promote(spec, day, version, run))
 
