@@ -206,7 +206,14 @@ def _scan(
     # Pruning by day while the log is read spares a fragment for each of the other days' files.
     days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
     dataset = table.to_pyarrow_dataset(file_pruning_predicate=days or None)
-    return dataset.to_table(columns=columns, filter=pq.filters_to_expression(filters) if filters else None)
+    # What Delta merges or rewrites it writes as string views, which pyarrow's scanner can't compare with the bounds of a file.
+    late = [each for each in filters if isinstance(each[2], str)]
+    early = [each for each in filters if each not in late]
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+    found = dataset.to_table(columns=wanted, filter=pq.filters_to_expression(early) if early else None)
+    if late:
+        found = found.filter(pq.filters_to_expression(late))
+    return found.select(columns) if columns is not None else found
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:

@@ -134,3 +134,27 @@ def test_of_many_writers_of_an_id_one_wins() -> None:
         won = list(pool.map(lambda n: tables.append_once("m", ledger_row("champion:1", str(n))), range(8)))
     assert won.count(True) == 1
     assert len(tables.read("ledger", "m")) == 1
+
+
+def event(name: str) -> dict[str, object]:
+    return {"id": name, "at": tables.clock(), "effective_day": DAYS[0], "to_state": "queued", "why": "", "by": "x"}
+
+
+def test_an_id_longer_than_the_bounds_of_its_file_is_found() -> None:
+    """Parquet cuts the bounds of a column at 64 characters."""
+    long = "queued:failed/" + "x" * 100
+    for name in (long, "champion:1", long + "y"):
+        assert tables.append_once("m", event(name))
+    assert not tables.append_once("m", event(long))
+    for name in (long, "champion:1", long + "y"):
+        assert list(tables.read("ledger", "m", columns=["id"], id=name)["id"]) == [name]
+    assert tables.read("ledger", "m", columns=["by"], id="none").empty
+
+
+def test_rows_that_a_commit_rewrites_are_found_by_their_text() -> None:
+    first = rows(DAYS[0], DAYS[0], DAYS[0], stage=["rows", "rows", "labels"], rule=["time", "key", "unique"])
+    tables.replace_days("quarantine", "m", first, [DAYS[0]])
+    tables.replace_days("quarantine", "m", rows(DAYS[0], stage="labels", rule="x" * 100), [DAYS[0]], stage="labels")
+    tables.maintain("quarantine", "m", keep=[], hours=0)
+    assert sorted(tables.read("quarantine", "m", stage="rows")["rule"]) == ["key", "time"]
+    assert len(tables.read("quarantine", "m", rule="time", stage="rows")) == 1
