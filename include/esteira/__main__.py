@@ -15,7 +15,7 @@ from uuid import uuid4
 import typer
 
 from esteira import spec as specs
-from esteira.spec import EsteiraError, ModelSpec, SpecError
+from esteira.spec import EsteiraError, ModelSpec, OutOfReach, SpecError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -262,6 +262,14 @@ def rollback(
 
 
 @app.command()
+def init() -> None:
+    """Make the folder ESTEIRA_LAKE a lake, once: where it isn't one, a volume that is not mounted is not taken for it."""
+    from esteira import tables
+
+    typer.echo(f"the lake is at {tables.create_lake()}")
+
+
+@app.command()
 def maintain(
     model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
     days: Annotated[int, typer.Option(min=1, help="How long a replaced file is kept.")] = 7,
@@ -304,7 +312,7 @@ def main() -> None:
     """Run a command; what a user can mend is shown as a sentence, not as a traceback."""
     try:
         app()
-    except EsteiraError as error:
+    except (EsteiraError, OutOfReach) as error:
         sys.exit(f"esteira: {error}")
 
 

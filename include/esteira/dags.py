@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import (
+from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     DAG,
     Asset,
+    AsyncCallback,
     CronPartitionTimetable,
     CronTriggerTimetable,
+    DeadlineAlert,
+    DeadlineReference,
     ExceptionRetryPolicy,
     Label,
     Param,
     PartitionedAssetTimetable,
     RetryAction,
+    RetryDecision,
     RetryRule,
     TaskGroup,
     TriggerRule,
@@ -27,8 +31,9 @@ from airflow.sdk import (
     task,
 )
 from airflow.sdk.exceptions import AirflowFailException
+from asgiref.sync import sync_to_async
 
-from esteira.spec import EsteiraError, ModelSpec, SpecError, load, model_files
+from esteira.spec import EsteiraError, ModelSpec, SpecError, find, load, model_files
 
 if TYPE_CHECKING:
     from esteira.steps.mails import Mail
@@ -47,6 +52,21 @@ PERMANENT = ExceptionRetryPolicy(
         RetryRule(exception=[ImportError, SyntaxError], action=RetryAction.FAIL, reason="the code can't be loaded"),
     ]
 )
+
+
+class OutagesOnly(ExceptionRetryPolicy):
+    """For attempts: what they raise makes them attempts that did not improve, unless something was out of reach."""
+
+    def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
+        """Only an outage is tried again."""
+        from esteira import steps
+
+        if steps.is_outage(exception):
+            return RetryDecision.retry(reason="out of reach")
+        return RetryDecision.fail("an attempt that did not improve")
+
+
+ATTEMPT = OutagesOnly(rules=[])
 
 
 def build() -> dict[str, DAG]:
@@ -299,6 +319,7 @@ stays in the table `served`. The check of each scored day follows by itself."""
         "start_date": _start(spec, spec.score.start and spec.score.start + timedelta(days=1)),
         "catchup": spec.score.catchup,
         "max_active_runs": 4,
+        "deadline": _deadline(spec),
     }
     asset = predictions_asset(spec)
 
@@ -355,6 +376,44 @@ stays in the table `served`. The check of each scored day follows by itself."""
 
         extract() >> validate() >> features() >> score() >> publish()
     return dag
+
+
+def _days_asked(spec: ModelSpec, run: Mapping[str, Any]) -> list[date]:
+    """The days of a run of the score DAG, of which only what Airflow tells a callback is known."""
+    from esteira.data import days
+
+    conf = run.get("conf") or {}
+    due = datetime.fromisoformat(run["run_after"]).astimezone(ZoneInfo(spec.time.timezone)).date()
+    first = run.get("partition_key") or conf.get("day") or str(due - timedelta(days=1))
+    last = first if run.get("partition_key") else conf.get("last_day") or first
+    return days(date.fromisoformat(first), date.fromisoformat(last))
+
+
+def _deadline(spec: ModelSpec) -> DeadlineAlert | None:
+    """The alert about a run that has not scored its days in time; a run by a partition has no logical date to count from."""
+    if spec.score.deadline is None:
+        return None
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=spec.score.deadline),
+        callback=AsyncCallback("esteira.dags.late", kwargs={"model": spec.name}),
+    )
+
+
+async def late(model: str, context: Mapping[str, Any]) -> None:
+    """Mail that a run's days were not scored by their deadline, unless another run has scored them; called by the triggerer."""
+    await sync_to_async(_late)(model, context["dag_run"], str(context["deadline"]["deadline_time"]))
+
+
+def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
+    from esteira import steps, tables
+
+    spec = find(model)
+    left = tables.missing_days("predictions", model, _days_asked(spec, run))
+    if left:
+        place = f"{_airflow_url()}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
+        mail = steps.late_mail(spec, left, f"{run['dag_id']}/{run['dag_run_id']}", run["state"], deadline, place)
+        steps.post(spec, mail, left[0], f"{run['dag_id']}/{run['dag_run_id']}", _send)
 
 
 # ------------------------------------------------------------------------------------------------------------- check
@@ -429,17 +488,20 @@ def _measured(spec: ModelSpec) -> Any:
 
 
 def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
-    """One attempt as a task group; a crash in it counts as an attempt that did not improve, so it mails no failure."""
+    """One attempt as a task group; a crash in it counts as an attempt that did not improve, so it mails no failure.
+
+    A process that was killed, and an outage, are no crash: the task runs again.
+    """
     last = number == len(spec.recipes)
     with TaskGroup(f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d"):
 
-        @task(retries=0, on_failure_callback=None)
+        @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
         def retrain() -> str:
             from esteira import steps
 
             return steps.retrain(spec, _run_day(spec), number)
 
-        @task(retries=0, on_failure_callback=None)
+        @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
         def recheck(model_run: str) -> str:
             from esteira import steps
 
@@ -625,11 +687,15 @@ def _send(mail: Mail) -> None:
         client.send_message(mail.message(hook.from_email or "esteira@localhost"))
 
 
-def _run_url() -> str:
+def _airflow_url() -> str:
     from airflow.configuration import conf
 
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
+
+
+def _run_url() -> str:
     run = get_current_context()["dag_run"]
-    return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{run.dag_id}/runs/{run.run_id}"
+    return f"{_airflow_url()}/dags/{run.dag_id}/runs/{run.run_id}"
 
 
 def _mail_failure(spec: ModelSpec) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.memory import MemoryTable
+from esteira.spec import OutOfReach
 
 Kind = Literal["raw", "quarantine", "features", "predictions", "served", "labels", "metrics", "ledger"]
 
@@ -69,6 +72,14 @@ PROPERTIES = {
     # No value of anybody stands in the log as the smallest or the largest of its file; days are found by partition.
     "delta.dataSkippingNumIndexedCols": "0",
 }
+MARKER = "_esteira"  # a file in a lake's folder: without it the folder may be where a volume should be mounted
+MENDS = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for more",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "let the user that runs the tasks read and write there",
+    errno.EPERM: "let the user that runs the tasks read and write there",
+}
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -78,8 +89,47 @@ def home() -> Path:
 
 
 def lake() -> str:
-    """Where the tables lie: ESTEIRA_LAKE (a folder or an s3:// address), else `lake` under home()."""
-    return os.environ.get("ESTEIRA_LAKE") or str(home() / "lake")
+    """Where the tables lie: ESTEIRA_LAKE (a folder or an s3:// address), else `lake` under home().
+
+    Raises OutOfReach where ESTEIRA_LAKE is a folder that create_lake() never made: a volume that is not mounted must
+    not look like a lake without tables.
+    """
+    given = os.environ.get("ESTEIRA_LAKE")
+    if not given:
+        return str(home() / "lake")
+    if "://" not in given and not Path(given, MARKER).exists():
+        raise OutOfReach(
+            f"{given} (ESTEIRA_LAKE) is no lake: it has no file {MARKER}. If it is on a volume, mount that; for a new lake call "
+            "`esteira init` once"
+        )
+    return given
+
+
+def create_lake() -> str:
+    """Make the folder of ESTEIRA_LAKE, or of the default, a lake; returns where it is. One that is a lake already stays."""
+    place = os.environ.get("ESTEIRA_LAKE") or str(home() / "lake")
+    if "://" not in place:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        Path(place, MARKER).touch()
+    return place
+
+
+@contextmanager
+def _reaching(place: str) -> Iterator[None]:
+    """Say which table could not be reached, why, and how to mend it, where the storage fails."""
+    try:
+        yield
+    except (OutOfReach, CommitFailedError, TableNotFoundError):
+        raise
+    except (DeltaError, OSError) as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if isinstance(error, DeltaError) and not number and "Generic " not in str(error):
+            raise  # not the storage's fault
+        mend = MENDS.get(int(number[1]) if number else getattr(error, "errno", None) or 0, "see that it is there")
+        raise OutOfReach(
+            f"the table at {place} is out of reach: {error}. To mend it: {mend}; nothing was half written, and the task can "
+            "run again"
+        ) from error
 
 
 def path(kind: Kind, model: str) -> str:
@@ -105,10 +155,18 @@ def in_memory() -> Iterator[None]:
 def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable | MemoryTable | None:
     """The table, at a version where one is given; None where it does not exist yet."""
     place = path(kind, model)
-    key = (os.getpid(), threading.get_ident(), place)
     if _memory is not None:
         table = _memory.get(place)
         return table.at(version) if table and version is not None else table
+    try:
+        with _reaching(place):
+            return _opened_table(place, version)
+    except TableNotFoundError:
+        return None
+
+
+def _opened_table(place: str, version: int | None) -> DeltaTable | None:
+    key = (os.getpid(), threading.get_ident(), place)
     try:
         if version is not None:
             return DeltaTable(place, version=version)
@@ -122,9 +180,9 @@ def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable
         else:
             known.update_incremental()
         return known
-    except TableNotFoundError:
+    except (DeltaError, OSError):
         _opened.pop(key, None)
-        return None
+        raise
 
 
 def version(kind: Kind, model: str) -> int:
@@ -210,7 +268,8 @@ def _scan(
     late = [each for each in filters if isinstance(each[2], str)]
     early = [each for each in filters if each not in late]
     wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
-    found = dataset.to_table(columns=wanted, filter=pq.filters_to_expression(early) if early else None)
+    with _reaching(table.table_uri):
+        found = dataset.to_table(columns=wanted, filter=pq.filters_to_expression(early) if early else None)
     if late:
         found = found.filter(pq.filters_to_expression(late))
     return found.select(columns) if columns is not None else found
@@ -285,7 +344,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
             )
         return version(kind, model)
 
-    return _retried(commit)
+    return _retried(commit, path(kind, model))
 
 
 def _to_arrow(rows: pd.DataFrame, table: DeltaTable | MemoryTable | None, schema: pa.Schema | None) -> pa.Table:
@@ -326,11 +385,12 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
         ) from None
 
 
-def _retried(commit: Callable[[], int]) -> int:
+def _retried(commit: Callable[[], int], place: str) -> int:
     """Commit; where another writer of the same rows was faster, again from a fresh read, a bounded number of times."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return commit()
+            with _reaching(place):
+                return commit()
         except CommitFailedError:
             if attempt == ATTEMPTS:
                 raise
@@ -363,7 +423,7 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
         )
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
-    return bool(_retried(commit))
+    return bool(_retried(commit, path("ledger", model)))
 
 
 def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tuple[int, int]:
@@ -375,15 +435,24 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
     if open_table(kind, model) is None:
         return 0, 0
 
+    place = path(kind, model)
+
     def compact() -> int:
-        found = DeltaTable(path(kind, model)).optimize.compact()
+        found = DeltaTable(place).optimize.compact()
         return int(found["numFilesRemoved"])
 
-    compacted = _retried(compact)
-    table = DeltaTable(path(kind, model))
+    compacted = _retried(compact, place)
+    with _reaching(place):
+        removed = _vacuum(place, keep, hours)
+        DeltaTable(place).create_checkpoint()
+    return compacted, removed
+
+
+def _vacuum(place: str, keep: Iterable[int], hours: int) -> int:
+    table = DeltaTable(place)
     if not PROPERTIES.items() <= table.metadata().configuration.items():  # made by an older version of this module
         table.alter.set_table_properties(PROPERTIES)
-        table = DeltaTable(path(kind, model))
+        table = DeltaTable(place)
     oldest = int(table.history()[-1]["version"])
     options: dict[str, Any] = {
         "retention_hours": hours,
@@ -391,10 +460,8 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
         "full": True,
         "keep_versions": [number for number in sorted(keep) if number >= oldest],
     }
-    place = path(kind, model)
     # It names files that are long gone, too, and makes two versions even where there is nothing to do.
     unneeded = [name for name in table.vacuum(dry_run=True, **options) if "://" in place or Path(place, name).exists()]
     if unneeded:
         table.vacuum(dry_run=False, **options)
-    DeltaTable(place).create_checkpoint()
-    return compacted, len(unneeded)
+    return len(unneeded)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from datetime import date, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from esteira import tables
+from esteira.spec import EsteiraError, OutOfReach
+from esteira.steps.mails import Mail
 
 from tests import models
 from tests.conftest import PROJECT
@@ -54,6 +60,8 @@ def test_a_dag_has_the_tasks_that_the_design_names(dags, kind: str) -> None:
 
 
 def test_policy(dags) -> None:
+    from esteira.dags import OutagesOnly
+
     for dag in (dag for name, dag in dags.items() if name not in OPERATIONS):
         assert {"esteira"} < set(dag.tags), dag.dag_id
         assert dag.doc_md, dag.dag_id
@@ -62,8 +70,65 @@ def test_policy(dags) -> None:
         for task in dag.tasks:
             attempt = ".retrain" in task.task_id or ".recheck" in task.task_id
             assert "@" in task.owner, task.task_id
-            assert (task.retries == 0) == attempt, task.task_id
+            assert task.retries, task.task_id
+            assert isinstance(task.retry_policy, OutagesOnly) == attempt, task.task_id
             assert bool(task.on_failure_callback) != attempt, task.task_id
+
+
+def test_an_attempt_that_raises_has_failed_but_for_an_outage() -> None:
+    from airflow.sdk import RetryAction
+    from esteira.dags import ATTEMPT
+    from mlflow.exceptions import MlflowException
+
+    for error, action in (
+        (ValueError("a NaN"), RetryAction.FAIL),
+        (EsteiraError("too few rows"), RetryAction.FAIL),
+        (OutOfReach("the lake"), RetryAction.RETRY),
+        (ConnectionRefusedError(), RetryAction.RETRY),
+        (MlflowException("API request to http://127.0.0.1:5000 failed"), RetryAction.RETRY),
+    ):
+        assert ATTEMPT.evaluate(error, 1, 4).action is action, error
+
+
+def test_a_day_has_a_deadline_unless_its_model_wants_none(home: Path, tmp_path: Path) -> None:
+    from esteira.dags import score_dag
+
+    (alert,) = score_dag(models.write(tmp_path)).deadline
+    assert alert.interval == timedelta(hours=6)
+    assert alert.callback.path == "esteira.dags.late"
+    none = models.write(tmp_path, "patient", yaml=models.YAML + "score: {{deadline: null}}\n")
+    assert not score_dag(none).deadline
+
+
+def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from esteira import dags as dags_module
+
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    spec = models.write(tmp_path / "models")
+    sent: list[Mail] = []
+    monkeypatch.setattr(dags_module, "_send", sent.append)
+    run = {
+        "dag_id": "sales_score",
+        "dag_run_id": "scheduled__1",
+        "state": "failed",
+        "partition_key": "2026-02-01",
+        "run_after": "2026-02-02T06:00:00Z",
+        "conf": {},
+    }
+    context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-02-02 12:00:00+00:00"}}
+    for _ in range(2):
+        asyncio.run(dags_module.late("sales", context))
+    (mail,) = sent
+    assert mail.subject == "[esteira] sales: 2026-02-01 is not scored yet"
+    assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in mail.text()
+
+    by_hand = run | {"partition_key": None, "dag_run_id": "2", "conf": {"day": "2026-02-01", "last_day": "2026-02-03"}}
+    tables.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
+    for again in (run | {"dag_run_id": "scheduled__2"}, by_hand, run | {"dag_run_id": "3", "partition_key": None}):
+        asyncio.run(dags_module.late("sales", context | {"dag_run": again}))
+    assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
 
 
 def test_the_scheduled_score_takes_the_day_before(dags) -> None:

@@ -4,7 +4,7 @@ from esteira.spec.model import ModelSpec
 from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
 from esteira.spec.reading import digest, find, json_schema, load, model_files
 from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
-from esteira.spec.words import HIGHER, METRICS, EsteiraError, SpecError, canonical, nearest
+from esteira.spec.words import HIGHER, METRICS, EsteiraError, OutOfReach, SpecError, canonical, nearest
 
 __all__ = [
     "HIGHER",
@@ -17,6 +17,7 @@ __all__ = [
     "Expectation",
     "Limit",
     "ModelSpec",
+    "OutOfReach",
     "ParquetSource",
     "PythonSource",
     "Recipe",

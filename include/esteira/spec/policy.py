@@ -12,7 +12,19 @@ from pydantic import (
     model_validator,
 )
 
-from esteira.spec.words import ALLOWED_PACKAGES, Address, Block, Column, Cron, Day, Days, check_range, mistake, nearest
+from esteira.spec.words import (
+    ALLOWED_PACKAGES,
+    Address,
+    Block,
+    Column,
+    Cron,
+    Day,
+    Days,
+    Span,
+    check_range,
+    mistake,
+    nearest,
+)
 
 
 class Limit(Block):
@@ -153,11 +165,12 @@ def _one_shard(given: object) -> object:
 
 
 class Score(Block):
-    """When a day is scored. The run at the cron's time scores the day before."""
+    """When a day is scored. The run at the cron's time scores the day before, and is late `deadline` after it was queued."""
 
     schedule: Cron | None = "0 6 * * *"
     start: Day | None = None
     catchup: bool = False
+    deadline: Span | None = 6
     shards: Annotated[int, BeforeValidator(_one_shard)] = 1
 
     @field_validator("schedule")

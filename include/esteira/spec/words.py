@@ -65,6 +65,10 @@ class EsteiraError(Exception):
     """What a user can mend; the text says how."""
 
 
+class OutOfReach(OSError):
+    """Storage or a server can't be reached just now: the text says which, why, and how to mend it. Trying again may help."""
+
+
 class SpecError(EsteiraError):
     """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend."""
 

@@ -16,6 +16,7 @@ from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_
 from esteira.steps.mails import (
     drift_mail,
     failure_mail,
+    late_mail,
     report_why,
     verification_mail,
     warning,
@@ -23,6 +24,7 @@ from esteira.steps.mails import (
 from esteira.steps.maintenance import maintain
 from esteira.steps.measuring import decide, drift_to_report, measure, run_key
 from esteira.steps.measuring import labels as labels_for_check
+from esteira.steps.outages import is_outage
 from esteira.steps.outbox import deliver, post
 from esteira.steps.promotions import rollback, to_verify, verify
 from esteira.steps.quality import Unaccounted, accounted, left_over, require_fit
@@ -48,8 +50,10 @@ __all__ = [
     "extract",
     "failure_mail",
     "features",
+    "is_outage",
     "labels_for_check",
     "lacking",
+    "late_mail",
     "left_over",
     "limits",
     "maintain",

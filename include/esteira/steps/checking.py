@@ -31,6 +31,7 @@ from esteira.steps.measuring import (
     windows,
     write_metrics,
 )
+from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import served
 
 log = logging.getLogger(__name__)
@@ -292,7 +293,7 @@ def drift_report(spec: ModelSpec, day: date) -> str:
 def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Verdict, list[Outcome], int | None]:
     """The whole check DAG, one step after the other: the decision, each attempt's outcome, and the version promoted.
 
-    A crash is an attempt that did not improve. The warning is left to the caller: whom to tell is not this step's to know.
+    A crash is an attempt that did not improve, but for an outage, which is raised. The warning is left to the caller: whom to tell is not this step's to know.
     A check that died after its promotion, and runs again, does only what was left to do.
     """
     promoted = ledger.promoted_by(spec, run_key(day))
@@ -312,7 +313,9 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Ve
     for attempt in range(1, len(spec.recipes) + 1):
         try:
             outcomes.append(recheck(spec, day, attempt, retrain(spec, day, attempt)))
-        except Exception:  # whatever it was, the next recipe may still help; it is in the log
+        except Exception as error:  # whatever it was, the next recipe may still help; it is in the log
+            if is_outage(error):
+                raise
             log.exception("model %s: attempt %d crashed", spec.name, attempt)
             outcomes.append(Outcome.FAILS)
         if outcomes[-1] is Outcome.RECOVERS:

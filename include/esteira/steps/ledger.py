@@ -202,7 +202,7 @@ def repair_aliases(spec: ModelSpec) -> None:
     now = champion(spec)
     known = registry.aliases(spec)
     if now is None:
-        if "champion" in known:
+        if "champion" in known and tables.version("ledger", spec.name) >= 0:  # a lake that is gone takes no alias along
             log.warning(
                 "model %s: removing the alias champion from version %d: the ledger has no champion",
                 spec.name,

@@ -236,6 +236,25 @@ def verification_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | N
     )
 
 
+def late_mail(spec: ModelSpec, days: list[date], run: str, state: str, deadline: str, run_url: str) -> Mail:
+    """The mail about days that were not scored by their deadline; the run may still be at it, or have failed."""
+    shown = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]} ({len(days)} days)"
+    return Mail(
+        key=f"{spec.name}/late/{run}",
+        to=spec.alerts.email or (spec.owner,),
+        subject=f"[esteira] {spec.name}: {shown} is not scored yet",
+        lead=(
+            f"{shown} should have been scored by {deadline}, {_span(spec.score.deadline or 0)} after the run {run} was queued; "
+            f"the run is {state}. Its log says what it waits for; when it ends well, the day is whole."
+        ),
+        links=(("The run in Airflow", run_url),) if run_url else (),
+    )
+
+
+def _span(hours: int) -> str:
+    return f"{hours // 24} days" if hours % 24 == 0 and hours > 24 else f"{hours} hours"
+
+
 def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str, number: int = 1) -> Mail:
     """The mail about a task that failed for good, at its try `number`."""
     return Mail(
