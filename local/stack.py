@@ -88,7 +88,7 @@ def up(stack: Stack) -> None:
   Airflow   {stack.web}   user admin, password in {stack.password}
   MLflow    {stack.mlflow}
   mails     {stack.mails}
-  tables    {stack.home / "lake"}
+  tables    {os.environ.get("ESTEIRA_LAKE") or stack.home / "lake"}
   stop      make down
 """)
 
@@ -180,6 +180,7 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{stack.home}/airflow/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "sqlite_settings.CONNECT_ARGS",
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(stack.web_port),
         "AIRFLOW__API__BASE_URL": stack.web,

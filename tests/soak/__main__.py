@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.soak import concurrency, crashes, victim
+from tests.soak import concurrency, crashes, live, victim
 
 
 def main() -> int:
@@ -18,9 +19,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10, help="at each named point")
     parser.add_argument("--anywhere", type=int, default=20, help="kills at random moments, for each scenario")
     parser.add_argument("--meetings", type=int, default=10, help="of each kind of several at once")
-    parser.add_argument("--only", nargs="*", choices=[*victim.SCENARIOS, "meetings"], default=None)
+    parser.add_argument(
+        "--live", type=int, default=3, help="kills of each process of a live Airflow, in a score and a check"
+    )
+    every = [*victim.SCENARIOS, "meetings", "live"]
+    parser.add_argument("--only", nargs="*", choices=every, default=every)
     asked = parser.parse_args()
-    chosen = asked.only or [*victim.SCENARIOS, "meetings"]
+    chosen = asked.only
     place = Path(tempfile.mkdtemp(prefix="esteira-soak-"))
     began = time.monotonic()
     context = crashes.preload(place)
@@ -29,6 +34,9 @@ def main() -> int:
     )
     if "meetings" in chosen:
         rows += concurrency.trials(context, place, asked.meetings)
+    if "live" in chosen:
+        os.environ.pop("LD_PRELOAD", None)
+        rows += live.trials(place, asked.live)
     print(f"\n{sum(row.tried for row in rows)} trials in {(time.monotonic() - began) / 60:.0f} minutes\n")
     print(crashes.table(rows))
     wrong = sum(row.differing for row in rows)

@@ -36,6 +36,28 @@ from esteira.spec import (
     SqlSource,
 )
 
+# What a CSV file has in place of a value: read_csv's own list, which can't be left out for some columns only.
+EMPTY = [
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+    "NA",
+    "NULL",
+    "NaN",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+    "",
+]
 UNREADABLE = (
     EOFError,
     ImportError,
@@ -226,6 +248,9 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
         _require_no_nul(path, source.encoding)
         header = pd.read_csv(path, nrows=1, header=None, dtype=str, **options)
         _once(pd.DataFrame(columns=header.iloc[0].dropna()), path)  # read_csv would give the second one another name
+        options |= _literal(
+            spec, [str(name) for name in header.iloc[0].dropna()], _zero_led(path, spec, header, options)
+        )
         rows: pd.DataFrame = pd.read_csv(path, low_memory=False, **options)
         if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
             raise DataError(
@@ -234,7 +259,8 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
         # An empty cell makes whole numbers floats, and beyond 2^53 two keys one.
         blurred = {name: "Int64" for name in spec.key if name in rows.columns and _blurred(rows[name])}
         if blurred:
-            rows = pd.read_csv(path, low_memory=False, dtype=blurred, **options)
+            options["dtype"] |= blurred
+            rows = pd.read_csv(path, low_memory=False, **options)
         texts = [name for name in spec.key if name in rows.columns and not pd.api.types.is_numeric_dtype(rows[name])]
         return rows.assign(**{name: rows[name].mask(rows[name].isin([""])) for name in texts})
     except pd.errors.EmptyDataError:
@@ -250,6 +276,23 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
         raise DataError(f"{path}: {_sentence(error)}; correct source.encoding in model.yaml") from None
     except UNREADABLE as error:
         raise DataError(f"{path}: can't be read: {_sentence(error)}; deliver it again") from None
+
+
+def _zero_led(path: str, spec: ModelSpec, header: pd.DataFrame, options: dict[str, Any]) -> list[str]:
+    """The keys that have a value such as 007: they are text, or 7 would be published in its place."""
+    keys = [name for name in spec.key if name in set(header.iloc[0])]
+    text = pd.read_csv(path, usecols=keys, dtype=str, **options) if keys else pd.DataFrame()
+    return [name for name in keys if text[name].str.match(r"\s*0\d").any()]
+
+
+def _literal(spec: ModelSpec, names: list[str], zero_led: list[str]) -> dict[str, Any]:
+    """Options of read_csv with which columns of text are read as they stand: NA, None and True are words there."""
+    text = {name for name, asked in spec.expect.items() if asked.type == "text"} | set(zero_led)
+    return {
+        "dtype": {name: "str" for name in names if name in text},
+        "na_values": {name: [""] if name in text else EMPTY for name in names},
+        "keep_default_na": False,
+    }
 
 
 def _require_no_nul(path: str, encoding: str) -> None:
