@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,30 @@ def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest
     if len(first):  # what was given out first stays as it was
         again = served[served["run"] == first["run"].iloc[0]]
         assert again["prediction"].sort_values().tolist() == first["prediction"].sort_values().tolist()
+
+
+def test_rows_that_come_a_day_late_wait_in_quarantine_until_their_day_is_run_again(
+    corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    (plain,) = (case for case in CASES if case.name == "plain")
+    spec = corpora.declare(plain, tmp_path / "models")
+    day, after = corpora.DAY, corpora.DAY + timedelta(days=1)
+    own, next_file = (spec.folder / "in" / f"{each}.csv" for each in (day, after))
+    header, first, *_ = own.read_text().splitlines()
+    assert command("score", "corpus", "--day", str(day))[0]
+    late = [f"{day} 23:40,A,20.5,car,True,110", f"{day} 23:50,B,warm,car,True,110"]
+    new = [f"{after} 08:00,A,20.5,car,True,110"]
+    next_file.write_text("\n".join([header, first, *late, *new]) + "\n")  # the first row of the day comes again, too
+    for _ in range(2):
+        done, said = command("score", "corpus", "--day", str(after))
+        assert done, said
+        assert "1 rows read = 1 published + 0 in quarantine" in said
+        bad = corpora.rows("quarantine", spec, str(day))
+        assert list(bad["rule"]) == ["late", "late"]
+        assert f"esteira requeue corpus --day {day}" in bad["reason"].iloc[0]
+    _, said = command("requeue", "corpus", "--day", str(day))
+    assert "9 rows read = 7 published + 2 in quarantine" in said
+    assert sorted(corpora.rows("quarantine", spec, str(day))["rule"]) == ["type", "unique_key"]
+    assert command("score", "corpus", "--day", str(after))[0]  # they are known by now, good or bad
+    assert sorted(corpora.rows("quarantine", spec, str(day))["rule"]) == ["type", "unique_key"]

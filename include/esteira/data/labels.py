@@ -22,7 +22,7 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """
     if spec.labels is None:
         rows = read(spec, first, last)
-        rows = rows[rows["event_time"].dt.normalize() == rows["day"]]
+        rows = rows[(rows["event_time"].dt.normalize() == rows["day"]) & (rows["day"] >= pd.Timestamp(first))]
     else:
         found = rows_of(spec.labels.source, spec, first, last)
         rows = _with_day(spec, found) if found is not None else pd.DataFrame()

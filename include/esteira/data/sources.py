@@ -86,6 +86,8 @@ def days(first: date, last: date) -> list[date]:
 def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """The source's rows of the days `first` to `last`, both included, with their `event_time` and `day`.
 
+    With them come rows of the day before, where the file named for `first` has any: that day may have been read without.
+
     A row whose time can't be read has no day of its own: it is kept under its file's day, or `first`, with an empty
     `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
     both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
@@ -120,7 +122,8 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
         own = first <= file_day <= last
         far = (event_days - pd.Timestamp(file_day)).abs() > pd.Timedelta(days=1)
         event_days = event_days.mask(far, pd.Timestamp(file_day)).fillna(pd.Timestamp(file_day))
-        wanted = (wanted & ~(far | moments.isna())) | ((far | moments.isna()) & own)
+        early = (file_day == first) & (event_days == pd.Timestamp(first - timedelta(days=1)))
+        wanted = ((wanted | early) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
     rows = rows.drop(
         columns=[name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
     )

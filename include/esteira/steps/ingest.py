@@ -47,6 +47,7 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return 0
     rows = data.read(spec, min(days), max(days))
+    late = rows[rows["day"] < pd.Timestamp(min(days))]
     rows = rows[rows["day"].isin(pd.to_datetime(days))]
     found = set(rows["day"].dt.date)
     for day in days:
@@ -56,9 +57,35 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
     bad = _new(spec, bad, days)
     _quarantine(spec, bad, days, "extract")
     tables.replace_days("raw", spec.name, good.assign(read_at=pd.Timestamp(tables.clock())), days)
+    _keep_late(spec, late, min(days))
+    if len(tables.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
+        _quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
     read = len(good) + len(bad)
     log.info("model %s: %d rows read for %d days from %s to %s", spec.name, read, len(days), min(days), max(days))
     return read
+
+
+def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
+    """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them."""
+    before = first - timedelta(days=1)
+    if late.empty or tables.missing_days("raw", spec.name, [before]):  # that day's own run will read them
+        return
+    good, bad = data.storable(spec, late, tables.types("raw", spec.name))
+    known = tables.read("raw", spec.name, columns=["day", *spec.key], day=before)
+    if len(known):
+        good = good[~good.set_index([*spec.key]).index.isin(known.set_index([*spec.key]).index)]
+    command = f"esteira requeue {spec.name} --day {before}"
+    reason = f"came in the file of {first}, after {before} was run; `{command}` reads it"
+    missed = late.loc[good.index.union(bad.index)].assign(rule="late", reason=reason)
+    had = tables.read("quarantine", spec.name, columns=["row", "stage"], day=before)
+    if len(had) and len(missed):
+        missed = missed[~_as_json(missed).isin(set(had.loc[had["stage"] != "late", "row"]))]
+    if missed.empty:
+        return
+    log.warning(
+        "model %s: %d rows of %s came after it was run; `%s` reads them", spec.name, len(missed), before, command
+    )
+    _quarantine(spec, missed, [before], "late")
 
 
 def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
@@ -190,6 +217,8 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
     _quarantine(spec, bad, days, "labels")
     tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
     log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
+    if len(found) > len(rows):
+        log.info("model %s: %d labels were read whose key no row has", spec.name, len(found) - len(rows))
 
 
 def versions(spec: ModelSpec) -> str:

@@ -65,7 +65,7 @@ def _unfit(spec: ModelSpec, day: date) -> Iterator[str]:
 def _too_many_bad(spec: ModelSpec, days: list[date]) -> str:
     rows, bad = _raw(spec, days, ["day"]), _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
-    read = len(rows) + int((bad["stage"] == "extract").sum())
+    read = len(rows) + int(bad["stage"].isin(["extract", "late"]).sum())
     if not read or len(bad) <= spec.quality.max_quarantined * read:
         return ""
     reasons = _reasons(bad)
@@ -148,7 +148,7 @@ def accounted(spec: ModelSpec, days: list[date]) -> str:
     """That the days' rows read are those published and those in quarantine, as a sentence. Raises Unaccounted where not."""
     bad = _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
-    read = len(_raw(spec, days, ["day"])) + int((bad["stage"] == "extract").sum())
+    read = len(_raw(spec, days, ["day"])) + int(bad["stage"].isin(["extract", "late"]).sum())
     rows = tables.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
     published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
     said = f"{read} rows read = {published} published + {len(bad)} in quarantine"
