@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 PROJECT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"
@@ -95,16 +97,24 @@ def up(stack: Stack) -> None:
 
 def down(stack: Stack) -> None:
     """Stop what `up` started, every process of it."""
+    known = _supervisor(stack, "pid").stdout.strip()
     asked = _supervisor(stack, "shutdown")
     if asked.returncode:
         print("nothing is up")
         return
     limit = time.monotonic() + 60
-    while (stack.home / "supervisord.pid").exists():
+    while (stack.home / "supervisord.pid").exists() or (known.isdigit() and _runs(int(known))):
         if time.monotonic() > limit:
             raise StackError(f"it did not stop within a minute; see {stack.home / 'logs'}")
         time.sleep(0.2)
     print("stopped")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _supervisor(stack: Stack, *command: str) -> subprocess.CompletedProcess[str]:
@@ -180,7 +190,6 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{stack.home}/airflow/airflow.db",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "sqlite_settings.CONNECT_ARGS",
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(stack.web_port),
         "AIRFLOW__API__BASE_URL": stack.web,

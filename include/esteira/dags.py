@@ -1,4 +1,4 @@
-"""The three DAGs of a model: the only module that imports airflow. What is heavy is imported inside the tasks."""
+"""The three DAGs of a model, and those that look after all of them. What is heavy is imported inside the tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     CronPartitionTimetable,
     CronTriggerTimetable,
     DeadlineAlert,
-    DeadlineReference,
     ExceptionRetryPolicy,
     Label,
     Param,
@@ -33,6 +32,7 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
 from airflow.sdk.exceptions import AirflowFailException
 from asgiref.sync import sync_to_async
 
+from esteira.deadlines import SinceQueued
 from esteira.spec import EsteiraError, ModelSpec, SpecError, find, load, model_files
 
 if TYPE_CHECKING:
@@ -390,11 +390,11 @@ def _days_asked(spec: ModelSpec, run: Mapping[str, Any]) -> list[date]:
 
 
 def _deadline(spec: ModelSpec) -> DeadlineAlert | None:
-    """The alert about a run that has not scored its days in time; a run by a partition has no logical date to count from."""
+    """The alert about a run that has not scored its days in time."""
     if spec.score.deadline is None:
         return None
     return DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        reference=SinceQueued(),
         interval=timedelta(hours=spec.score.deadline),
         callback=AsyncCallback("esteira.dags.late", kwargs={"model": spec.name}),
     )

@@ -34,6 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     place = tmp_path_factory.mktemp("live")
     own = place / "models"
     models.write(own, "clockwork", yaml=CLOCKWORK)
+    models.write(own, "untrained", yaml=CLOCKWORK)
     models.write(own, "hopeless", noise=str(models.AS_OF + timedelta(days=8)))
     broken = models.write(own, "broken").folder / "model.yaml"
     broken.write_text(broken.read_text().replace("task: regression", "task: regresion"))

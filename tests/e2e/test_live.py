@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import json
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -168,6 +170,36 @@ def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> 
         assert "hopeless_check/runs/" in shown
         assert "window 7d" in shown
     assert set(tables.read("ledger", "hopeless")["to_state"]) >= {"champion", "warned", "delivered"}
+
+
+def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, stack: Stack) -> None:
+    airflow.unpause("untrained_score")
+    run_id = airflow.trigger("untrained_score", day="2026-02-03", check=False)
+    assert airflow.wait("untrained_score", run_id) == "failed"  # there is no champion: a person has to see to it
+    with contextlib.closing(sqlite3.connect(stack.home / "airflow" / "airflow.db", timeout=30)) as database, database:
+        sql = "UPDATE deadline SET deadline_time = '2026-02-04 12:00:00' WHERE dagrun_id = (SELECT id FROM dag_run WHERE run_id = ?)"
+        assert database.execute(sql, [run_id]).rowcount == 1  # six hours, without the waiting
+    found: list[Path] = []
+
+    def caught() -> bool:
+        found[:] = stack.mails.rglob("*untrained-2026-02-03-is-not-scored-yet.eml")
+        return bool(found)
+
+    airflow.until(caught, 60, "the mail about the deadline")
+    mail = email.message_from_bytes(found[0].read_bytes(), policy=email.policy.default)
+    body = mail.get_body(("plain",))
+    assert body is not None
+    text = " ".join(body.get_content().split())
+    assert f"6 hours after the run untrained_score/{run_id} was queued; the run is failed" in text
+    assert f"/dags/untrained_score/runs/{run_id}" in text
+    # A run with a deadline can be cleared; with Airflow's own reference that is an error.
+    again = airflow.trigger("untrained_score", day="2026-02-03", check=False)
+    assert airflow.wait("untrained_score", again) == "failed"
+    body = {"dry_run": False, "only_failed": True, "dag_run_id": again, "reset_dag_runs": True}
+    airflow.call("POST", "/dags/untrained_score/clearTaskInstances", json=body)
+    airflow.until(
+        lambda: airflow.run("untrained_score", again)["state"] == "failed", 60, "the cleared run to fail again"
+    )
 
 
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
