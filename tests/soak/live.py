@@ -86,10 +86,17 @@ class Live:
     def start(self, kind: str, name: str, **conf: object) -> tuple[str, str]:
         """Start a run of a model's DAG."""
         dag = f"{name}_{kind}"
-        self.airflow.unpause(dag)
+        self.airflow.until(lambda: self._unpaused(dag), 60, f"{dag} to be unpaused")
         return dag, self.airflow.trigger(
             dag, **{key: str(value) if key != "check" else value for key, value in conf.items()}
         )
+
+    def _unpaused(self, dag: str) -> bool:
+        """On SQLite a call may be refused after five seconds of waiting for another one."""
+        with contextlib.suppress(httpx.HTTPError, RuntimeError):
+            self.airflow.unpause(dag)
+            return True
+        return False
 
     def state(self, run: tuple[str, str]) -> str:
         """The state of a run, "?" while nobody answers."""
