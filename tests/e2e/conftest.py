@@ -19,6 +19,12 @@ from tests import models
 from tests.conftest import PROJECT
 
 CLOCKWORK = models.YAML + "score: {{schedule: null}}\n"
+SECRET = "hunter2-is-not-shown"
+VAULT_URL = f"sqlite:////nowhere/{SECRET}/sales.db"  # of a folder that isn't there: a run of it fails
+VAULTED = CLOCKWORK.replace(
+    "source: {{kind: python, function: source.read}}",
+    "source: {{kind: sql, url: '${{VAULT_URL}}', query: 'select * from sales where at between :first and :last'}}",
+)
 TODAY = datetime.now(UTC).date()
 
 
@@ -35,6 +41,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     own = place / "models"
     models.write(own, "clockwork", yaml=CLOCKWORK)
     models.write(own, "untrained", yaml=CLOCKWORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAULT_URL", VAULT_URL)
+        models.write(own, "vaulted", yaml=VAULTED)
     models.write(own, "hopeless", noise=str(models.AS_OF + timedelta(days=8)))
     broken = models.write(own, "broken").folder / "model.yaml"
     broken.write_text(broken.read_text().replace("task: regression", "task: regresion"))
@@ -43,6 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         folders.append(PROJECT / "examples")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ESTEIRA_HOME", str(place / "home"))
+        patch.setenv("VAULT_URL", VAULT_URL)
         patch.setenv("ESTEIRA_MODELS", ":".join(map(str, folders)))
         for name in ("WEB", "MLFLOW", "SMTP"):
             patch.setenv(f"ESTEIRA_{name}_PORT", str(free_port()))

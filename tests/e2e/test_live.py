@@ -21,7 +21,7 @@ from esteira import data, spec, steps, tables
 
 from local.api import Airflow
 from local.stack import PROJECT, Stack
-from tests.e2e.conftest import TODAY
+from tests.e2e.conftest import SECRET, TODAY
 from tests.models import AS_OF
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1500)]
@@ -200,6 +200,21 @@ def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, st
     airflow.until(
         lambda: airflow.run("untrained_score", again)["state"] == "failed", 60, "the cleared run to fail again"
     )
+
+
+def test_a_secret_is_nowhere_in_what_a_run_leaves(airflow: Airflow, stack: Stack) -> None:
+    """Logs, XComs, rendered templates, serialized DAGs, MLflow, mails: all of them are files here."""
+    airflow.unpause("vaulted_train")
+    run_id = airflow.trigger("vaulted_train", day=str(AS_OF))
+    assert airflow.wait("vaulted_train", run_id) == "failed"
+    mails = [path.read_text() for path in stack.mails.rglob("*vaulted*.txt")]
+    assert any("unable to open database file" in mail for mail in mails)
+    holding = [
+        path
+        for path in stack.home.rglob("*")
+        if path.is_file() and not path.is_symlink() and SECRET.encode() in path.read_bytes()
+    ]
+    assert holding == []
 
 
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
