@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from esteira import data, tables
@@ -243,7 +244,11 @@ def test_files_cut_by_another_clock_lose_no_row(tmp_path: Path) -> None:
         f'{{kind: csv, path: "{tmp_path}/x-{{{{day}}}}.csv"}}',
         **{"{{column: at}}": "{{column: at, timezone: America/Sao_Paulo}}"},
     )
-    assert len(data.read(spec, DAY, DAY)) == 24
+    found = data.read(spec, DAY, DAY)["day"].value_counts()
+    assert found.to_dict() == {
+        pd.Timestamp("2026-01-02"): 24,
+        pd.Timestamp("2026-01-01"): 3,
+    }  # its file's own of the day before
 
 
 def test_a_python_source_without_rows_is_an_empty_day(tmp_path: Path) -> None:
@@ -387,3 +392,26 @@ def test_impossible_expectations_are_named(tmp_path: Path, expected: str, said: 
 def test_impossible_qualities_are_named(tmp_path: Path, quality: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         models.write(tmp_path, yaml=models.YAML + f"quality: {quality}\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([str(n) for n in range(5_000)] + ["x"], pa.int64()),
+        (["x", None, 2.5, True, *range(5_000), "7"], pa.int64()),
+        ([True, False] * 2_000 + ["maybe", "true", None], pa.bool_()),
+        (["2026-01-01 00:00:00"] * 5_000 + ["soon"], pa.timestamp("us")),
+        (["x"] * 500, pa.int64()),
+    ],
+)
+def test_a_value_that_does_not_fit_costs_its_neighbours_only(
+    values: list[object], kind: pa.DataType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [kinds._one(value, kind) for value in values]
+    real, asked = kinds._one, []
+    monkeypatch.setattr(kinds, "_one", lambda value, kind: (asked.append(value), real(value, kind))[1])
+    found = kinds.fitted(pd.Series(values, dtype=object), kind)
+    assert [None if pd.isna(value) else value for value in found] == [
+        None if value is None else pd.Timestamp(value) if pa.types.is_timestamp(kind) else value for value in alone
+    ]
+    assert len(asked) <= max(500, 4 * kinds.FEW)

@@ -19,6 +19,7 @@ NAMES: Mapping[str, pa.DataType] = {
 }
 PERSONAL = "(personal)"  # what is shown in place of a personal value
 EXACT = 2**53  # up to here a float64 holds every whole number
+FEW = 64  # values, from which on halving costs more than looking at each
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 TRUTH = {"true": 1.0, "false": 0.0}
 
@@ -94,15 +95,23 @@ def _as_float(values: pd.Series, *, exact: bool) -> pd.Series:
 
 
 def _cast(values: pd.Series, kind: pa.DataType) -> pd.Series:
-    """Values through Arrow's own casts, which change nothing silently: all at once, else one by one."""
+    """Values through Arrow's own casts, which change nothing silently."""
     if pd.api.types.is_datetime64_any_dtype(values):
         values = values.dt.as_unit("us")  # finer than a table keeps it
-    try:
-        found = pa.array(values, from_pandas=True).cast(kind)
-    except MISFITS:
-        found = pa.array([_one(value, kind) for value in values], kind)
+    found = pa.chunked_array(_parts(values, kind), kind)
     fitted: pd.Series = found.to_pandas(integer_object_nulls=True, date_as_object=False)
     return fitted.set_axis(values.index)
+
+
+def _parts(values: pd.Series, kind: pa.DataType) -> list[pa.Array]:
+    """The values, cast all at once; where one does not fit, each half, so that it costs its own neighbours only."""
+    try:
+        return [pa.array(values, from_pandas=True).cast(kind)]
+    except MISFITS:
+        if len(values) <= FEW:
+            return [pa.array([_one(value, kind) for value in values], kind)]
+        half = len(values) // 2
+        return _parts(values.iloc[:half], kind) + _parts(values.iloc[half:], kind)
 
 
 def _one(value: object, kind: pa.DataType) -> object:
