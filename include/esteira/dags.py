@@ -33,7 +33,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from asgiref.sync import sync_to_async
 
 from esteira.deadlines import SinceQueued
-from esteira.spec import EsteiraError, ModelSpec, SpecError, find, load, model_files
+from esteira.spec import EsteiraError, ModelSpec, OutOfReach, SpecError, find, load, model_files
 
 if TYPE_CHECKING:
     from esteira.steps.mails import Mail
@@ -408,12 +408,23 @@ async def late(model: str, context: Mapping[str, Any]) -> None:
 def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
     from esteira import steps, tables
 
-    spec = find(model)
-    left = tables.missing_days("predictions", model, _days_asked(spec, run))
-    if left:
-        place = f"{_airflow_url()}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
-        mail = steps.late_mail(spec, left, f"{run['dag_id']}/{run['dag_run_id']}", run["state"], deadline, place)
-        steps.post(spec, mail, left[0], f"{run['dag_id']}/{run['dag_run_id']}", _send)
+    if run.get("run_type") == "backfill":  # all its runs are queued at once, and nobody waits for them in the morning
+        return
+    spec, name = find(model), f"{run['dag_id']}/{run['dag_run_id']}"
+    days = _days_asked(spec, run)
+    try:
+        days = tables.missing_days("predictions", model, days)
+    except OutOfReach:  # which may be why the day is late
+        log.exception("model %s: whether %s are scored can't be seen", model, days)
+    if not days:
+        return
+    place = f"{_airflow_url()}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
+    mail = steps.late_mail(spec, days, name, run["state"], deadline, place)
+    try:
+        steps.post(spec, mail, days[0], name, _send)
+    except OutOfReach:  # the mail can't wait in the lake
+        log.exception("model %s: the mail about %s is not in the ledger", model, days)
+        _send(mail)
 
 
 # ------------------------------------------------------------------------------------------------------------- check

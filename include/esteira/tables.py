@@ -109,8 +109,11 @@ def create_lake() -> str:
     """Make the folder of ESTEIRA_LAKE, or of the default, a lake; returns where it is. One that is a lake already stays."""
     place = os.environ.get("ESTEIRA_LAKE") or str(home() / "lake")
     if "://" not in place:
-        Path(place).mkdir(parents=True, exist_ok=True)
-        Path(place, MARKER).touch()
+        try:
+            Path(place).mkdir(parents=True, exist_ok=True)
+            Path(place, MARKER).touch()
+        except OSError as error:
+            raise OutOfReach(f"{place} can't be made a lake: {error}; name another folder in ESTEIRA_LAKE") from error
     return place
 
 
@@ -122,10 +125,12 @@ def _reaching(place: str) -> Iterator[None]:
     except (OutOfReach, CommitFailedError, TableNotFoundError):
         raise
     except (DeltaError, OSError) as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if isinstance(error, DeltaError) and not number and "Generic " not in str(error):
-            raise  # not the storage's fault
-        mend = MENDS.get(int(number[1]) if number else getattr(error, "errno", None) or 0, "see that it is there")
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None) or 0
+        storage = isinstance(error, OSError) or found or re.search(r"Generic (?!delta)\w+ error", str(error))
+        if not storage or number == errno.ENOENT:
+            raise  # not the storage's fault, or nothing that comes back by itself
+        mend = MENDS.get(number, "see that it is there")
         raise OutOfReach(
             f"the table at {place} is out of reach: {error}. To mend it: {mend}; nothing was half written, and the task can "
             "run again"
@@ -268,10 +273,15 @@ def _scan(
     late = [each for each in filters if isinstance(each[2], str)]
     early = [each for each in filters if each not in late]
     wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+    condition = pq.filters_to_expression(early) if early else None
     with _reaching(table.table_uri):
-        found = dataset.to_table(columns=wanted, filter=pq.filters_to_expression(early) if early else None)
-    if late:
-        found = found.filter(pq.filters_to_expression(late))
+        if not late:
+            return dataset.to_table(columns=columns, filter=condition)
+        # Batch by batch, so that what is compared late is not all in memory before.
+        text = pq.filters_to_expression(late)
+        batches = dataset.to_batches(columns=wanted, filter=condition)
+        parts = [pa.Table.from_batches([batch]).filter(text) for batch in batches]
+    found = pa.concat_tables(parts) if parts else dataset.schema.empty_table()
     return found.select(columns) if columns is not None else found
 
 
@@ -332,19 +342,20 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                 memory.replace(arrow, where, marks)
                 return memory.version()
             known = [Transaction(name, mark) for name, mark in marks.items()]
-            write_deltalake(
-                table if isinstance(table, DeltaTable) else path(kind, model),
-                arrow,
-                mode="overwrite",
-                predicate=_condition(where),
-                partition_by=[partition],
-                schema_mode="merge",
-                configuration=PROPERTIES,
-                commit_properties=CommitProperties(app_transactions=known) if known else None,
-            )
+            with _reaching(path(kind, model)):
+                write_deltalake(
+                    table if isinstance(table, DeltaTable) else path(kind, model),
+                    arrow,
+                    mode="overwrite",
+                    predicate=_condition(where),
+                    partition_by=[partition],
+                    schema_mode="merge",
+                    configuration=PROPERTIES,
+                    commit_properties=CommitProperties(app_transactions=known) if known else None,
+                )
         return version(kind, model)
 
-    return _retried(commit, path(kind, model))
+    return _retried(commit)
 
 
 def _to_arrow(rows: pd.DataFrame, table: DeltaTable | MemoryTable | None, schema: pa.Schema | None) -> pa.Table:
@@ -385,12 +396,11 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
         ) from None
 
 
-def _retried(commit: Callable[[], int], place: str) -> int:
+def _retried(commit: Callable[[], int]) -> int:
     """Commit; where another writer of the same rows was faster, again from a fresh read, a bounded number of times."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with _reaching(place):
-                return commit()
+            return commit()
         except CommitFailedError:
             if attempt == ATTEMPTS:
                 raise
@@ -423,7 +433,8 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
         )
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
-    return bool(_retried(commit, path("ledger", model)))
+    with _reaching(path("ledger", model)):
+        return bool(_retried(commit))
 
 
 def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tuple[int, int]:
@@ -441,8 +452,8 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
         found = DeltaTable(place).optimize.compact()
         return int(found["numFilesRemoved"])
 
-    compacted = _retried(compact, place)
     with _reaching(place):
+        compacted = _retried(compact)
         removed = _vacuum(place, keep, hours)
         DeltaTable(place).create_checkpoint()
     return compacted, removed

@@ -128,7 +128,13 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
     tables.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
     for again in (run | {"dag_run_id": "scheduled__2"}, by_hand, run | {"dag_run_id": "3", "partition_key": None}):
         asyncio.run(dags_module.late("sales", context | {"dag_run": again}))
+    asyncio.run(dags_module.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
     assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
+
+    monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "not mounted"))
+    asyncio.run(dags_module.late("sales", context))
+    assert sent[-1].subject == "[esteira] sales: 2026-02-01 is not scored yet"
+    assert len(sent) == 3
 
 
 def test_the_scheduled_score_takes_the_day_before(dags) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
+import smtplib
 import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
+import pandas as pd
 import pytest
-from esteira import registry, steps, tables
+import sqlalchemy.exc
+from deltalake.exceptions import CommitFailedError
+from esteira import data, registry, steps, tables
 from esteira.__main__ import main
 from esteira.spec import ModelSpec, OutOfReach
+from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from tests import models
 from tests.integration.test_steps import FIRST, score_days
@@ -156,9 +163,37 @@ def test_mlflow_that_is_down_is_an_outage_and_a_rerun_completes(
     assert steps.accounted(spec, [FIRST]) == "72 rows read = 72 published + 0 in quarantine"
 
 
-@pytest.mark.parametrize("error", [ValueError("NaN"), KeyError("x"), AssertionError(), MemoryError()])
-def test_what_is_wrong_is_no_outage(error: BaseException) -> None:
-    assert not steps.is_outage(error)
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (OutOfReach("the lake"), True),
+        (ConnectionRefusedError(), True),
+        (smtplib.SMTPServerDisconnected(), True),
+        (httpx.ConnectError("refused"), True),
+        (CommitFailedError("a conflict"), True),
+        (sqlalchemy.exc.OperationalError("select 1", {}, Exception("locked")), True),
+        (MlflowException("API request failed"), True),
+        (MlflowException("no such run", INVALID_PARAMETER_VALUE), False),
+        (sqlalchemy.exc.ArgumentError("a wrong address"), False),
+        (FileNotFoundError("features.csv"), False),
+        (ValueError("NaN"), False),
+        (MemoryError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_wrong_is_no_outage(error: BaseException, outage: bool) -> None:
+    assert steps.is_outage(error) == outage
+
+
+def test_a_source_whose_disk_fails_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = models.YAML.replace("{{kind: python, function: source.read}}", f"{{{{kind: csv, path: {tmp_path}/x.csv}}}}")
+    spec = models.write(tmp_path / "models", yaml=yaml)
+    (tmp_path / "x.csv").write_text("site,at,hour,heat,open,amount\n")
+    monkeypatch.setattr(
+        pd, "read_csv", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    )
+    with pytest.raises(OutOfReach, match=r"x\.csv: can't be read: .*Input/output error; see that its volume is there"):
+        data.read(spec, FIRST, FIRST)
 
 
 def test_an_attempt_that_meets_an_outage_is_no_attempt_that_failed(

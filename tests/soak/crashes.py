@@ -67,6 +67,8 @@ def image(spec_name: str, home: Path) -> Image:
     for kind in victim.KINDS:
         rows = tables.read(kind, spec_name)
         rows = rows.drop(columns=[name for name in CLOCKS if name in rows.columns])
+        if "version" in rows:  # a float where any row has none
+            rows["version"] = rows["version"].astype("Int64")
         text = rows.astype(str).to_csv(index=False).splitlines()
         found[kind] = Counter(_without_lots(line, runs) for line in text)
     api = registry.client()

@@ -121,8 +121,9 @@ class Live:
     def image(self, name: str) -> Image:
         """All that can be seen of a model, without its name, and the runs' ids."""
         found = crashes.image(name, self.stack.home)
-        for part in ("mails", "commits"):  # of all models
-            found[part] = Counter()
+        found["commits"] = Counter({row: count for row, count in found["commits"].items() if name in row})
+        mails = [path.name.partition("-")[2] for path in self.stack.mails.rglob("*.eml")]
+        found["mails"] = Counter(mail for mail in mails if name in mail)
         return {
             part: Counter({_unnamed(row, name): count for row, count in rows.items()}) for part, rows in found.items()
         }
@@ -407,8 +408,9 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
         "" if state == "success" else f"{state} afterwards: {live.airflow.tasks(*run)}",
     ]
     got = live.image(name)
-    for image in (wanted, got):  # the failure itself is told in the ledger, where that could be written
-        image["ledger"] = Counter({row: count for row, count in image["ledger"].items() if ":failed/" not in row})
+    # The failure itself is told in a mail and, where that could be written, in the ledger.
+    got["ledger"] = Counter({row: count for row, count in got["ledger"].items() if ":failed/" not in row})
+    got["mails"] = Counter({mail: count for mail, count in got["mails"].items() if "failed" not in mail})
     _compared(outcome, wanted, got, *wrong)
     print(f"{outcome.fault}: failed after {seconds:.0f} s, {state} when it was cleared", flush=True)
     yield outcome

@@ -19,6 +19,7 @@ NAMES: Mapping[str, pa.DataType] = {
 }
 PERSONAL = "(personal)"  # what is shown in place of a personal value
 EXACT = 2**53  # up to here a float64 holds every whole number
+ZERO_LED = r"\s*[+-]?0\d"  # as in 007, which is no number
 FEW = 64  # values, from which on halving costs more than looking at each
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 TRUTH = {"true": 1.0, "false": 0.0}
@@ -51,6 +52,8 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
         kind = _suggested(values, key=key)
     if kind is None:
         return values
+    if key and pa.types.is_integer(kind) and not pd.api.types.is_numeric_dtype(values):
+        values = values.mask(values.astype("str").str.match(ZERO_LED).fillna(False).astype(bool))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return as_text(values)
     if pa.types.is_floating(kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib.util
 import logging
@@ -24,12 +25,13 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from esteira.data.kinds import masked
+from esteira.data.kinds import ZERO_LED, masked
 from esteira.spec import (
     CsvSource,
     DeltaSource,
     EsteiraError,
     ModelSpec,
+    OutOfReach,
     ParquetSource,
     PythonSource,
     Source,
@@ -251,19 +253,20 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
         _require_no_nul(path, source.encoding)
         header = pd.read_csv(path, nrows=1, header=None, dtype=str, **options)
         _once(pd.DataFrame(columns=header.iloc[0].dropna()), path)  # read_csv would give the second one another name
-        options |= _literal(
-            spec, [str(name) for name in header.iloc[0].dropna()], _zero_led(path, spec, header, options)
-        )
-        rows: pd.DataFrame = pd.read_csv(path, low_memory=False, **options)
+        text = [name for name, asked in spec.expect.items() if asked.type == "text"]
+        keys = [name for name in spec.key if name not in text]
+        if text:  # NA, None and True are words there
+            names = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+            options |= {
+                "keep_default_na": False,
+                "na_values": {name: [""] if name in text else EMPTY for name in names},
+            }
+        rows: pd.DataFrame = pd.read_csv(path, low_memory=False, dtype=dict.fromkeys([*text, *keys], "str"), **options)
         if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
             raise DataError(
                 f"{path}: its rows have more fields than its header has names; mend it, or deliver it again"
             )
-        # An empty cell makes whole numbers floats, and beyond 2^53 two keys one.
-        blurred = {name: "Int64" for name in spec.key if name in rows.columns and _blurred(rows[name])}
-        if blurred:
-            options["dtype"] |= blurred
-            rows = pd.read_csv(path, low_memory=False, **options)
+        rows = rows.assign(**{name: _key(rows[name]) for name in keys if name in rows.columns})
         texts = [name for name in spec.key if name in rows.columns and not pd.api.types.is_numeric_dtype(rows[name])]
         return rows.assign(**{name: rows[name].mask(rows[name].isin([""])) for name in texts})
     except pd.errors.EmptyDataError:
@@ -278,24 +281,33 @@ def _read_csv(path: str, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
     except LookupError as error:
         raise DataError(f"{path}: {_sentence(error)}; correct source.encoding in model.yaml") from None
     except UNREADABLE as error:
+        _require_reachable(path, error)
         raise DataError(f"{path}: can't be read: {_sentence(error)}; deliver it again") from None
 
 
-def _zero_led(path: str, spec: ModelSpec, header: pd.DataFrame, options: dict[str, Any]) -> list[str]:
-    """The keys that have a value such as 007: they are text, or 7 would be published in its place."""
-    keys = [name for name in spec.key if name in set(header.iloc[0])]
-    text = pd.read_csv(path, usecols=keys, dtype=str, **options) if keys else pd.DataFrame()
-    return [name for name in keys if text[name].str.match(r"\s*0\d").any()]
+def _require_reachable(path: str, error: Exception) -> None:
+    """Raise OutOfReach where it is the storage that failed, and not what is in the file."""
+    number = getattr(error, "errno", None)
+    if number and number not in (errno.ENOENT, errno.EISDIR):
+        raise OutOfReach(
+            f"{path}: can't be read: {error}; see that its volume is there, and run the task again"
+        ) from error
 
 
-def _literal(spec: ModelSpec, names: list[str], zero_led: list[str]) -> dict[str, Any]:
-    """Options of read_csv with which columns of text are read as they stand: NA, None and True are words there."""
-    text = {name for name, asked in spec.expect.items() if asked.type == "text"} | set(zero_led)
-    return {
-        "dtype": {name: "str" for name in names if name in text},
-        "na_values": {name: [""] if name in text else EMPTY for name in names},
-        "keep_default_na": False,
-    }
+def _key(text: pd.Series) -> pd.Series:
+    """A key as what it looks like: numbers, whole ones to the last digit though some are empty; but 007 is text."""
+    given = text.dropna()
+    if given.str.match(ZERO_LED).any():
+        return text
+    try:
+        numbers = pd.to_numeric(given)
+    except ValueError:
+        return text
+    if len(given) < len(text) or pd.api.types.is_float_dtype(numbers):
+        whole = len(given) > 0 and not (numbers % 1).any() and bool((numbers.abs() < 2**63).all())
+        if whole:
+            return pd.Series(numbers.astype("Int64").reindex(text.index))
+    return pd.Series(numbers.reindex(text.index))
 
 
 def _require_no_nul(path: str, encoding: str) -> None:
@@ -311,13 +323,6 @@ def _require_no_nul(path: str, encoding: str) -> None:
         )
 
 
-def _blurred(values: pd.Series) -> bool:
-    given = values.dropna()
-    return pd.api.types.is_float_dtype(values) and bool(
-        len(given) and not (given % 1).any() and (given.abs() < 2**63).all()
-    )
-
-
 def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
@@ -328,6 +333,7 @@ def _read_parquet(path: str, spec: ModelSpec, first: date, last: date, *, whole:
             _once(pd.DataFrame(columns=pq.read_schema(path).names), path)
         return _between(pads.dataset(path), spec, first, last, whole=whole)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        _require_reachable(path, error)
         raise DataError(f"{path}: is not a whole parquet file: {_sentence(error)[:200]}; deliver it again") from None
 
 

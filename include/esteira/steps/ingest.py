@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from esteira import data, tables
-from esteira.spec import ModelSpec, PythonSource, Source, SqlSource
+from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
 
 log = logging.getLogger(__name__)
@@ -68,24 +68,31 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
 def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
     """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them."""
     before = first - timedelta(days=1)
-    if late.empty or tables.missing_days("raw", spec.name, [before]):  # that day's own run will read them
+    if tables.missing_days("raw", spec.name, [before]):  # that day's own run will read them
+        return
+    had = tables.read("quarantine", spec.name, columns=["row", "stage"], day=before)
+    if late.empty and not (len(had) and (had["stage"] == "late").any()):
         return
     good, bad = data.storable(spec, late, tables.types("raw", spec.name))
     known = tables.read("raw", spec.name, columns=["day", *spec.key], day=before)
-    if len(known):
+    if len(known) and len(good):
         good = good[~good.set_index([*spec.key]).index.isin(known.set_index([*spec.key]).index)]
     command = f"esteira requeue {spec.name} --day {before}"
     reason = f"came in the file of {first}, after {before} was run; `{command}` reads it"
     missed = late.loc[good.index.union(bad.index)].assign(rule="late", reason=reason)
-    had = tables.read("quarantine", spec.name, columns=["row", "stage"], day=before)
     if len(had) and len(missed):
-        missed = missed[~_as_json(missed).isin(set(had.loc[had["stage"] != "late", "row"]))]
-    if missed.empty:
-        return
-    log.warning(
-        "model %s: %d rows of %s came after it was run; `%s` reads them", spec.name, len(missed), before, command
-    )
+        others = {_name(spec, json.loads(row)) for row in had.loc[had["stage"] != "late", "row"]}
+        missed = missed[~_as_json(missed).map(lambda row: _name(spec, json.loads(row)) in others)]
+    if len(missed):
+        log.warning(
+            "model %s: %d rows of %s came after it was run; `%s` reads them", spec.name, len(missed), before, command
+        )
     _quarantine(spec, missed, [before], "late")
+
+
+def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
+    """What tells a row in quarantine from others, whatever types its file's other rows gave its columns."""
+    return tuple(canonical(row.get(name)) for name in (*spec.key, spec.time.column, spec.time.hour or ""))
 
 
 def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
@@ -217,8 +224,9 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
     _quarantine(spec, bad, days, "labels")
     tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
     log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
-    if len(found) > len(rows):
-        log.info("model %s: %d labels were read whose key no row has", spec.name, len(found) - len(rows))
+    asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
+    if len(asked) > len(rows):
+        log.info("model %s: %d labels were read whose key no row has", spec.name, len(asked) - len(rows))
 
 
 def versions(spec: ModelSpec) -> str:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-REMOTE = ("deltalake", "mlflow", "requests", "sqlalchemy", "urllib3")
+from esteira.spec import OutOfReach
+
+# By name, so that nothing need be imported: Delta's own errors are OutOfReach by then.
+OUTAGES = frozenset(
+    [
+        "_internal.CommitFailedError",
+        "httpx.TransportError",
+        "sqlalchemy.InterfaceError",
+        "sqlalchemy.OperationalError",
+        "sqlalchemy.TimeoutError",
+        "urllib3.HTTPError",
+    ]
+)
+WRONG = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error is of the lake, MLflow, the mail server, a disk or a network, and not of the data or the code."""
-    kinds = type(error).__mro__
-    return issubclass(kinds[0], OSError) or any(kind.__module__.partition(".")[0] in REMOTE for kind in kinds)
+    if isinstance(error, OSError):
+        return isinstance(error, OutOfReach) or not isinstance(error, WRONG)
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    if "mlflow.MlflowException" in names:
+        return int(error.get_http_status_code()) >= 500  # type: ignore[attr-defined]
+    return bool(names & OUTAGES)
