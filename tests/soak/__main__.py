@@ -16,7 +16,7 @@ from tests.soak import concurrency, crashes, live, victim
 def main() -> int:
     """Returns how many trials left something else than an undisturbed run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="at each named point")
+    parser.add_argument("--kills", type=int, default=10, help="at each named point, in the first scenario that has it")
     parser.add_argument("--anywhere", type=int, default=20, help="kills at random moments, for each scenario")
     parser.add_argument("--meetings", type=int, default=10, help="of each kind of several at once")
     parser.add_argument(

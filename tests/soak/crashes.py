@@ -237,12 +237,15 @@ def trial(
 
 
 def faults(
-    scenario: Scenario, each: int, anywhere: int, seed: int
+    scenario: Scenario, each: int, anywhere: int, known: set[str], seed: int
 ) -> Iterator[tuple[str, tuple[str, int] | None, float | None]]:
-    """The kills of a scenario: `each` at every named point, its occurrences in turn, and `anywhere` at random moments."""
+    """The kills of a scenario: `each` at every named point, its occurrences in turn, and `anywhere` at random moments.
+
+    A point that an earlier scenario had (`known`) is met once for each of its occurrences only, twice at least.
+    """
     times = Counter(scenario.points)
     for point, count in times.items():
-        for number in range(each):
+        for number in range(min(each, max(2, count)) if point in known else each):
             yield point, (point, number % count + 1), None
     moments = random.Random(seed)
     for _ in range(anywhere):
@@ -252,6 +255,7 @@ def faults(
 def run(context: Any, place: Path, names: list[str], each: int, anywhere: int, workers: int = 2) -> list[Outcome]:
     """All trials of the scenarios, as a table's rows."""
     rows: list[Outcome] = []
+    known: set[str] = set()
     for name in names:
         scenario = begun(context, place, name)
         found: dict[str, Outcome] = {}
@@ -278,7 +282,8 @@ def run(context: Any, place: Path, names: list[str], each: int, anywhere: int, w
             outcome.examples += examples
 
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(tried, faults(scenario, each, anywhere, seed=len(rows))))
+            list(pool.map(tried, faults(scenario, each, anywhere, known, seed=len(rows))))
+        known |= set(scenario.points)
         rows += found.values()
         print(
             f"{name}: {sum(each.tried for each in found.values())} kills at {len(found)} points, {sum(each.differing for each in found.values())} differences",
