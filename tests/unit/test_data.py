@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from esteira import data, tables
-from esteira.data import DataError, kinds
+from esteira.data import DataError, kinds, sources
 from esteira.spec import ModelSpec, SpecError, canonical, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -415,3 +415,30 @@ def test_a_value_that_does_not_fit_costs_its_neighbours_only(
         None if value is None else pd.Timestamp(value) if pa.types.is_timestamp(kind) else value for value in alone
     ]
     assert len(asked) <= max(500, 4 * kinds.FEW)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["1", "2"], [1, 2]),
+        (["1", None], [1, None]),
+        (["1.0", "2"], [1, 2]),
+        (["1.5", "2"], [1.5, 2.0]),
+        (["9007199254740993", None], [9007199254740993, None]),
+        (["9223372036854775808", None], ["9223372036854775808", None]),
+        (["99999999999999999999", "99999999999999999998"], ["99999999999999999999", "99999999999999999998"]),
+        (["1e300", "2"], ["1e300", "2"]),
+        (["inf", "2"], ["inf", "2"]),
+        (["007", "7"], ["007", "7"]),
+        (["0", "0.5"], [0.0, 0.5]),
+        (["True", "1"], ["True", "1"]),
+        (["2026-01-01 08:00", "x"], ["2026-01-01 08:00", "x"]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_a_key_is_read_to_its_last_digit(given: list[str | None], found: list[object], tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("key,at\n" + "".join(f"{value or ''},2026-01-02\n" for value in given))
+    yaml = {"key: [site, at]": "key: [key]", "{{column: at}}": "{{column: at}}"}
+    spec = declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}", **yaml)
+    rows = sources._read_csv(str(tmp_path / "x.csv"), spec.source, spec)  # type: ignore[arg-type]
+    assert [None if pd.isna(value) else value for value in rows["key"]] == found

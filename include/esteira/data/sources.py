@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from esteira.data.kinds import ZERO_LED, masked
+from esteira.data.kinds import EXACT, ZERO_LED, masked
 from esteira.spec import (
     CsvSource,
     DeltaSource,
@@ -303,11 +303,10 @@ def _key(text: pd.Series) -> pd.Series:
         numbers = pd.to_numeric(given)
     except ValueError:
         return text
-    if len(given) < len(text) or pd.api.types.is_float_dtype(numbers):
-        whole = len(given) > 0 and not (numbers % 1).any() and bool((numbers.abs() < 2**63).all())
-        if whole:
-            return pd.Series(numbers.astype("Int64").reindex(text.index))
-    return pd.Series(numbers.reindex(text.index))
+    if not (numbers.abs() <= EXACT).all() and not pd.api.types.is_signed_integer_dtype(numbers):
+        return text  # as a float it would lose its last digits
+    whole = not (numbers % 1).any()
+    return pd.Series((numbers.astype("Int64") if whole else numbers).reindex(text.index))
 
 
 def _require_no_nul(path: str, encoding: str) -> None:
