@@ -70,7 +70,7 @@ def image(spec_name: str, home: Path) -> Image:
         if "version" in rows:  # a float where any row has none
             rows["version"] = rows["version"].astype("Int64")
         text = rows.astype(str).to_csv(index=False).splitlines()
-        found[kind] = Counter(_without_lots(line, runs) for line in text)
+        found[kind] = Counter(_without_lots(line, runs).replace(str(home), "(home)") for line in text)
     api = registry.client()
     versions = api.search_model_versions(f"name = '{spec_name}'")
     found["versions"] = Counter(f"{each.version} of {runs.get(each.run_id, 'a deleted run')}" for each in versions)
