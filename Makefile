@@ -12,25 +12,26 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick lint audit format lock bench-parse bench-loop soak clean
+.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-loop soak \
+	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  %-13s %s\n", $$1, $$2 }'
 	@echo "Ports: ESTEIRA_WEB_PORT (8080), ESTEIRA_MLFLOW_PORT (5000), ESTEIRA_SMTP_PORT (2525)"
 
-setup: $(READY) ## Create .venv with everything in requirements.txt (every other target does so by itself)
+setup: $(READY) ## Create .venv with everything in requirements.txt and requirements-dev.txt (other targets do so by themselves)
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=/path/to/python3.11")'
 	@echo "setting up $(VENV); the first time takes a minute or two"
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
-		uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt; \
+		uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt -r requirements-dev.txt; \
 		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
 	else \
 		"$(PYTHON)" -m venv $(VENV); \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
 	fi
 	@touch $(READY)
@@ -45,11 +46,19 @@ down: $(READY) ## Stop what `make up` or `make demo` started
 	@$(BIN)/python -m local.stack down
 	@ESTEIRA_HOME="$${ESTEIRA_HOME:-.esteira}/demo" $(BIN)/python -m local.stack down
 
-test: test-quick ## Run all tests: unit, DAGs, integration, and a live Airflow
+test: test-quick test-live ## Run all tests: unit, DAGs, integration, and a live Airflow
+
+test-live: $(READY) ## Run the tests with a live Airflow and a browser
 	@$(BIN)/python -m pytest -m live
 
 test-quick: $(READY) ## Run the tests that need no live Airflow
 	@$(BIN)/python -m pytest -m "not live" -n 2
+
+test-dags: $(READY) ## Run the DAGs' integrity and policy tests
+	@$(BIN)/python -m pytest tests/dags/test_integrity.py
+
+test-compose: $(READY) ## Run the stack of docker-compose.yaml, kill its parts, back it up and restore it (an hour; needs Docker)
+	@$(BIN)/python -W ignore -m tests.compose $(COMPOSE)
 
 lint: $(READY) ## Check style, types, import layers and every model.yaml
 	@$(BIN)/ruff check .
@@ -58,6 +67,31 @@ lint: $(READY) ## Check style, types, import layers and every model.yaml
 	@$(BIN)/lint-imports
 	@$(BIN)/esteira validate
 
+# docker-compose.yaml; these need Docker, but no .venv.
+
+secrets: ## Write .env, with random secrets for docker-compose.yaml, if it is not there
+	@"$(PYTHON)" -m local.containers secrets
+
+image: ## Build the image of docker-compose.yaml (ESTEIRA_IMAGE names it)
+	@ESTEIRA_COMMIT="$$(git describe --always --abbrev=40 --dirty=+ '--exclude=*' 2>/dev/null || true)" docker compose build
+
+first-day: ## In the running stack train a model and score a day: MODEL=toll_traffic DAY=2026-02-01
+	@"$(PYTHON)" -m local.containers first-day "$${MODEL:-toll_traffic}" "$${DAY:-2026-02-01}"
+
+backup: ## Write a backup of the stack to a new folder: TO=folder
+	@"$(PYTHON)" -m local.containers backup "$${TO:?name a new folder: make backup TO=folder}"
+
+restore: ## Bring a backup into a stack without volumes, and start it: FROM=folder
+	@"$(PYTHON)" -m local.containers restore "$${FROM:?name the folder of a backup: make restore FROM=folder}"
+
+deploy: ## Start the image ESTEIRA_IMAGE on the engine that DOCKER_HOST names, with the .env here
+	@: "$${ESTEIRA_IMAGE:?name the image}"
+	@docker compose up --detach --wait --wait-timeout 600 --no-build --remove-orphans
+
+scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network)
+	@docker run --rm --volume /var/run/docker.sock:/var/run/docker.sock:ro aquasec/trivy:0.65.0 image --quiet --ignore-unfixed \
+		--severity HIGH,CRITICAL --exit-code 1 "$${ESTEIRA_IMAGE:-esteira:local}"
+
 audit: ## Look for known holes in the packages of requirements.txt (needs the network and uv)
 	@uvx pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
 
@@ -65,9 +99,11 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-lock: ## Make requirements.txt from requirements.in; pins that still fit stay (needs uv)
-	@uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 --universal \
-		--no-annotate --custom-compile-command 'make lock' $(LOCKFLAGS)
+lock: ## Make requirements.txt and requirements-dev.txt from their .in files; pins that still fit stay (needs uv)
+	@for name in requirements requirements-dev; do \
+		uv pip compile --quiet $$name.in --output-file $$name.txt --python-version 3.11 --universal \
+			--no-annotate --custom-compile-command 'make lock' $(LOCKFLAGS); \
+	done
 
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models
 	@$(BIN)/python -m benchmarks.parse

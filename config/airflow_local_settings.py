@@ -1,5 +1,6 @@
 """Airflow imports this at start: what the tasks need is loaded once, before the workers are forked from this process."""
 
+import os
 import sys
 import warnings
 
@@ -17,5 +18,8 @@ def preload() -> None:
         assert all((mlflow.sklearn, optuna, esteira.steps, plots))
 
 
-if {"scheduler", "celery"} & set(sys.argv[1:3]):
+# The scheduler forks workers with LocalExecutor only.
+if "celery" in sys.argv[1:3] or (
+    "scheduler" in sys.argv[1:3] and os.environ.get("AIRFLOW__CORE__EXECUTOR") == "LocalExecutor"
+):
     preload()

@@ -1,4 +1,4 @@
-"""A mail catcher: takes every mail on 127.0.0.1 and keeps it in a folder, as it came (.eml), as text and as HTML."""
+"""A mail catcher: takes every mail and keeps it in a folder, as it came (.eml), as text and as HTML."""
 
 import argparse
 import asyncio
@@ -34,10 +34,10 @@ class Keeper:
         return "250 Kept"
 
 
-async def serve(folder: Path, port: int) -> None:
-    """Listen on the loopback until stopped."""
+async def serve(folder: Path, host: str, port: int) -> None:
+    """Listen until stopped."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper(folder)), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper(folder)), host, port)
     async with server:
         await server.serve_forever()
 
@@ -45,7 +45,8 @@ async def serve(folder: Path, port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     os.umask(0o077)
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.folder, arguments.port))
+    asyncio.run(serve(arguments.folder, arguments.host, arguments.port))

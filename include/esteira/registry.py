@@ -122,12 +122,13 @@ def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
 
 
 def code_version(spec: ModelSpec) -> str:
-    """The git commit that the model's folder is at, '+' where it has changes; empty where git does not know it."""
+    """The git commit that the model's folder is at, '+' where it has changes; where git does not know it ESTEIRA_COMMIT, which an image has."""
+    told = os.environ.get("ESTEIRA_COMMIT", "")
     try:
         command = ["git", "-C", str(spec.folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or told  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return told
 
 
 def lock_digest() -> str:
