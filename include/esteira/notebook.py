@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -14,13 +15,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from esteira import tables
+from esteira import pulls, tables
 
 log = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "retraining.ipynb"
-GIT_LIMIT = 60  # seconds
-AUTHOR = ("-c", "user.name=Esteira", "-c", "user.email=esteira@localhost")
 
 
 def repository() -> Path:
@@ -32,8 +31,10 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
     """Execute the notebook of a day's check and commit it as <model>/<day>.ipynb; returns the commit.
 
     Executing it again for the same day makes a new commit only if the notebook's content changed. A push that fails is
-    warned about and blocks nothing: the next push takes it along.
+    warned about and blocks nothing: the next push takes it along. With ESTEIRA_GIT_REMOTE the commit is a branch of that
+    repository, see pulls.py; else it is made on the branch that is checked out.
     """
+    remote = pulls.Remote.from_environment()
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "executed.ipynb"
         _execute(executed, parameters)
@@ -43,6 +44,8 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
     with FileLock(f"{place}.lock", timeout=120):
         if not (place / ".git").exists():
             _git("init", "--quiet", "--initial-branch=main")
+        if remote:
+            return pulls.commit(place, remote, model, day, content)
         _require_no_stale_lock(place / ".git" / "index.lock")
         target = place / model / f"{day}.ipynb"
         target.parent.mkdir(exist_ok=True)
@@ -50,7 +53,7 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
         _git("add", "--", str(target.relative_to(place)))
         if _git("status", "--porcelain", "--", str(target.relative_to(place))):
             _git(
-                *AUTHOR,
+                *pulls.AUTHOR,
                 "commit",
                 "--quiet",
                 "--message",
@@ -102,9 +105,9 @@ def _strip(path: Path) -> None:
 
 def _require_no_stale_lock(lock: Path) -> None:
     """Wait for another git to end; a lock older than any command of this module may take is of one that was killed."""
-    limit = time.monotonic() + 2 * GIT_LIMIT
+    limit = time.monotonic() + 2 * pulls.LIMIT
     while lock.exists() and time.monotonic() < limit:
-        if time.time() - lock.stat().st_mtime > GIT_LIMIT:
+        if time.time() - lock.stat().st_mtime > pulls.LIMIT:
             log.warning("%s was left by a git that died: removed", lock)
             lock.unlink(missing_ok=True)
             return
@@ -117,11 +120,9 @@ def _push() -> None:
     try:
         _git("push", "--quiet", "--set-upstream", _git("remote").split()[0], "HEAD")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        log.warning("the notebook is committed, but git push failed: %s", getattr(error, "stderr", "") or error)
+        told = (getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)
+        log.warning("the notebook is committed, but git push failed: %s", re.sub(r"//[^/@\s]*@", "//***@", told))
 
 
 def _git(*arguments: str) -> str:
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    command = ["git", "-C", str(repository()), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT, env=environment, check=True)  # noqa: S603
-    return done.stdout.strip()
+    return pulls.git(repository(), *arguments)

@@ -81,6 +81,19 @@ def image(spec_name: str, home: Path) -> Image:
     return found
 
 
+def image_of_one(name: str, home: Path, mail: Path) -> Image:
+    """The image of one model of many in a state folder, without its name and the runs' ids: alike for models alike."""
+    found = image(name, home)
+    found["commits"] = Counter({row: count for row, count in found["commits"].items() if name in row})
+    mails = [path.name.partition("-")[2] for path in mail.rglob("*.eml")]
+    found["mails"] = Counter(mail for mail in mails if name in mail)
+    return {part: Counter({_unnamed(row, name): count for row, count in rows.items()}) for part, rows in found.items()}
+
+
+def _unnamed(row: str, name: str) -> str:
+    return re.sub(r"(manual|scheduled)__[\d.:T+-]+", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
+
+
 def _without_lots(line: str, runs: dict[str, str]) -> str:
     for run_id, key in runs.items():
         line = line.replace(run_id, key)

@@ -6,7 +6,6 @@ import contextlib
 import http.server
 import os
 import random
-import re
 import shutil
 import socket
 import sqlite3
@@ -16,44 +15,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import psutil
 
 from local import stack as stacks
 from local.api import ENDED, Airflow
 from local.stack import BIN, Stack
-from tests import models
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
+from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, prepared, started, undisturbed, write_models
 
-CHANGE = models.AS_OF + timedelta(days=8)
-LAST = CHANGE + timedelta(days=14)
-DAY = LAST + timedelta(days=1)
-BYSTANDERS = models.YAML + "score: {{schedule: null}}\n"
-# A dead worker is noticed within seconds, not within Airflow's five minutes.
-QUICK = {
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
-}
 VICTIMS = ("task", "worker", "scheduler", "api-server")
-SCORE = ("extract", "validate", "features", "score", "publish")
-CHECK = ("labels", "measure", "attempt_1.retrain", "attempt_2.retrain", "commit_notebook", "promote", "rescore")
-LIMIT = 420  # seconds that no run may take, with its retries
 SIZE = "96m"  # of the lake's own file system
 
 
-class Live:
+class Live(Runs):
     """A whole set-up on free ports, its lake on a file system of its own where this machine allows to mount one."""
 
     def __init__(self, place: Path, names: Sequence[str]) -> None:
         self.place, self.lake = place, place / "volume" / "lake"
-        for name in names:
-            world = {"noise": str(CHANGE)} if name == "hopeless" else {"change": str(CHANGE)}
-            models.write(place / "models", name, yaml=BYSTANDERS, **world)
+        write_models(place / "models", names)
         (place / "volume").mkdir()
         self.mounted = _mount(place / "volume", f"size={SIZE}")
         os.environ["ESTEIRA_HOME"] = str(place / "home")
@@ -69,7 +51,7 @@ class Live:
         settings = stacks.shared_settings
         stacks.shared_settings = lambda: {**settings(), **QUICK}
         stacks.up(self.stack)
-        self.airflow = Airflow(self.stack.web, "admin", self.stack.password.read_text())
+        super().__init__(Airflow(self.stack.web, "admin", self.stack.password.read_text()))
         self.airflow.wait_for_dags([f"{name}_check" for name in names])
 
     def down(self) -> None:
@@ -83,59 +65,14 @@ class Live:
         command = [BIN / "supervisorctl", "-c", self.stack.home / "supervisord.conf", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    def start(self, kind: str, name: str, **conf: object) -> tuple[str, str]:
-        """Start a run of a model's DAG."""
-        dag = f"{name}_{kind}"
-        self.airflow.until(lambda: self._unpaused(dag), 60, f"{dag} to be unpaused")
-        return dag, self.airflow.trigger(
-            dag, **{key: str(value) if key != "check" else value for key, value in conf.items()}
-        )
-
-    def _unpaused(self, dag: str) -> bool:
-        """On SQLite a call may be refused after five seconds of waiting for another one."""
-        with contextlib.suppress(httpx.HTTPError, RuntimeError):
-            self.airflow.unpause(dag)
-            return True
-        return False
-
-    def state(self, run: tuple[str, str]) -> str:
-        """The state of a run, "?" while nobody answers."""
-        try:
-            return str(self.airflow.run(*run)["state"])
-        except (httpx.HTTPError, RuntimeError):
-            return "?"
-
-    def ended(self, run: tuple[str, str]) -> str:
-        """Wait until a run ends, whoever does not answer meanwhile; returns its state."""
-        self.airflow.until(lambda: self.state(run) in ENDED, LIMIT, f"{run} to end")
-        return self.state(run)
-
-    def again(self, run: tuple[str, str]) -> str:
-        """Clear the failed tasks of a run, as a person would, and wait; returns its state."""
-        dag, run_id = run
-        body = {"dry_run": False, "only_failed": True, "dag_run_id": run_id, "reset_dag_runs": True}
-        self.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body)
-        self.airflow.until(lambda: self.state(run) not in ENDED, 30, f"{run} to begin again")
-        return self.ended(run)
-
     def image(self, name: str) -> Image:
         """All that can be seen of a model, without its name, and the runs' ids."""
-        found = crashes.image(name, self.stack.home)
-        found["commits"] = Counter({row: count for row, count in found["commits"].items() if name in row})
-        mails = [path.name.partition("-")[2] for path in self.stack.mails.rglob("*.eml")]
-        found["mails"] = Counter(mail for mail in mails if name in mail)
-        return {
-            part: Counter({_unnamed(row, name): count for row, count in rows.items()}) for part, rows in found.items()
-        }
+        return crashes.image_of_one(name, self.stack.home, self.stack.mails)
 
     def mails(self, *words: str) -> list[str]:
         """The texts of the mails that were caught and have all the words."""
         texts = [path.read_text() for path in sorted(self.stack.mails.rglob("*.eml"))]
         return [text for text in texts if all(word in text for word in words)]
-
-
-def _unnamed(row: str, name: str) -> str:
-    return re.sub(r"(manual|scheduled)__[\d.:T+-]+", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
 
 
 def _free_port() -> int:
@@ -311,8 +248,8 @@ def trials(place: Path, times: int) -> list[Outcome]:
     out = [f"outage{index}" for index in range(len(OUTAGES))]
     live = Live(place, ["calm", "hopeless", *killed, *out])
     try:
-        _prepared(live, ["calm", "hopeless", *killed, *out])
-        wanted = [_run(live, "calm", kind) for kind in ("score", "check")]
+        prepared(live, ["calm", "hopeless", *killed, *out])
+        wanted = [undisturbed(live, "calm", kind) for kind in ("score", "check")]
         rows = _kills(live, dict(zip(killed, kills, strict=True)), wanted)
         rows += [
             row for name, outage in zip(out, OUTAGES, strict=True) for row in _outage(live, name, outage, wanted[0])
@@ -322,46 +259,13 @@ def trials(place: Path, times: int) -> list[Outcome]:
         live.down()
 
 
-def _prepared(live: Live, names: Sequence[str]) -> None:
-    """Train every model, and score its days up to the check's."""
-    for kind, conf in (
-        ("train", {"day": models.AS_OF}),
-        ("score", {"day": models.AS_OF + timedelta(days=1), "last_day": LAST, "check": False}),
-    ):
-        for some in (names[index : index + 4] for index in range(0, len(names), 4)):
-            runs = [live.start(kind, name, **conf) for name in some]
-            for run in runs:
-                assert live.ended(run) == "success", (run, live.airflow.tasks(*run))
-
-
-def _started(live: Live, name: str, kind: str) -> tuple[str, str]:
-    conf: dict[str, object] = {"day": DAY, "check": False} if kind == "score" else {"day": LAST}
-    return live.start(kind, name, **conf)
-
-
-def _run(live: Live, name: str, kind: str) -> Image:
-    run = _started(live, name, kind)
-    assert live.ended(run) == "success", (run, live.airflow.tasks(*run))
-    return live.image(name)
-
-
-def _compared(outcome: Outcome, wanted: Image, got: Image, *also: str) -> None:
-    lost, doubled, examples = crashes.compared(wanted, got)
-    wrong = [*examples, *(each for each in also if each)]
-    outcome.tried += 1
-    outcome.lost += lost
-    outcome.doubled += doubled
-    outcome.differing += bool(wrong)
-    outcome.examples += wrong
-
-
 def _kills(live: Live, chosen: dict[str, tuple[str, int]], wanted: Sequence[Image]) -> list[Outcome]:
     rows: dict[str, Outcome] = {}
     moments = random.Random(1)
     for name, (victim, number) in chosen.items():
         for kind, tasks, image in (("score", SCORE, wanted[0]), ("check", CHECK, wanted[1])):
             outcome = rows.setdefault(f"{victim}{kind}", Outcome(f"live: the {victim} killed during a {kind}"))
-            run = _started(live, name, kind)
+            run = started(live, name, kind)
             at = kill(
                 live, victim, run, tasks[(2 * number + VICTIMS.index(victim)) % len(tasks) :], moments.uniform(0, 0.2)
             )
@@ -369,7 +273,7 @@ def _kills(live: Live, chosen: dict[str, tuple[str, int]], wanted: Sequence[Imag
             state = live.ended(run)
             print(f"{outcome.fault}, at {at}: {state} {time.monotonic() - began:.0f} s later", flush=True)
             wrong = "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}"
-            _compared(outcome, image, live.image(name), wrong)
+            count(outcome, image, live.image(name), wrong)
     return list(rows.values())
 
 
@@ -383,12 +287,12 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
     with contextlib.ExitStack() as meanwhile:
         if taken_away is not locked:  # with its database locked Airflow takes no new run
             meanwhile.enter_context(taken_away(live))
-        run = _started(live, name, "score")
+        run = started(live, name, "score")
         if taken_away is locked:
             meanwhile.enter_context(taken_away(live))
         time.sleep(12)
     state = live.ended(run)
-    _compared(outcome, wanted, live.image(name), "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}")
+    count(outcome, wanted, live.image(name), "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}")
     print(f"{outcome.fault}: {state}", flush=True)
     yield outcome
     if not words:
@@ -397,7 +301,7 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
     outcome = Outcome(f"live: {what} until the run has failed")
     began = time.monotonic()
     with taken_away(live):
-        run = _started(live, name, "score")
+        run = started(live, name, "score")
         failed = live.ended(run)
         seconds = time.monotonic() - began
         told = any(words in _flat(mail) for mail in live.mails(f"{name}_score", run[1][:30]))
@@ -411,7 +315,7 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
     # The failure itself is told in a mail and, where that could be written, in the ledger.
     got["ledger"] = Counter({row: count for row, count in got["ledger"].items() if ":failed/" not in row})
     got["mails"] = Counter({mail: count for mail, count in got["mails"].items() if "failed" not in mail})
-    _compared(outcome, wanted, got, *wrong)
+    count(outcome, wanted, got, *wrong)
     print(f"{outcome.fault}: failed after {seconds:.0f} s, {state} when it was cleared", flush=True)
     yield outcome
 
@@ -424,7 +328,7 @@ def _no_mail_server(live: Live) -> Outcome:
     """The warning waits, visibly, until a server is back; it is delivered once, and the run can be made green then."""
     outcome = Outcome("live: no mail server during a warning")
     with stopped(live, "mail-catcher"):
-        run = _started(live, "hopeless", "check")
+        run = started(live, "hopeless", "check")
         failed = live.ended(run)
     wrong = [
         "" if failed == "failed" else f"the run ended in {failed} without a mail server",

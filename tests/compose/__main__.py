@@ -1,0 +1,471 @@
+"""`make test-compose`: the stack of docker-compose.yaml from nothing, its parts killed, backed up, restored; prints what came of it.
+
+It works on a copy of the project's files, with a project name, a port and secrets of its own: a stack that runs is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import httpx
+
+from local.api import ENDED, Airflow
+from local.containers import SECRETS, settings
+from tests import models
+from tests.soak import crashes
+from tests.soak.crashes import Image, Outcome
+from tests.soak.runs import LAST, Runs, count, prepared, started, undisturbed, write_models
+
+PROJECT = Path(__file__).parents[2]
+NAME = "esteira-test"
+VICTIMS = ("airflow-worker", "airflow-scheduler", "postgres", "redis", "mlflow")
+SIMULATED = ("toll_traffic", "queue_time")
+AS_OF, HEALTHY, CHANGED = date(2026, 1, 31), date(2026, 2, 14), date(2026, 3, 1)  # as in `make demo`
+REFUSAL = "run make secrets first"
+READY_WITHIN = 600  # seconds
+KILLED = (
+    ("score", ("score", "publish", "features", "validate", "extract")),
+    ("check", ("attempt_1.retrain", "attempt_2.retrain", "promote", "measure", "rescore")),
+)
+
+
+class Stack(Runs):
+    """The stack, in a copy of the project."""
+
+    def __init__(self, place: Path) -> None:
+        self.folder = place / "esteira"
+        self.models = place / "models"
+        self.port = _free_port()
+        self.rows: list[tuple[str, float, str]] = []
+        self.wrong: list[str] = []
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ESTEIRA_"))}
+        self.environment = {
+            **keep,
+            "COMPOSE_PROJECT_NAME": NAME,
+            "COMPOSE_FILE": "docker-compose.yaml:tests/compose/override.yaml",
+            "COMPOSE_PROFILES": "dev",
+            "ESTEIRA_IMAGE": "esteira:test",
+            "ESTEIRA_WEB_PORT": str(self.port),
+            "ESTEIRA_TEST_MODELS": str(self.models),
+        }
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Time a step; what is put into the list is shown beside it. What it raises is noted, and goes on."""
+        notes: list[str] = []
+        wrong = len(self.wrong)
+        began = time.monotonic()
+        print(f"{title} …", flush=True)
+        try:
+            yield notes
+        except Exception as error:
+            self.wrong.append(f"{title}: {type(error).__name__}: {error}")
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            self.rows.append((title, seconds, "; ".join(notes) + (" – WRONG" if len(self.wrong) > wrong else "")))
+            print(f"    {seconds:.0f} s {'; '.join(notes)}", flush=True)
+
+    def expect(self, held: bool, otherwise: str) -> None:
+        """Note what should be so and is not."""
+        if not held:
+            self.wrong.append(otherwise)
+            print(f"    wrong: {otherwise}", flush=True)
+
+    def call(self, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy. Raises with its last words where it fails."""
+        done = subprocess.run(
+            command, cwd=self.folder, env={**self.environment, **more}, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        return done
+
+    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Call docker compose."""
+        return self.call("docker", "compose", *arguments, check=check)
+
+    def containers(self, *service: str, every: bool = False) -> list[str]:
+        """The ids of the containers of a service, or of all."""
+        return self.compose("ps", "--quiet", *(["--all"] if every else []), *service).stdout.split()
+
+    def log_in(self) -> None:
+        """Talk to Airflow as the user of .env."""
+        password = settings((self.folder / ".env").read_text())["AIRFLOW_ADMIN_PASSWORD"]
+        self.airflow = Airflow(f"http://127.0.0.1:{self.port}", "admin", password)
+
+    def image(self, name: str) -> Image:
+        """What the container `observer` sees."""
+        return self.images([name])[name]
+
+    def images(self, names: Sequence[str]) -> dict[str, Image]:
+        """The same for several."""
+        command = ["exec", "-T", "observer", "python", "-W", "ignore", "-m", "tests.compose.image"]
+        seen = json.loads(self.compose(*command, *names).stdout)
+        return {name: {part: Counter(rows) for part, rows in image.items()} for name, image in seen.items()}
+
+    def hosts(self, *runs: tuple[str, str]) -> set[str]:
+        """The names of the hosts that worked on runs."""
+        found = set()
+        for dag, run in runs:
+            tasks = self.airflow.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+            found |= {task["hostname"] for task in tasks if task["hostname"]}
+        return found
+
+    def healthy(self, service: str) -> bool:
+        """Whether every container of a service says that it is well."""
+        ids = self.containers(service, every=True)
+        state = self.call("docker", "inspect", "--format", "{{.State.Status}} {{.State.Health.Status}}", *ids).stdout
+        return set(state.split("\n")[:-1]) == {"running healthy"}
+
+    def kill(self, container: str) -> None:
+        """SIGKILL the first process of a container from outside: unlike `docker kill`, the restart policy applies."""
+        pid = self.call("docker", "inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
+        if os.geteuid() == 0 and Path(f"/proc/{pid}").exists():
+            os.kill(int(pid), 9)
+            return
+        helper = ["docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=bash", "esteira:test"]
+        self.call(*helper, "-c", f"kill -9 {pid}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _copy(target: Path) -> None:
+    """The project's files as git would give them to somebody else, with what is not committed yet."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]:
+        if (PROJECT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, target / name)
+    subprocess.run(["git", "init", "--quiet", str(target)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- the steps
+
+
+def refuses(stack: Stack) -> None:
+    """Without .env nothing starts, and the message says what to run."""
+    with stack.step("docker compose up without .env: refused") as notes:
+        done = stack.compose("up", "--detach", check=False)
+        stack.expect(done.returncode != 0, "the stack started without .env")
+        stack.expect(REFUSAL in done.stderr, f"the refusal does not say {REFUSAL!r}: {done.stderr[-300:]}")
+        notes.append(done.stderr.strip().splitlines()[-1][-90:])
+        secrets = dict.fromkeys(SECRETS, "x")
+        for name in SECRETS:
+            some = {each: value for each, value in secrets.items() if each != name}
+            done = stack.call("docker", "compose", "config", "--quiet", check=False, **some)
+            stack.expect(done.returncode != 0 and REFUSAL in done.stderr, f"without {name} the stack would start")
+
+
+def secrets(stack: Stack) -> None:
+    """make secrets: 0600, random, ignored by git, and never changed by a second call."""
+    with stack.step("make secrets; docker compose config -q"):
+        stack.call("make", "secrets")
+        env = stack.folder / ".env"
+        first = env.read_text()
+        stack.call("make", "secrets")
+        stack.expect(env.read_text() == first, "make secrets changed what was there")
+        stack.expect(stat.S_IMODE(env.stat().st_mode) == 0o600, f".env has mode {stat.S_IMODE(env.stat().st_mode):o}")
+        ignored = stack.call("git", "check-ignore", ".env", check=False).returncode == 0
+        stack.expect(ignored, "git does not ignore .env")
+        values = settings(first)
+        stack.expect(set(values) == set(SECRETS) and len(set(values.values())) == len(SECRETS), "secrets are not whole")
+        stack.compose("config", "--quiet")
+
+
+def build(stack: Stack) -> None:
+    """make image: not root, no compiler, the lock and nothing else, the official entrypoint."""
+    with stack.step("make image") as notes:
+        stack.call("make", "image")
+        size = stack.call("docker", "image", "inspect", "--format", "{{.Size}}", "esteira:test").stdout
+        notes.append(f"{int(size) / 1e9:.1f} GB")
+    with stack.step("the image: user, compilers, packages, entrypoint") as notes:
+        run = ("docker", "run", "--rm", "--network=none", "esteira:test")
+        user = stack.call(*run, "bash", "-c", "id -u; id -g; pwd").stdout.split()
+        stack.expect(user == ["50000", "0", "/opt/airflow"], f"user, group, folder are {user}")
+        found = stack.call(*run, "bash", "-c", "type -P gcc cc g++ c++ clang make ld; true").stdout
+        stack.expect(not found, f"compilers are left in the image: {found}")
+        stack.call(*run, "python", "-m", "pip", "check")
+        foreign = stack.call(*run, "python", "-c", _AS_LOCKED).stdout
+        stack.expect(not foreign, f"not as in the lock: {foreign}")
+        # As the official compose file and chart pass them: a command of Airflow's, `bash -c`, `python`.
+        stack.expect("3.3.2" in stack.call(*run, "version").stdout, "`version` is not Airflow's")
+        stack.expect("3.3.2" in stack.call(*run, "airflow", "version").stdout, "`airflow version` is not Airflow's")
+        stack.expect(stack.call(*run, "bash", "-c", "echo yes").stdout == "yes\n", "`bash -c` is not bash")
+        same = _of_image("esteira:test") == _of_image(_base(stack.folder / "Dockerfile"))
+        stack.expect(same, "the image has another entrypoint than the official image")
+        notes.append("50000:0, none, as locked, as the official image's")
+
+
+_AS_LOCKED = """
+from importlib.metadata import PackageNotFoundError, version
+from packaging.requirements import Requirement
+for line in open("/opt/airflow/requirements.txt"):
+    if line.strip() and not line.startswith("#"):
+        wanted = Requirement(line.strip())
+        if wanted.marker is None or wanted.marker.evaluate():
+            try:
+                found = version(wanted.name)
+            except PackageNotFoundError:
+                found = "none"
+            if found not in wanted.specifier:
+                print(wanted.name, wanted.specifier, "but", found)
+"""
+
+
+def _base(dockerfile: Path) -> str:
+    return str(re.search(r"^FROM (\S+)", dockerfile.read_text(), re.M)[1])  # type: ignore[index]
+
+
+def _of_image(image: str) -> str:
+    command = ["docker", "image", "inspect", "--format", "{{json .Config.Entrypoint}} {{.Config.User}}", image]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def start(stack: Stack, title: str = "docker compose up --wait, fresh volumes") -> None:
+    """Start, and wait until all is well."""
+    with stack.step(title) as notes:
+        stack.compose("up", "--detach", "--wait", "--wait-timeout", str(READY_WITHIN))
+        stack.log_in()
+        notes.append(f"{len(stack.containers())} containers")
+
+
+def closed(stack: Stack, before: dict[str, set[int]]) -> None:
+    """Only the web port is reachable from this machine, on 127.0.0.1 alone, and it asks who is there."""
+    with stack.step("scan of all ports, and who is asked") as notes:
+        ids = stack.containers()
+        ports = stack.call("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", *ids).stdout
+        bindings = [each for line in ports.splitlines() for each in json.loads(line).values() if each]
+        wanted = [[{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]]
+        stack.expect(bindings == wanted, f"published: {bindings}")
+        time.sleep(2)
+        first, second = scan(), scan()  # what others open for a moment is in one of them only
+        new = {address: (first[address] & second[address]) - before[address] for address in first}
+        stack.expect(new.pop("127.0.0.1") == {stack.port}, f"open on 127.0.0.1: {new}")
+        stack.expect(not any(new.values()), f"open on other addresses: {new}")
+        address = f"http://127.0.0.1:{stack.port}"
+        stack.expect(httpx.get(f"{address}/api/v2/dags").status_code == 401, "the API answers without a login")
+        body = {"username": "admin", "password": "admin"}
+        stack.expect(httpx.post(f"{address}/auth/token", json=body).status_code == 401, "admin/admin is let in")
+        notes.append(f"2 x 65,535 ports on {len(before)} addresses: only 127.0.0.1:{stack.port}")
+
+
+def scan() -> dict[str, set[int]]:
+    """The open TCP ports of each address of this machine, by connecting to all of them."""
+    addresses = {"127.0.0.1"}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which of our addresses would be used
+        addresses.add(probe.getsockname()[0])
+    return {address: {port for port in range(1, 65536) if _open(address, port)} for address in sorted(addresses)}
+
+
+def _open(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        # A port that connects to itself, from the same number, is not open.
+        return probe.connect_ex((address, port)) == 0 and probe.getsockname() != probe.getpeername()
+
+
+def story(stack: Stack) -> None:
+    """Train, score and check the simulated models as `make demo` does; one recovers, the other is warned about."""
+    stack.airflow.wait_for_dags([f"{model}_check" for model in SIMULATED])
+    workers = {each[:12] for each in stack.containers("airflow-worker")}
+
+    def both(title: str, kind: str, **conf: object) -> None:
+        with stack.step(f"{kind}: {title}") as notes:
+            runs = [stack.start(kind, model, **conf) for model in SIMULATED]
+            for run in runs:
+                state = stack.ended(run)
+                stack.expect(state == "success", f"{run} ended as {state}: {stack.airflow.tasks(*run)}")
+            hosts = stack.hosts(*runs)
+            worked.update(hosts)
+            notes.append(f"on {len(hosts & workers)} workers")
+
+    worked: set[str] = set()
+    both(f"both simulated models as of {AS_OF}", "train", day=AS_OF)
+    both(f"two weeks, to {HEALTHY}", "score", day=AS_OF + timedelta(days=1), last_day=HEALTHY, check=False)
+    both(f"two changed weeks, to {CHANGED}", "score", day=HEALTHY + timedelta(days=1), last_day=CHANGED, check=False)
+    both("one recovers, the other is warned about", "check", day=CHANGED)
+    stack.expect(worked >= workers and len(workers) == 2, f"not both workers worked: {worked} of {workers}")
+    with stack.step("the warning is in the mail catcher") as notes:
+        mails = stack.compose("exec", "-T", "mail", "ls", "/mail").stdout.split("\n")
+        warnings = [mail for mail in mails if "queue_time" in mail and "out-of-range" in mail and mail.endswith(".eml")]
+        stack.expect(len(warnings) == 1, f"not one warning but {mails}")
+        notes += warnings
+    with stack.step("make first-day, as README says"):
+        told = stack.call("make", "first-day", MODEL="toll_traffic", DAY="2026-03-02").stdout
+        stack.expect("toll_traffic_score" in told and "prediction" in told, f"make first-day said {told[-500:]}")
+
+
+def kills(stack: Stack, victims: Sequence[str]) -> list[Outcome]:
+    """SIGKILL in the middle of a score and of a check, compared with an undisturbed run."""
+    names = {victim: f"killed{index}" for index, victim in enumerate(victims)}
+    stack.airflow.wait_for_dags([f"{name}_check" for name in ("calm", *names.values())])
+    with stack.step(f"{len(names) + 1} models alike: trained, 23 days scored, one undisturbed"):
+        prepared(stack, ["calm", *names.values()])
+        wanted = {kind: undisturbed(stack, "calm", kind) for kind in ("score", "check")}
+    outcomes = []
+    moments = random.Random(2)
+    for number, (victim, name) in enumerate(names.items()):
+        for kind, tasks in KILLED:
+            outcome = Outcome(f"{victim} killed during a {kind}")
+            with stack.step(outcome.fault) as notes:
+                run = started(stack, name, kind)
+                at, container = _running(stack, victim, run, [tasks[number % len(tasks)], *tasks])
+                time.sleep(moments.uniform(0, 0.3))
+                stack.kill(container)
+                began = time.monotonic()
+                state = stack.ended(run)
+                notes.append(f"at {at}: {state} {time.monotonic() - began:.0f} s later")
+                Airflow.until(lambda victim=victim: stack.healthy(victim), 180, f"{victim} to be well again")  # type: ignore[misc]
+                wrong = "" if state == "success" else f"{state}: {stack.airflow.tasks(*run)}"
+                count(outcome, wanted[kind], stack.image(name), wrong)
+                stack.wrong += outcome.examples
+                notes.append(f"lost {outcome.lost}, doubled {outcome.doubled}")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _running(stack: Stack, victim: str, run: tuple[str, str], tasks: Sequence[str]) -> tuple[str, str]:
+    """Wait until the first of the tasks runs, or one of them after it has; returns which, and the container to kill."""
+    ids = stack.containers(victim)
+    while True:
+        found = stack.airflow.call("GET", f"/dags/{run[0]}/dagRuns/{run[1]}/taskInstances")["task_instances"]
+        states = {task["task_id"]: task for task in found}
+        wanted = tasks[:1] if states[tasks[0]]["state"] not in ENDED else tasks
+        for name in wanted:
+            host = states[name]["hostname"]
+            if states[name]["state"] == "running" and (victim != "airflow-worker" or host):
+                return name, next(each for each in ids if victim != "airflow-worker" or each.startswith(host))
+        assert stack.state(run) not in ENDED, f"{run} ended before {victim} was killed at {tasks}"
+        time.sleep(0.05)
+
+
+def scale(stack: Stack) -> None:
+    """Three workers by a number: the third works, too; and back."""
+    with stack.step("docker compose up --scale airflow-worker=3") as notes:
+        up = ("up", "--detach", "--wait", "--no-recreate", "--wait-timeout", str(READY_WITHIN))
+        stack.compose(*up, "--scale", "airflow-worker=3")
+        workers = {each[:12] for each in stack.containers("airflow-worker")}
+        runs = [stack.start("train", name, day=models.AS_OF - timedelta(days=1)) for name in ("calm", *SIMULATED)]
+        for run in runs:
+            stack.expect(stack.ended(run) == "success", f"{run} failed: {stack.airflow.tasks(*run)}")
+        hosts = stack.hosts(*runs) & workers
+        stack.expect(len(workers) == 3 and len(hosts) == 3, f"{len(hosts)} of {len(workers)} workers worked")
+        notes.append(f"{len(hosts)} of 3 workers worked")
+        stack.compose(*up, "--scale", "airflow-worker=2")
+
+
+def saved(stack: Stack, place: Path, names: Sequence[str]) -> None:
+    """make backup; down -v; make restore: the same tables, runs and champions, and the next day is scored."""
+    wanted = stack.images(names)
+    history = _history(stack)
+    with stack.step("make backup") as notes:
+        stack.call("make", "backup", TO=str(place / "backup"))
+        size = sum(path.stat().st_size for path in (place / "backup").iterdir())
+        notes.append(f"{size / 1e6:.0f} MB")
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in (place / "backup").iterdir()}
+        stack.expect(modes == {0o600}, f"others may read the backup: {modes}")
+    with stack.step("make restore onto what is there: refused"):
+        done = stack.call("make", "restore", check=False, FROM=str(place / "backup"))
+        stack.expect(done.returncode != 0 and "down --volumes" in done.stderr, f"it was not: {done.stderr[-300:]}")
+    with stack.step("docker compose down -v"):
+        stack.compose("down", "--volumes")
+    with stack.step("make restore") as notes:
+        stack.call("make", "restore", FROM=str(place / "backup"))
+        stack.log_in()
+        got = stack.images(names)
+        for name in names:
+            # Mails are the catcher's, and not in a backup.
+            differing = [part for part in wanted[name] if part != "mails" and wanted[name][part] != got[name][part]]
+            stack.expect(not differing, f"{name} is not as it was: {differing}")
+        stack.expect(_history(stack) == history, "Airflow's runs are not as they were")
+        notes.append(f"{len(names)} models and {len(history)} runs as before")
+    with stack.step("a score after the restore"):
+        run = stack.start("score", "calm", day=LAST + timedelta(days=2), check=False)
+        stack.expect(stack.ended(run) == "success", f"it failed: {stack.airflow.tasks(*run)}")
+
+
+def _history(stack: Stack) -> list[tuple[str, str, str]]:
+    runs = stack.airflow.runs("~")
+    return sorted((run["dag_id"], run["dag_run_id"], run["state"]) for run in runs if "esteira_" not in run["dag_id"])
+
+
+def removed(stack: Stack) -> None:
+    """down -v leaves nothing."""
+    with stack.step("docker compose down -v leaves nothing"):
+        stack.compose("down", "--volumes")
+        label = f"label=com.docker.compose.project={NAME}"
+        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+            left = stack.call("docker", *kind, "--quiet", "--filter", label).stdout
+            stack.expect(not left, f"docker {kind[0]}: left behind {left.split()}")
+
+
+def main() -> int:
+    """Returns how many things are not as they should be."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--victims", nargs="*", choices=VICTIMS, default=VICTIMS)
+    parser.add_argument("--keep", action="store_true", help="leave the stack up, to look at")
+    asked = parser.parse_args()
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        sys.exit("esteira: this needs Docker with Compose, and an engine that runs: `docker info` fails")
+    place = Path(tempfile.mkdtemp(prefix="esteira-compose-"))
+    stack = Stack(place)
+    _copy(stack.folder)
+    write_models(stack.models, ["calm", *(f"killed{index}" for index in range(len(asked.victims)))])
+    stack.call("docker", "compose", "down", "--volumes", **dict.fromkeys(SECRETS, "x"))
+    outcomes: list[Outcome] = []
+    began = time.monotonic()
+    try:
+        before = scan()
+        refuses(stack)
+        secrets(stack)
+        build(stack)
+        start(stack)
+        closed(stack, before)
+        story(stack)
+        outcomes = kills(stack, asked.victims)
+        scale(stack)
+        saved(stack, place, ["calm", *SIMULATED])
+    except Exception as error:
+        print(f"stopped: {type(error).__name__}: {error}", file=sys.stderr)
+        logs = PROJECT / ".esteira" / "compose.log"
+        logs.parent.mkdir(exist_ok=True)
+        logs.write_text(stack.compose("logs", "--timestamps", check=False).stdout)
+        print(f"the services' logs are in {logs}", file=sys.stderr)
+    finally:
+        if not asked.keep:
+            removed(stack)
+    print(f"\n{(time.monotonic() - began) / 60:.0f} minutes\n\n| step | seconds | |\n|---|---|---|")
+    for title, seconds, note in stack.rows:
+        print(f"| {title} | {seconds:.0f} | {note} |")
+    print(f"\n{crashes.table(outcomes)}")
+    for wrong in stack.wrong:
+        print(f"wrong: {wrong}", file=sys.stderr)
+    if not asked.keep:
+        shutil.rmtree(place, ignore_errors=True)
+    return len(stack.wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))
