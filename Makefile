@@ -60,12 +60,19 @@ test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 test-compose: $(READY) ## Run the stack of docker-compose.yaml, kill its parts, back it up and restore it (an hour; needs Docker)
 	@$(BIN)/python -W ignore -m tests.compose $(COMPOSE)
 
-lint: $(READY) ## Check style, types, import layers and every model.yaml
+lint: $(READY) ## Check style, types, import layers, every model.yaml, the image's, the stack's and the pipelines' files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/esteira validate
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yaml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.azure-pipelines --data-transform azure-pipelines --regex-variant python azure-pipelines.yml
+	@$(BIN)/zizmor --offline --quiet --no-progress .github
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/shellcheck .ci/run
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on this machine: left out here, run by .github/workflows/ci.yml"; fi
 
 # docker-compose.yaml; these need Docker, but no .venv.
 
@@ -84,16 +91,15 @@ backup: ## Write a backup of the stack to a new folder: TO=folder
 restore: ## Bring a backup into a stack without volumes, and start it: FROM=folder
 	@"$(PYTHON)" -m local.containers restore "$${FROM:?name the folder of a backup: make restore FROM=folder}"
 
-deploy: ## Start the image ESTEIRA_IMAGE on the engine that DOCKER_HOST names, with the .env here
-	@: "$${ESTEIRA_IMAGE:?name the image}"
-	@docker compose up --detach --wait --wait-timeout 600 --no-build --remove-orphans
+deploy: ## Start the image ESTEIRA_IMAGE, here or on the machine DEPLOY_HOST (user@host); docs/production.md has the rest
+	@"$(PYTHON)" -m local.containers deploy
 
 scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network)
-	@docker run --rm --volume /var/run/docker.sock:/var/run/docker.sock:ro aquasec/trivy:0.65.0 image --quiet --ignore-unfixed \
+	@docker run --rm --volume /var/run/docker.sock:/var/run/docker.sock:ro aquasec/trivy:0.74.0 image --quiet --ignore-unfixed \
 		--severity HIGH,CRITICAL --exit-code 1 "$${ESTEIRA_IMAGE:-esteira:local}"
 
-audit: ## Look for known holes in the packages of requirements.txt (needs the network and uv)
-	@uvx pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
+audit: ## Look for known holes in the packages of requirements.txt (needs the network, and uv or pipx)
+	@$$(command -v uvx || echo pipx run) pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true

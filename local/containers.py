@@ -1,4 +1,4 @@
-"""What `make` and docker-compose.yaml ask for beside the services: secrets, the first start, a first day, backup and restore.
+"""What `make` and docker-compose.yaml ask for beside the services: secrets, the first start, a first day, deployment, backup, restore.
 
 It runs with any Python, without .venv, but for `init` and what it starts in a container.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -53,8 +56,7 @@ def make_secrets() -> None:
     # Written beside it first: a process that dies leaves the old file, not half of one.
     draft = path.with_name(".env.part")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write((text.rstrip("\n") + "\n" if text else HEAD) + "".join(lines))
+    _private(draft, (text.rstrip("\n") + "\n" if text else HEAD) + "".join(lines))
     draft.replace(path)
     print(f"wrote {len(missing)} secrets to {path}; user admin, password AIRFLOW_ADMIN_PASSWORD in it")
 
@@ -81,8 +83,6 @@ def init() -> None:
 def _airflow(*arguments: str) -> None:
     """Call Airflow's command line in a process whose list of arguments, which others can read, holds no password."""
     code = "import json, sys; sys.argv = json.load(sys.stdin); from airflow.__main__ import main; main()"
-    import json
-
     subprocess.run([sys.executable, "-c", code], input=json.dumps(["airflow", *arguments]), text=True, check=True)
 
 
@@ -91,6 +91,55 @@ def first_day(model: str, day: str) -> None:
     password = settings((PROJECT / ".env").read_text(encoding="utf-8"))["AIRFLOW_ADMIN_PASSWORD"]
     command = ["exec", "-T", "-e", "AIRFLOW_ADMIN_PASSWORD", "airflow-worker", "python", "-m", "local.first_day"]
     _compose(*command, model, day, environment={"AIRFLOW_ADMIN_PASSWORD": password})
+
+
+def deploy() -> None:
+    """Start the image ESTEIRA_IMAGE and wait until all is well; what runs another image is replaced, volumes stay.
+
+    From the environment, all but the first optional: ESTEIRA_IMAGE; DEPLOY_HOST (user@host[:port], reached by ssh; else this
+    machine's engine) with DEPLOY_KEY and DEPLOY_KNOWN_HOSTS (contents of the files); DOTENV (contents of .env); REGISTRY with
+    REGISTRY_USER and REGISTRY_TOKEN. Secrets are in files of a private folder as long as this runs.
+    """
+    given = os.environ
+    if not given.get("ESTEIRA_IMAGE"):
+        raise ContainersError("which image? Set ESTEIRA_IMAGE, for example ESTEIRA_IMAGE=registry/esteira:v1")
+    environment: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="esteira-") as name:
+        place = Path(name)
+        if given.get("DEPLOY_HOST"):
+            for file in ("DEPLOY_KEY", "DEPLOY_KNOWN_HOSTS"):
+                if not given.get(file):
+                    raise ContainersError(f"DEPLOY_HOST needs {file}: an unknown host or user is not trusted")
+                _private(place / file, given[file].replace("\r\n", "\n").rstrip("\n") + "\n")
+            # Docker calls `ssh` and takes no options for it.
+            options = (
+                f"-i {place}/DEPLOY_KEY -o UserKnownHostsFile={place}/DEPLOY_KNOWN_HOSTS -o StrictHostKeyChecking=yes"
+            )
+            _private(
+                place / "ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} {options} -o IdentitiesOnly=yes "$@"\n', 0o700
+            )
+            environment = {
+                "DOCKER_HOST": f"ssh://{given['DEPLOY_HOST']}",
+                "PATH": f"{place}{os.pathsep}{given['PATH']}",
+            }
+        dotenv = []
+        if given.get("DOTENV"):
+            _private(place / "env", given["DOTENV"].replace("\r\n", "\n"))
+            dotenv = ["--env-file", str(place / "env")]
+        if given.get("REGISTRY_TOKEN"):
+            login = ["docker", "login", given["REGISTRY"], "--username", given["REGISTRY_USER"], "--password-stdin"]
+            subprocess.run(login, input=given["REGISTRY_TOKEN"], text=True, check=True)
+        try:
+            up = ("up", "--detach", "--wait", "--wait-timeout", "600", "--no-build", "--remove-orphans")
+            _compose(*dotenv, *up, environment=environment)
+        finally:
+            if given.get("REGISTRY_TOKEN"):
+                subprocess.run(["docker", "logout", given["REGISTRY"]], check=True)
+
+
+def _private(path: Path, text: str, mode: int = 0o600) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def backup(folder: Path) -> None:
@@ -110,7 +159,9 @@ def backup(folder: Path) -> None:
     finally:
         _compose("start", *WRITERS)
     draft.rename(folder)
-    print(f"{folder} holds {', '.join(path.name for path in sorted(folder.iterdir()))}; keep a copy of .env apart from it")
+    print(
+        f"{folder} holds {', '.join(path.name for path in sorted(folder.iterdir()))}; keep a copy of .env apart from it"
+    )
 
 
 def restore(folder: Path) -> None:
@@ -140,8 +191,6 @@ def _volumes(*arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] 
 
 def _volumes_exist() -> bool:
     command = ["docker", "compose", "config", "--format", "json"]
-    import json
-
     name = json.loads(subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout)["name"]
     label = f"label=com.docker.compose.project={name}"
     found = subprocess.run(["docker", "volume", "ls", "--quiet", "--filter", label], capture_output=True, check=True)
@@ -170,6 +219,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("secrets")
     commands.add_parser("init")
+    commands.add_parser("deploy")
     for name in ("backup", "restore"):
         commands.add_parser(name).add_argument("folder", type=lambda text: Path(text).absolute())
     day = commands.add_parser("first-day")
@@ -179,6 +229,7 @@ def main() -> None:
     work: dict[str, Callable[..., None]] = {
         "secrets": make_secrets,
         "init": init,
+        "deploy": deploy,
         "backup": backup,
         "restore": restore,
         "first-day": first_day,
@@ -188,7 +239,9 @@ def main() -> None:
     except ContainersError as error:
         sys.exit(f"esteira: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"esteira: {error.cmd[0]} {error.cmd[1] if len(error.cmd) > 1 else ''} … ended with {error.returncode}")
+        sys.exit(
+            f"esteira: {error.cmd[0]} {error.cmd[1] if len(error.cmd) > 1 else ''} … ended with {error.returncode}"
+        )
 
 
 if __name__ == "__main__":

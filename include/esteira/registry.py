@@ -322,6 +322,6 @@ def load_version(spec: ModelSpec, version: int, digest: str = "") -> Model:
 
 
 def run_link(spec: ModelSpec, run_id: str) -> str:
-    """Where MLflow's pages show a run; empty where there is only a database file."""
-    base = os.environ.get("ESTEIRA_MLFLOW_URL") or (uri() if uri().startswith("http") else "")
+    """Where MLflow's pages show a run; empty where nobody reaches them: a database file, or ESTEIRA_MLFLOW_URL is empty."""
+    base = os.environ.get("ESTEIRA_MLFLOW_URL", uri() if uri().startswith("http") else "")
     return f"{base}/#/experiments/{experiment(spec)}/runs/{run_id}" if base else ""

@@ -1,0 +1,79 @@
+"""docker-compose.yaml as a text: what every service must have. `make test-compose` runs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local import stack
+from local.containers import SECRETS
+
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / "docker-compose.yaml").read_text()
+FILE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+ENDS = "airflow-init"  # it does its work once and ends
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_limited_watched_started_again_and_its_log_rotated(name: str) -> None:
+    service = SERVICES[name]
+    assert service["mem_limit"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    if name == ENDS:
+        assert service["restart"].startswith("on-failure:")
+        assert service["healthcheck"] == {"disable": True}
+    else:
+        assert service["restart"] == "unless-stopped"
+        assert service["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_is_of_a_version(name: str) -> None:
+    image = SERVICES[name]["image"]
+    assert image == "${ESTEIRA_IMAGE:-esteira:local}" or re.fullmatch(r"\w+:\d[\w.-]+", image)
+
+
+def test_the_base_image_is_of_airflow_s_locked_version() -> None:
+    base = re.search(r"^FROM apache/airflow:([\d.]+)-python3.11$", (PROJECT / "Dockerfile").read_text(), re.M)
+    locked = re.search(r"^apache-airflow==([\d.]+)$", (PROJECT / "requirements.txt").read_text(), re.M)
+    assert base is not None
+    assert locked is not None
+    assert base[1] == locked[1]
+
+
+def test_only_the_web_port_is_published_on_the_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"airflow-apiserver": ["${ESTEIRA_BIND:-127.0.0.1}:${ESTEIRA_WEB_PORT:-8080}:8080"]}
+    assert FILE["networks"]["inside"] == {"internal": True}
+    for name in ("postgres", "redis", "mlflow", "mail"):
+        assert SERVICES[name]["networks"] == ["inside"]
+
+
+def test_every_secret_is_asked_for_and_none_has_a_default() -> None:
+    asked = set(re.findall(r"\$\{(\w+):\?run make secrets first", TEXT))
+    assert asked == set(SECRETS)
+    with_default = set(re.findall(r"\$\{(\w+):-", TEXT))
+    assert not with_default & set(SECRETS)
+    named = re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|KEY|TOKEN)\w*)", TEXT)
+    assert set(named) - {"ESTEIRA_GIT_TOKEN"} == set(SECRETS)
+
+
+def test_what_set_ups_share_is_written_once() -> None:
+    shared = set(stack.shared_settings())
+    airflow = [name for name in SERVICES if name.startswith("airflow-")]
+    for name in [*airflow, "mlflow"]:
+        assert SERVICES[name]["env_file"] == ["config/airflow.env"]
+        assert not shared & set(SERVICES[name]["environment"]), name
+
+
+def test_all_that_write_the_lake_share_one_volume() -> None:
+    for name in SERVICES:
+        if name.startswith("airflow-"):
+            assert "lake:/lake" in SERVICES[name]["volumes"]
+    assert SERVICES["airflow-worker"]["environment"]["ESTEIRA_LAKE"] == "/lake"
