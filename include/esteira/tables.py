@@ -342,6 +342,8 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                 memory.replace(arrow, where, marks)
                 return memory.version()
             known = [Transaction(name, mark) for name, mark in marks.items()]
+            # Where there is no table yet Delta compares a commit with nothing: a second first one must fail, and read what is there.
+            tries = 0 if table is None else None
             with _reaching(path(kind, model)):
                 write_deltalake(
                     table if isinstance(table, DeltaTable) else path(kind, model),
@@ -351,7 +353,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                     partition_by=[partition],
                     schema_mode="merge",
                     configuration=PROPERTIES,
-                    commit_properties=CommitProperties(app_transactions=known) if known else None,
+                    commit_properties=CommitProperties(app_transactions=known or None, max_commit_retries=tries),
                 )
         return version(kind, model)
 
@@ -427,7 +429,13 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
 
     def commit() -> int:
         if open_table("ledger", model) is None:
-            DeltaTable.create(path("ledger", model), schema=LEDGER_SCHEMA, mode="ignore", configuration=PROPERTIES)
+            DeltaTable.create(
+                path("ledger", model),
+                schema=LEDGER_SCHEMA,
+                mode="ignore",
+                configuration=PROPERTIES,
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
         merge = DeltaTable(path("ledger", model)).merge(
             record, predicate="t.id = s.id", source_alias="s", target_alias="t"
         )

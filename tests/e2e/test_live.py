@@ -114,8 +114,9 @@ def test_wrong_params_are_refused(airflow: Airflow) -> None:
         airflow.trigger("clockwork_train", window="long")
 
 
-def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflow) -> None:
-    """The model's daily cron is set to a minute soon to come; nobody triggers score or check."""
+@pytest.fixture(scope="module")
+def due(airflow: Airflow) -> datetime:
+    """When the clockwork model's daily cron fires: set to a minute soon to come. What lies between has time to run meanwhile."""
     finished(airflow, "clockwork_train", day=str(TODAY - timedelta(days=3)))
     due = datetime.now(UTC) + timedelta(seconds=150)
     cron = f"{due.minute} {due.hour} * * *"
@@ -126,29 +127,13 @@ def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflo
     )
     airflow.unpause("clockwork_check")
     airflow.unpause("clockwork_score")
-    partition = str(due.date() - timedelta(days=1))
-    score = partition_run(airflow, "clockwork_score", partition, seconds=200)
-    assert score["run_type"] == "scheduled"
-    check = partition_run(airflow, "clockwork_check", partition)
-    assert check["run_type"] == "asset_triggered"
-    assert len(airflow.runs("clockwork_score")) == len(airflow.runs("clockwork_check")) == 1
-    assert len(tables.read("served", "clockwork", day=date.fromisoformat(partition))) == 72
+    return due
 
 
-def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
-    first = TODAY - timedelta(days=2)  # the first day that the champion of the test above serves
-    airflow.unpause("clockwork_check", paused=True)
-    airflow.unpause("clockwork_score")
-    span = {"from_date": f"{first}T00:00:00Z", "to_date": f"{first + timedelta(days=1)}T23:59:59Z"}
-    airflow.call(
-        "POST",
-        "/backfills",
-        json={"dag_id": "clockwork_score", **span, "reprocess_behavior": "completed", "max_active_runs": 2},
-    )
-    for day in data.days(first, first + timedelta(days=1)):
-        partition_run(airflow, "clockwork_score", str(day))
-        assert len(tables.read("served", "clockwork", day=day)) == 72
-    airflow.unpause("clockwork_score", paused=True)
+def test_a_new_schedule_waits_for_its_minute(airflow: Airflow, due: datetime) -> None:
+    assert airflow.runs("clockwork_score") == []
+    following = datetime.fromisoformat(airflow.call("GET", "/dags/clockwork_score")["next_dagrun_run_after"])
+    assert following == due.replace(second=0, microsecond=0)
 
 
 def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> None:
@@ -214,6 +199,33 @@ def test_a_secret_is_nowhere_in_what_a_run_leaves(airflow: Airflow, stack: Stack
         if path.is_file() and not path.is_symlink() and SECRET.encode() in path.read_bytes()
     ]
     assert holding == []
+
+
+def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflow, due: datetime) -> None:
+    """Nobody triggers score or check."""
+    partition = str(due.date() - timedelta(days=1))
+    score = partition_run(airflow, "clockwork_score", partition, seconds=240)
+    assert score["run_type"] == "scheduled"
+    check = partition_run(airflow, "clockwork_check", partition)
+    assert check["run_type"] == "asset_triggered"
+    assert len(airflow.runs("clockwork_score")) == len(airflow.runs("clockwork_check")) == 1
+    assert len(tables.read("served", "clockwork", day=date.fromisoformat(partition))) == 72
+
+
+def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
+    first = TODAY - timedelta(days=2)  # the first day that the champion of the test above serves
+    airflow.unpause("clockwork_check", paused=True)
+    airflow.unpause("clockwork_score")
+    span = {"from_date": f"{first}T00:00:00Z", "to_date": f"{first + timedelta(days=1)}T23:59:59Z"}
+    airflow.call(
+        "POST",
+        "/backfills",
+        json={"dag_id": "clockwork_score", **span, "reprocess_behavior": "completed", "max_active_runs": 2},
+    )
+    for day in data.days(first, first + timedelta(days=1)):
+        partition_run(airflow, "clockwork_score", str(day))
+        assert len(tables.read("served", "clockwork", day=day)) == 72
+    airflow.unpause("clockwork_score", paused=True)
 
 
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:

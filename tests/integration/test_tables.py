@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from threading import Barrier
 
 import pandas as pd
 import pytest
@@ -103,6 +105,39 @@ def test_writers_of_one_day_never_double_it() -> None:
         list(pool.map(lambda n: tables.replace_days("raw", "m", rows(DAYS[0], value=float(n)), [DAYS[0]]), range(8)))
     assert len(tables.read("raw", "m", day=DAYS[0])) == 1
     assert len(tables.read("raw", "m", day=DAYS[1])) == 1
+
+
+def at_once(*jobs: Callable[[], object]) -> None:
+    """Call the jobs at the same moment, each in a thread of its own."""
+    together = Barrier(len(jobs))
+
+    def go(job: Callable[[], object]) -> object:
+        together.wait()
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(go, jobs))
+
+
+def test_the_first_writers_of_a_table_do_not_add_up() -> None:
+    """Where there is no table yet Delta has nothing to compare a commit with."""
+    day = rows(*[DAYS[0]] * 50)
+    for number in range(12):  # each of them went wrong four times of five
+        name = f"m{number}"
+        at_once(*[lambda name=name: tables.replace_days("predictions", name, day, [DAYS[0]])] * 2)  # type: ignore[misc]
+        assert len(tables.read("predictions", name)) == len(day)
+
+
+def test_the_first_checks_of_a_model_do_not_add_up() -> None:
+    found = pd.DataFrame({"check_day": [DAYS[0]] * 2, "attempt": [0, 0], "metric": ["mae", "r2"], "value": [1.0, 0.5]})
+
+    def write(name: str) -> None:
+        where = {"check_day": str(DAYS[0]), "attempt": 0}
+        tables.replace("metrics", name, found, where, schema=tables.METRICS_SCHEMA, partition="check_day")
+
+    for number in range(12):
+        at_once(*[lambda name=f"m{number}": write(name)] * 2)  # type: ignore[misc]
+        assert len(tables.read("metrics", f"m{number}")) == len(found)
 
 
 def test_of_two_first_servings_one_wins_whole() -> None:
