@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -41,12 +42,12 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
         content = executed.read_bytes()
     place = repository()
     place.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock", timeout=120):
+    with FileLock(f"{place}.lock", timeout=600):
         if not (place / ".git").exists():
             _git("init", "--quiet", "--initial-branch=main")
+        _clear_locks(place / ".git")
         if remote:
             return pulls.commit(place, remote, model, day, content)
-        _require_no_stale_lock(place / ".git" / "index.lock")
         target = place / model / f"{day}.ipynb"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
@@ -103,14 +104,15 @@ def _strip(path: Path) -> None:
     nbformat.write(book, path)  # type: ignore[no-untyped-call]
 
 
-def _require_no_stale_lock(lock: Path) -> None:
-    """Wait for another git to end; a lock older than any command of this module may take is of one that was killed."""
+def _clear_locks(repository: Path) -> None:
+    """Wait for another git to end; a lock older than any command of ours may take is of one that was killed."""
     limit = time.monotonic() + 2 * pulls.LIMIT
-    while lock.exists() and time.monotonic() < limit:
-        if time.time() - lock.stat().st_mtime > pulls.LIMIT:
-            log.warning("%s was left by a git that died: removed", lock)
-            lock.unlink(missing_ok=True)
-            return
+    while (locks := list(repository.rglob("*.lock"))) and time.monotonic() < limit:
+        for lock in locks:
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                if time.time() - lock.stat().st_mtime > pulls.LIMIT:
+                    log.warning("%s was left by a git that died: removed", lock)
+                    lock.unlink()
         time.sleep(0.2)
 
 

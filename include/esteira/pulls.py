@@ -35,6 +35,10 @@ class NotDelivered(Exception):
     """The remote does not have it; the text says why, without secrets."""
 
 
+class NoAnswer(NotDelivered):
+    """The remote says nothing."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """Where notebooks are pushed to."""
@@ -78,24 +82,32 @@ def commit(place: Path, remote: Remote, model: str, day: date, content: bytes) -
     Called again with the same content it returns the same commit and opens nothing new. What can't be delivered is warned
     about, and tried again by the next call. `place` is a git repository.
     """
-    branch, path = f"esteira/{model}/{day}", f"notebooks/{model}/{day}.ipynb"
-    parent = ""
+    branch, path = f"esteira/{model}/{day}", _path(model, str(day))
+    parent = _resolved(place, f"refs/heads/{branch}")
+    reached = False
     try:
         _fetch(place, remote)
-        parent = _tip(place, remote, branch) or _resolved(place, f"refs/heads/{branch}") or _resolved(place, BASE)
+        parent = _tip(place, remote, branch) or parent
+        reached = True
     except NotDelivered as error:
-        log.warning("the repository of notebooks could not be asked, what is known of it is built upon: %s", error)
-        parent = _resolved(place, f"refs/heads/{branch}") or _resolved(place, BASE)
+        log.warning("the notebook is committed, but branch %s is not delivered: %s", branch, error)
     blob = git(place, "hash-object", "-w", "--stdin", stdin=content)
-    made = _built(place, parent, path, blob, f"{model}: retraining of {day}")
+    made = _built(place, parent or _resolved(place, BASE), path, blob, f"{model}: retraining of {day}")
     if made != _resolved(place, BASE):
         git(place, "update-ref", f"refs/heads/{branch}", made)
-    for pending in git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/esteira/").splitlines():
+    pending = git(place, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/esteira/").splitlines()
+    for each in pending if reached else []:
         try:
-            _deliver(place, remote, pending)
+            _deliver(place, remote, each)
         except NotDelivered as error:
-            log.warning("the notebook is committed, but branch %s is not delivered: %s", pending, error)
+            log.warning("the notebook is committed, but branch %s is not delivered: %s", each, error)
+            if isinstance(error, NoAnswer):
+                break  # each of the others would wait as long
     return made
+
+
+def _path(model: str, day: str) -> str:
+    return f"notebooks/{model}/{day}.ipynb"
 
 
 def _built(place: Path, parent: str, path: str, blob: str, message: str) -> str:
@@ -113,22 +125,26 @@ def _built(place: Path, parent: str, path: str, blob: str, message: str) -> str:
 
 def _deliver(place: Path, remote: Remote, branch: str) -> None:
     """Push a branch, open its pull request, and forget it here."""
-    tip = git(place, "rev-parse", f"refs/heads/{branch}")
-    base = _resolved(place, BASE)
-    if not base:
-        raise NotDelivered("the remote's default branch was never seen")
-    if not git(place, "show", "--no-patch", "--format=%P", tip):
-        # It was made before the remote was ever reached; a pull request needs a common past.
-        _, model, day = branch.split("/")
-        path = f"notebooks/{model}/{day}.ipynb"
-        blob = git(place, "rev-parse", f"{tip}:{path}")
-        tip = _built(place, base, path, blob, f"{model}: retraining of {day}")
+    local = tip = git(place, "rev-parse", f"refs/heads/{branch}")
+    _, model, day = branch.split("/")
+    blob = _blob(place, tip, _path(model, day))
+    there = _tip(place, remote, branch)
+    known = git(place, "show", "--no-patch", "--format=%P", tip)
+    if not known or there not in ("", tip, known):
+        # It was made while the remote could not be asked: before it was ever reached, or without the branch that it has.
+        message = f"{model}: retraining of {day}\n\nFirst committed as {tip}."
+        tip = _built(place, there or git(place, "rev-parse", BASE), _path(model, day), blob, message)
     _over(place, remote, "push", "--quiet", remote.address, f"{tip}:refs/heads/{branch}")
-    if remote.token and remote.host:
-        _open_pull_request(place, remote, branch)
-    else:
+    if not remote.token or not remote.host:
         log.info("branch %s is pushed; no pull request: %s", branch, "no token" if remote.host else "an unknown host")
-    git(place, "update-ref", "-d", f"refs/heads/{branch}")
+    elif blob != _blob(place, BASE, _path(model, day)):  # else it is merged already
+        _open_pull_request(place, remote, branch)
+    git(place, "update-ref", "-d", f"refs/heads/{branch}", local)
+
+
+def _blob(place: Path, commit: str, path: str) -> str:
+    """The file's object in a commit; empty where that has no such file."""
+    return git(place, "ls-tree", "--format=%(objectname)", commit, path)
 
 
 def _fetch(place: Path, remote: Remote) -> None:
@@ -166,9 +182,9 @@ def _open_pull_request(place: Path, remote: Remote, branch: str) -> None:
     try:
         answer = ask(remote, branch, base, title, text)
     except httpx.HTTPError as error:
-        raise NotDelivered(remote.cleaned(f"no pull request: {type(error).__name__}: {error}")) from None
-    there = (answer.status_code == 422 and "already exists" in answer.text) or answer.status_code == 409
-    if not answer.is_success and not there:
+        raise NoAnswer(remote.cleaned(f"no pull request: {type(error).__name__}: {error}")) from None
+    there = {"github": (422, "already exists"), "azure": (409, "TF401179")}[remote.host]
+    if not answer.is_success and not (answer.status_code == there[0] and there[1] in answer.text):
         raise NotDelivered(remote.cleaned(f"no pull request: {answer.status_code} {answer.text[:300]}"))
 
 
@@ -223,7 +239,7 @@ def _over(place: Path, remote: Remote, *arguments: str) -> str:
     try:
         return git(place, *arguments, environment=header)
     except subprocess.TimeoutExpired:
-        raise NotDelivered(f"git {arguments[0]} took more than {LIMIT} s") from None
+        raise NoAnswer(f"git {arguments[0]} took more than {LIMIT} s") from None
     except subprocess.CalledProcessError as error:
         raise NotDelivered(
             remote.cleaned(f"git {arguments[0]}: {error.stderr.decode(errors='replace').strip()}")

@@ -4,8 +4,10 @@ import base64
 import http.server
 import json
 import os
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -202,6 +204,62 @@ def test_what_was_made_before_the_host_was_ever_reached_gets_a_common_past(host:
     notebook.commit("sales", SECOND, {})
     assert host.git("merge-base", "main", "esteira/sales/2026-03-01") == host.git("rev-parse", "main")
     assert host.git("show", "esteira/sales/2026-03-01:notebooks/sales/2026-03-01.ipynb") == "first"
+
+
+def test_a_branch_that_changed_while_the_host_was_down_goes_upon_what_the_host_has(host: Host) -> None:
+    first = notebook.commit("sales", FIRST, {})
+    assert notebook.commit("sales", FIRST, {}) == first  # delivered, and forgotten here
+    host.down = True
+    missed = notebook.commit("sales", FIRST, {})
+    host.down = False
+    notebook.commit("stock", FIRST, {})
+    tip = host.git("rev-parse", "esteira/sales/2026-03-01")
+    assert host.git("show", f"{tip}:notebooks/sales/2026-03-01.ipynb") == "second"
+    assert host.git("rev-parse", f"{tip}^") == first
+    assert missed in host.git("show", "--no-patch", "--format=%b", tip)  # what the ledger cites can be found
+
+
+def test_a_merged_branch_that_was_kept_gets_no_second_pull_request(host: Host) -> None:
+    merged = notebook.commit("sales", FIRST, {})
+    host.git("update-ref", "refs/heads/main", merged)
+    host.answer = (422, '{"errors": [{"message": "No commits between main and esteira/sales/2026-03-01"}]}')
+    assert notebook.commit("sales", FIRST, {}) == merged
+    assert len(host.asked) == 1
+    assert _branches_here(host) == []
+
+
+def test_a_host_that_says_nothing_costs_one_wait(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.down = True
+    notebook.commit("sales", FIRST, {})
+    notebook.commit("stock", FIRST, {})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("ESTEIRA_GIT_REMOTE", f"http://127.0.0.1:{silent.getsockname()[1]}/team/models.git")
+        monkeypatch.setattr(pulls, "LIMIT", 2)
+        began = time.monotonic()
+        notebook.commit("sales", SECOND, {})
+        assert time.monotonic() - began < 2 * pulls.LIMIT + 2
+    assert "took more than 2 s" in caplog.text
+    assert len(_branches_here(host)) == 3
+
+
+@pytest.mark.parametrize(
+    "lock", ["esteira-index.lock", "config.lock", "shallow.lock", "packed-refs.lock", "refs/esteira/base.lock"]
+)
+def test_a_lock_that_a_killed_git_left_stops_nothing(host: Host, tmp_path: Path, lock: str) -> None:
+    notebook.commit("sales", FIRST, {})
+    path = tmp_path / "notebooks" / ".git" / lock
+    path.touch()
+    os.utime(path, (0, 0))
+    notebook.commit("sales", SECOND, {})
+    assert host.branches() == ["esteira/sales/2026-03-01", "esteira/sales/2026-03-08", "main"]
+
+
+def _branches_here(host: Host) -> list[str]:
+    place = host.folder.parent / "notebooks"
+    command = ["git", "-C", str(place), "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/esteira/"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_a_pull_request_that_is_refused_is_asked_for_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
