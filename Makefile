@@ -68,7 +68,7 @@ lint: $(READY) ## Check style, types, import layers, every model.yaml, the image
 	@$(BIN)/esteira validate
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yaml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.azure-pipelines --data-transform azure-pipelines --regex-variant python azure-pipelines.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.azure-pipelines --data-transform azure-pipelines --regex-variant python azure-pipelines.yml .azure/*.yml
 	@$(BIN)/zizmor --offline --quiet --no-progress .github
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/shellcheck .ci/run
@@ -91,15 +91,18 @@ backup: ## Write a backup of the stack to a new folder: TO=folder
 restore: ## Bring a backup into a stack without volumes, and start it: FROM=folder
 	@"$(PYTHON)" -m local.containers restore "$${FROM:?name the folder of a backup: make restore FROM=folder}"
 
-deploy: ## Start the image ESTEIRA_IMAGE, here or on the machine DEPLOY_HOST (user@host); docs/production.md has the rest
+deploy: ## Start the image ESTEIRA_IMAGE on DEPLOY_HOST (user@host, or local); docs/production.md has the rest
 	@"$(PYTHON)" -m local.containers deploy
 
-scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network)
-	@docker run --rm --volume /var/run/docker.sock:/var/run/docker.sock:ro aquasec/trivy:0.74.0 image --quiet --ignore-unfixed \
-		--severity HIGH,CRITICAL --exit-code 1 "$${ESTEIRA_IMAGE:-esteira:local}"
+scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network); .trivyignore names those that are borne, and why
+	@mkdir -p .esteira && docker save --output .esteira/image.tar "$${ESTEIRA_IMAGE:-esteira:local}"
+	@docker run --rm --volume "$$PWD/.esteira/image.tar:/image.tar:ro" --volume "$$PWD/.trivyignore:/.trivyignore:ro" aquasec/trivy:0.74.0 \
+		image --input /image.tar --quiet --scanners vuln --timeout 20m --ignorefile /.trivyignore --ignore-unfixed \
+		--severity HIGH,CRITICAL --exit-code 1
+	@rm .esteira/image.tar
 
-audit: ## Look for known holes in the packages of requirements.txt (needs the network, and uv or pipx)
-	@$$(command -v uvx || echo pipx run) pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
+audit: $(READY) ## Look for known holes in the packages of requirements.txt (needs the network)
+	@$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true

@@ -1,27 +1,42 @@
 """What `make` and docker-compose.yaml ask for beside the services: secrets, the first start, a first day, deployment, backup, restore.
 
-It runs with any Python, without .venv, but for `init` and what it starts in a container.
+It runs with any Python, without .venv, but for `init` and what it starts in a container. All but `secrets` and `init` work on
+this machine's engine, or on that of DEPLOY_HOST; see engine().
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import binascii
+import hashlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 PROJECT = Path(__file__).resolve().parents[1]
-WRITERS = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "airflow-worker")
+WRITERS = (
+    "airflow-apiserver",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+    "airflow-triggerer",
+    "airflow-worker",
+    "mlflow",
+)
 DATABASES = ("airflow", "mlflow")
 VOLUMES = ("lake", "state", "artifacts")
+READY_WITHIN = 600  # seconds
+SSH_WITHIN = 30  # seconds
 # docker-compose.yaml refuses to start without these.
 SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_ADMIN_PASSWORD": lambda: secrets.token_urlsafe(18),
@@ -53,6 +68,8 @@ def make_secrets() -> None:
         print(f"{path} has all secrets already; nothing was changed")
         return
     lines = [f"{name}={SECRETS[name]()}\n" for name in missing]
+    if not text:
+        lines.append(f"# Tasks that run at once, on all workers.\nESTEIRA_PARALLELISM={max(4, os.cpu_count() or 4)}\n")
     # Written beside it first: a process that dies leaves the old file, not half of one.
     draft = path.with_name(".env.part")
     draft.unlink(missing_ok=True)
@@ -68,8 +85,9 @@ def settings(text: str) -> dict[str, str]:
 
 
 def init() -> None:
-    """In the container airflow-init: migrate Airflow's database, make the user admin, make the volume a lake."""
+    """In the container airflow-init: migrate both databases, make the user admin, make the volume a lake."""
     subprocess.run(["airflow", "db", "migrate"], check=True)
+    _migrate_mlflow(os.environ["MLFLOW_BACKEND_STORE_URI"])
     password = os.environ["ADMIN_PASSWORD"]
     _airflow(
         *("users", "create", "--username", "admin", "--role", "Admin", "--password", password),
@@ -86,131 +104,217 @@ def _airflow(*arguments: str) -> None:
     subprocess.run([sys.executable, "-c", code], input=json.dumps(["airflow", *arguments]), text=True, check=True)
 
 
-def first_day(model: str, day: str) -> None:
-    """Train a model as of the day before, score the day, and show its first rows."""
-    password = settings((PROJECT / ".env").read_text(encoding="utf-8"))["AIRFLOW_ADMIN_PASSWORD"]
-    command = ["exec", "-T", "-e", "AIRFLOW_ADMIN_PASSWORD", "airflow-worker", "python", "-m", "local.first_day"]
-    _compose(*command, model, day, environment={"AIRFLOW_ADMIN_PASSWORD": password})
+def _migrate_mlflow(address: str) -> None:
+    """Bring MLflow's database to this version; an empty one is left to the server, which makes its tables itself."""
+    import sqlalchemy
+
+    database = sqlalchemy.create_engine(address)
+    if sqlalchemy.inspect(database).has_table("alembic_version"):
+        code = "import sys; sys.argv = ['mlflow', 'db', 'upgrade', sys.stdin.read()]; from mlflow.cli import cli; cli()"
+        subprocess.run([sys.executable, "-c", code], input=address, text=True, check=True)
+    database.dispose()
 
 
-def deploy() -> None:
-    """Start the image ESTEIRA_IMAGE and wait until all is well; what runs another image is replaced, volumes stay.
+# ----------------------------------------------------------------------------------------------------------- the engine
 
-    From the environment, all but the first optional: ESTEIRA_IMAGE; DEPLOY_HOST (user@host[:port], reached by ssh; else this
-    machine's engine) with DEPLOY_KEY and DEPLOY_KNOWN_HOSTS (contents of the files); DOTENV (contents of .env); REGISTRY with
-    REGISTRY_USER and REGISTRY_TOKEN. Secrets are in files of a private folder as long as this runs.
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the stack runs, and the .env that it runs with."""
+
+    environment: dict[str, str]
+    dotenv: Path
+
+    def call(self, *command: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None, **more: str) -> None:
+        """Run a command that talks to the engine. Raises CalledProcessError."""
+        environment = {**os.environ, **self.environment, **more}
+        subprocess.run(command, cwd=PROJECT, stdin=stdin, stdout=stdout, env=environment, check=True)
+
+    def answer(self, *command: str) -> str:
+        """What a command prints."""
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, check=True)
+        return done.stdout.strip()
+
+    def compose(self, *arguments: str) -> tuple[str, ...]:
+        """A command of docker compose."""
+        return ("docker", "compose", "--env-file", str(self.dotenv), *arguments)
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """This machine's engine and .env, or what the environment names, as pipelines do.
+
+    DEPLOY_HOST: another machine, as user@host or user@host:port, reached by ssh; with DEPLOY_KEY_BASE64 (the private key) and
+    DEPLOY_KNOWN_HOSTS (the host's line), else with this user's own key and known hosts. DEPLOY_SOCKET: its engine's socket.
+    DOTENV_BASE64: the contents of .env. Secrets are in files of a private folder as long as this runs.
     """
     given = os.environ
-    if not given.get("ESTEIRA_IMAGE"):
-        raise ContainersError("which image? Set ESTEIRA_IMAGE, for example ESTEIRA_IMAGE=registry/esteira:v1")
-    environment: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="esteira-") as name:
         place = Path(name)
-        if given.get("DEPLOY_HOST"):
-            for file in ("DEPLOY_KEY", "DEPLOY_KNOWN_HOSTS"):
-                if not given.get(file):
-                    raise ContainersError(f"DEPLOY_HOST needs {file}: an unknown host or user is not trusted")
-                _private(place / file, given[file].replace("\r\n", "\n").rstrip("\n") + "\n")
-            # Docker calls `ssh` and takes no options for it.
-            options = (
-                f"-i {place}/DEPLOY_KEY -o UserKnownHostsFile={place}/DEPLOY_KNOWN_HOSTS -o StrictHostKeyChecking=yes"
-            )
-            _private(
-                place / "ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} {options} -o IdentitiesOnly=yes "$@"\n', 0o700
-            )
-            environment = {
-                "DOCKER_HOST": f"ssh://{given['DEPLOY_HOST']}",
-                "PATH": f"{place}{os.pathsep}{given['PATH']}",
-            }
-        dotenv = []
-        if given.get("DOTENV"):
-            _private(place / "env", given["DOTENV"].replace("\r\n", "\n"))
-            dotenv = ["--env-file", str(place / "env")]
-        if given.get("REGISTRY_TOKEN"):
-            login = ["docker", "login", given["REGISTRY"], "--username", given["REGISTRY_USER"], "--password-stdin"]
-            subprocess.run(login, input=given["REGISTRY_TOKEN"], text=True, check=True)
+        dotenv = PROJECT / ".env"
+        if given.get("DOTENV_BASE64"):
+            dotenv = place / "env"
+            _private(dotenv, _decoded("DOTENV_BASE64"))
+        if given.get("DEPLOY_HOST", "local") == "local":
+            yield Engine({}, dotenv)
+            return
+        with _forwarded(place, given["DEPLOY_HOST"]) as socket:
+            yield Engine({"DOCKER_HOST": f"unix://{socket}"}, dotenv)
+
+
+@contextmanager
+def _forwarded(place: Path, host: str) -> Iterator[Path]:
+    """The socket of another machine's engine, here: one connection, where docker's own ssh:// would open one for each call."""
+    options = ["-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes", "-o", "StrictHostKeyChecking=yes"]
+    if os.environ.get("DEPLOY_KEY_BASE64") or os.environ.get("DEPLOY_KNOWN_HOSTS"):
+        _private(place / "key", _decoded("DEPLOY_KEY_BASE64").rstrip("\n") + "\n")
+        _private(place / "known_hosts", _given("DEPLOY_KNOWN_HOSTS") + "\n")
+        options += ["-i", f"{place}/key", "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={place}/known_hosts"]
+    socket = place / "docker.sock"
+    there = os.environ.get("DEPLOY_SOCKET") or "/var/run/docker.sock"
+    command = ["ssh", *options, "-N", "-L", f"{socket}:{there}", f"ssh://{host}"]
+    with (place / "told").open("w+") as told, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=told) as ssh:
         try:
-            up = ("up", "--detach", "--wait", "--wait-timeout", "600", "--no-build", "--remove-orphans")
-            _compose(*dotenv, *up, environment=environment)
+            limit = time.monotonic() + SSH_WITHIN
+            while not socket.exists():
+                if ssh.poll() is not None or time.monotonic() > limit:
+                    told.seek(0)
+                    raise ContainersError(f"{host} (DEPLOY_HOST) can't be reached by ssh: {told.read().strip()}")
+                time.sleep(0.1)
+            yield socket
         finally:
-            if given.get("REGISTRY_TOKEN"):
-                subprocess.run(["docker", "logout", given["REGISTRY"]], check=True)
+            ssh.terminate()
 
 
-def _private(path: Path, text: str, mode: int = 0o600) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+def _given(name: str) -> str:
+    """A variable of the environment. Raises ContainersError where it is empty, or what a pipeline leaves of a missing one."""
+    value = os.environ.get(name, "")
+    if not value or value.startswith("$("):
+        raise ContainersError(f"{name} is not set; docs/production.md, CI/CD, says what it is")
+    return value
+
+
+def _decoded(name: str) -> str:
+    try:
+        return base64.b64decode("".join(_given(name).split()), validate=True).decode().replace("\r\n", "\n")
+    except (binascii.Error, UnicodeDecodeError):
+        raise ContainersError(f"{name} is not base64 of a text; make it by `base64 -w0 <file>`") from None
+
+
+def _private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
 
 
+# ----------------------------------------------------------------------------------------------------------------- verbs
+
+
+def first_day(model: str, day: str) -> None:
+    """Train a model as of the day before, score the day, and show its first rows."""
+    with engine() as where:
+        password = settings(where.dotenv.read_text(encoding="utf-8"))["AIRFLOW_ADMIN_PASSWORD"]
+        command = ("exec", "-T", "-e", "AIRFLOW_ADMIN_PASSWORD", "airflow-worker", "python", "-m", "local.first_day")
+        where.call(*where.compose(*command, model, day), AIRFLOW_ADMIN_PASSWORD=password)
+
+
+def deploy() -> None:
+    """Start the image ESTEIRA_IMAGE on DEPLOY_HOST and wait until all is well; what ran before is stopped first, volumes stay.
+
+    With REGISTRY, REGISTRY_USER and REGISTRY_TOKEN it logs in there, and out again. With BACKUP_TO it makes a backup before.
+    """
+    image = _given("ESTEIRA_IMAGE")
+    _given(
+        "DEPLOY_HOST"
+    )  # a pipeline without it must not be green for having started the stack on itself; `local` is this machine
+    registry = os.environ.get("REGISTRY_TOKEN") and _given("REGISTRY")
+    with engine() as where:
+        if registry:
+            login = ["docker", "login", registry, "--username", _given("REGISTRY_USER"), "--password-stdin"]
+            subprocess.run(login, input=_given("REGISTRY_TOKEN"), text=True, check=True)
+        try:
+            if image not in where.answer("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines():
+                where.call("docker", "pull", image)
+        finally:
+            if registry:
+                subprocess.run(["docker", "logout", registry], check=True)
+        if os.environ.get("BACKUP_TO"):
+            _back_up(where, Path(os.environ["BACKUP_TO"]).absolute())
+        # The old ones must not work on databases that the new ones migrate.
+        where.call(*where.compose("stop", *WRITERS))
+        up = ("up", "--detach", "--wait", "--wait-timeout", str(READY_WITHIN), "--no-build", "--remove-orphans")
+        where.call(*where.compose(*up))
+
+
 def backup(folder: Path) -> None:
-    """Write both databases and the volumes of lake, state and artifacts to a new folder. Nothing runs meanwhile."""
-    if folder.exists():
-        raise ContainersError(f"{folder} exists already; name a new folder")
-    os.umask(0o077)
+    """Write both databases and the volumes of lake, state and artifacts to a new folder. Nothing writes meanwhile."""
+    with engine() as where:
+        _back_up(where, folder)
+
+
+def _back_up(where: Engine, folder: Path) -> None:
     draft = folder.with_name(folder.name + ".part")
+    if folder.exists() or draft.exists():
+        there = folder if folder.exists() else draft
+        raise ContainersError(f"{there} exists already; name a new folder, or remove what a broken backup has left")
+    os.umask(0o077)
     draft.mkdir(parents=True)
-    _compose("stop", *WRITERS)
+    ran = where.answer(*where.compose("ps", "--quiet", "airflow-scheduler"))
+    image = where.answer("docker", "inspect", "--format", "{{.Config.Image}} {{.Image}}", ran) if ran else ""
     try:
+        where.call(*where.compose("stop", *WRITERS))
         for name in DATABASES:
+            dump = ("exec", "-T", "postgres", "pg_dump", "-U", "airflow", "--format=custom", name)
             with (draft / f"{name}.dump").open("wb") as file:
-                _compose("exec", "-T", "postgres", "pg_dump", "-U", "airflow", "--format=custom", name, stdout=file)
+                where.call(*where.compose(*dump), stdout=file)
         with (draft / "volumes.tar").open("wb") as file:
-            _volumes("--create", *VOLUMES, stdout=file)
+            tar = ("run", "--rm", "-T", "volumes", "--directory=/", "--create", *VOLUMES, "--file=-")
+            where.call(*where.compose(*tar), stdout=file)
     finally:
-        _compose("start", *WRITERS)
+        where.call(*where.compose("start", *WRITERS))
+    digests = {path.name: _digest(path) for path in sorted(draft.iterdir())}
+    manifest = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), "image": image, "sha256": digests}
+    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
     draft.rename(folder)
-    print(
-        f"{folder} holds {', '.join(path.name for path in sorted(folder.iterdir()))}; keep a copy of .env apart from it"
-    )
+    print(f"{folder} holds {', '.join(digests)}; keep a copy of .env apart from it")
 
 
 def restore(folder: Path) -> None:
     """Bring a backup into a stack that is down and has no volumes, with the .env of that time; then start the stack."""
-    needed = [folder / f"{name}.dump" for name in DATABASES] + [folder / "volumes.tar"]
-    if missing := [str(path) for path in needed if not path.is_file()]:
-        raise ContainersError(f"this is no backup of `make backup`: {', '.join(missing)} is not there")
-    if _volumes_exist():
-        raise ContainersError(
-            "there are volumes of this stack already, and a restore would mix with them; "
-            "`docker compose down --volumes` removes them and all that is in them"
-        )
-    _compose("up", "--detach", "--wait", "postgres")
-    for name in DATABASES:
-        with (folder / f"{name}.dump").open("rb") as file:
-            command = ["pg_restore", "-U", "airflow", "--exit-on-error", "--role", name, "--no-owner", "--dbname", name]
-            _compose("exec", "-T", "postgres", *command, stdin=file)
-    with (folder / "volumes.tar").open("rb") as file:
-        _volumes("--extract", stdin=file)
-    _compose("up", "--detach", "--wait", "--wait-timeout", "300")
+    if not (folder / "manifest.json").is_file():
+        raise ContainersError(f"{folder} is no backup of `make backup`: it has no manifest.json")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, digest in manifest["sha256"].items():
+        if not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise ContainersError(f"{folder / name} is missing or not what was written; the backup can't be restored")
+    print(f"made at {manifest['made_at']} with image {manifest['image']}")
+    with engine() as where:
+        if _has_volumes(where):
+            raise ContainersError(
+                "there are volumes of this stack already, and a restore would mix with them; "
+                "`docker compose down --volumes` removes them and all that is in them"
+            )
+        where.call(*where.compose("up", "--detach", "--wait", "postgres"))
+        for name in DATABASES:
+            load = ("pg_restore", "-U", "airflow", "--exit-on-error", "--role", name, "--no-owner", "--dbname", name)
+            with (folder / f"{name}.dump").open("rb") as file:
+                where.call(*where.compose("exec", "-T", "postgres", *load), stdin=file)
+        with (folder / "volumes.tar").open("rb") as file:
+            where.call(
+                *where.compose("run", "--rm", "-T", "volumes", "--directory=/", "--extract", "--file=-"), stdin=file
+            )
+        where.call(*where.compose("up", "--detach", "--wait", "--wait-timeout", str(READY_WITHIN)))
 
 
-def _volumes(*arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> None:
-    command = ["run", "--rm", "--no-deps", "-T", "--entrypoint", "tar", "airflow-worker", "--directory=/"]
-    _compose(*command, *arguments, "--file=-", stdin=stdin, stdout=stdout)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _volumes_exist() -> bool:
-    command = ["docker", "compose", "config", "--format", "json"]
-    name = json.loads(subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout)["name"]
+def _has_volumes(where: Engine) -> bool:
+    name = json.loads(where.answer(*where.compose("config", "--format", "json")))["name"]
     label = f"label=com.docker.compose.project={name}"
-    found = subprocess.run(["docker", "volume", "ls", "--quiet", "--filter", label], capture_output=True, check=True)
-    return bool(found.stdout.strip())
-
-
-def _compose(
-    *arguments: str,
-    stdin: IO[bytes] | None = None,
-    stdout: IO[bytes] | None = None,
-    environment: dict[str, str] | None = None,
-) -> None:
-    subprocess.run(
-        ["docker", "compose", *arguments],
-        cwd=PROJECT,
-        stdin=stdin,
-        stdout=stdout,
-        env={**os.environ, **(environment or {})},
-        check=True,
-    )
+    return bool(where.answer("docker", "volume", "ls", "--quiet", "--filter", label))
 
 
 def main() -> None:

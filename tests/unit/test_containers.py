@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import subprocess
@@ -12,33 +13,51 @@ from local import containers
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is taken for the project, and a `docker` that notes how it was called and what it could see."""
+    """A folder that is taken for the project; `docker` and `ssh` there note how they were called and what they could see."""
     monkeypatch.setattr(containers, "PROJECT", tmp_path)
-    docker = tmp_path / "bin" / "docker"
-    docker.parent.mkdir()
-    docker.write_text(
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text(
         f"""#!/bin/bash
 cd {tmp_path}
 echo "$*" >> calls
 env >> environment
-type -P ssh >> ssh-path
 [ "$1" = login ] && cat >> stdin
-for each in "$@"; do [ -f "$each" ] && stat -c '%a' "$each" >> modes && cat "$each" >> env-file; done
-ssh_to=$(type -P ssh); case "$ssh_to" in */esteira-*) cp "$ssh_to" ssh-wrapper; cp "$(dirname "$ssh_to")"/DEPLOY_* . ;; esac
-exit "${{DOCKER_ENDS_WITH:-0}}"
+[ -f "$3" ] && stat -c '%a' "$3" >> modes && cat "$3" > env-file
+[ "$2" = ls ] && echo there:v1
+case "$*" in *"$FAILS"*) [ -n "$FAILS" ] && exit 1 ;; esac
+exit 0
 """
     )
-    docker.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
-    for name in ("ESTEIRA_IMAGE", "DEPLOY_HOST", "DOTENV", "REGISTRY_TOKEN"):
+    (programs / "ssh").write_text(
+        f"""#!/bin/bash
+cd {tmp_path}
+echo "$*" >> ssh-calls
+[ -n "$SSH_FAILS" ] && echo "Host key verification failed." >&2 && exit 255
+while [ $# -gt 1 ]; do
+    case "$1" in -i) stat -c '%a' "$2" >> modes; cat "$2" > key ;; -L) touch "${{2%%:*}}" ;; UserKnown*) cat "${{1#*=}}" > known ;; esac
+    shift
+done
+exec sleep 60
+"""
+    )
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in ("ESTEIRA_IMAGE", "DEPLOY_HOST", "DEPLOY_KEY_BASE64", "DOTENV_BASE64", "REGISTRY_TOKEN", "BACKUP_TO"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def test_secrets_are_random_whole_and_for_their_owner_alone(project: Path) -> None:
     containers.make_secrets()
     path = project / ".env"
     first = containers.settings(path.read_text())
+    assert int(first.pop("ESTEIRA_PARALLELISM")) >= 4
     assert set(first) == set(containers.SECRETS)
     assert all(len(value) >= 24 for value in first.values())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -69,77 +88,113 @@ def test_passwords_fit_into_the_addresses_that_they_are_part_of() -> None:
         assert not set(value) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_="), name
 
 
-def test_a_deployment_by_ssh_trusts_one_key_and_one_host_and_leaves_no_secret(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that a pipeline gives."""
     given = {
         "ESTEIRA_IMAGE": "registry.example.com/esteira:v1",
         "DEPLOY_HOST": "deploy@example.com",
-        "DEPLOY_KEY": "the key",
+        "DEPLOY_KEY_BASE64": base64_of("the key\r\nof two lines"),
         "DEPLOY_KNOWN_HOSTS": "example.com ssh-ed25519 AAAA",
-        "DOTENV": "POSTGRES_PASSWORD=secret\n",
+        "DOTENV_BASE64": base64_of("POSTGRES_PASSWORD=secret\n"),
         "REGISTRY": "registry.example.com",
         "REGISTRY_USER": "me",
         "REGISTRY_TOKEN": "the token",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
+    return given
+
+
+def test_a_deployment_by_ssh_trusts_one_key_and_one_host_and_leaves_no_secret(
+    project: Path, pipeline: dict[str, str]
+) -> None:
     containers.deploy()
-    login, up, logout = (project / "calls").read_text().splitlines()
+    login, listed, pull, logout, stop, up = (project / "calls").read_text().splitlines()
     assert login == "login registry.example.com --username me --password-stdin"
     assert (project / "stdin").read_text() == "the token"
+    assert listed.startswith("image ls")
+    assert pull == "pull registry.example.com/esteira:v1"
     assert logout == "logout registry.example.com"
-    assert up.startswith("compose --env-file ")
+    assert stop.startswith("compose --env-file ")
+    assert stop.endswith("stop " + " ".join(containers.WRITERS))
     assert up.endswith("up --detach --wait --wait-timeout 600 --no-build --remove-orphans")
-    assert "DOCKER_HOST=ssh://deploy@example.com" in (project / "environment").read_text()
+    (ssh,) = (project / "ssh-calls").read_text().splitlines()
+    assert ssh.endswith(":/var/run/docker.sock ssh://deploy@example.com")
+    for option in ("StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "BatchMode=yes", "ExitOnForwardFailure=yes"):
+        assert option in ssh
+    assert (project / "key").read_text() == "the key\nof two lines\n"
+    assert (project / "known").read_text() == "example.com ssh-ed25519 AAAA\n"
     assert (project / "env-file").read_text() == "POSTGRES_PASSWORD=secret\n"
-    assert (project / "modes").read_text() == "600\n"
-    assert (project / "DEPLOY_KEY").read_text() == "the key\n"
-    wrapper = (project / "ssh-wrapper").read_text()
-    assert "StrictHostKeyChecking=yes" in wrapper
-    assert "IdentitiesOnly=yes" in wrapper
-    folder = wrapper.split("-i ")[1].split("/DEPLOY_KEY")[0]
+    assert set((project / "modes").read_text().split()) == {"600"}
+    folder = ssh.split("-i ")[1].split("/key")[0]
+    assert f"DOCKER_HOST=unix://{folder}/docker.sock" in (project / "environment").read_text()
     assert not Path(folder).exists()
 
 
-def test_a_deployment_to_a_host_that_is_not_known_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTEIRA_IMAGE", "esteira:v1")
-    monkeypatch.setenv("DEPLOY_HOST", "deploy@example.com")
-    monkeypatch.setenv("DEPLOY_KEY", "the key")
-    monkeypatch.delenv("DEPLOY_KNOWN_HOSTS", raising=False)
-    with pytest.raises(containers.ContainersError, match="needs DEPLOY_KNOWN_HOSTS"):
+@pytest.mark.parametrize(
+    "name", ["ESTEIRA_IMAGE", "DEPLOY_HOST", "DEPLOY_KEY_BASE64", "DEPLOY_KNOWN_HOSTS", "REGISTRY", "REGISTRY_USER"]
+)
+@pytest.mark.parametrize("empty", ["", "$({name})"])
+def test_a_deployment_without_what_it_needs_is_refused(
+    project: Path, pipeline: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, empty: str
+) -> None:
+    """Azure leaves `$(NAME)` where a variable is missing; and nothing must be started on the pipeline's own machine."""
+    monkeypatch.setenv(name, empty.format(name=name))
+    with pytest.raises(containers.ContainersError, match=f"{name} is not set"):
+        containers.deploy()
+    assert not (project / "calls").exists() or " up " not in (project / "calls").read_text()
+
+
+def test_a_secret_that_is_no_base64_is_named_and_not_shown(
+    project: Path, pipeline: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOTENV_BASE64", "POSTGRES_PASSWORD=secret")
+    with pytest.raises(containers.ContainersError, match="DOTENV_BASE64 is not base64") as raised:
+        containers.deploy()
+    assert "secret" not in str(raised.value)
+
+
+def test_a_host_that_ssh_does_not_trust_is_named(
+    project: Path, pipeline: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_FAILS", "yes")
+    with pytest.raises(containers.ContainersError, match=r"deploy@example\.com .*Host key verification failed"):
         containers.deploy()
     assert not (project / "calls").exists()
 
 
-def test_a_deployment_names_its_image(project: Path) -> None:
-    with pytest.raises(containers.ContainersError, match="Set ESTEIRA_IMAGE"):
-        containers.deploy()
+def test_an_image_that_is_there_is_not_pulled(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_IMAGE", "there:v1")
+    monkeypatch.setenv("DEPLOY_HOST", "local")
+    containers.deploy()
+    calls = (project / "calls").read_text()
+    assert "pull" not in calls
+    assert f"--env-file {project}/.env up " in calls
+    assert not (project / "ssh-calls").exists()
 
 
-def test_who_logged_in_logs_out_when_the_deployment_fails(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTEIRA_IMAGE", "esteira:v1")
-    monkeypatch.setenv("REGISTRY", "registry.example.com")
-    monkeypatch.setenv("REGISTRY_USER", "me")
-    monkeypatch.setenv("REGISTRY_TOKEN", "t")
-    docker = project / "bin" / "docker"
-    docker.write_text(docker.read_text().replace("exit ", '[ "$1" = compose ] && exit 1; exit '))
+def test_who_logged_in_logs_out_when_the_deployment_fails(
+    project: Path, pipeline: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILS", "pull ")
     with pytest.raises(subprocess.CalledProcessError):
         containers.deploy()
     assert (project / "calls").read_text().splitlines()[-1] == "logout registry.example.com"
 
 
-def test_a_backup_stops_the_writers_and_starts_them_again_though_it_fails(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [" stop ", " exec ", " run "])
+def test_a_backup_that_fails_starts_again_what_it_stopped(
+    project: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    docker = project / "bin" / "docker"
-    docker.write_text(docker.read_text().replace("exit ", '[ "$2" = exec ] && exit 1; exit '))
+    monkeypatch.setenv("FAILS", fails)
     with pytest.raises(subprocess.CalledProcessError):
         containers.backup(project / "backup")
-    stopped, _, started = (project / "calls").read_text().splitlines()
-    assert stopped == "compose stop " + " ".join(containers.WRITERS)
-    assert started == "compose start " + " ".join(containers.WRITERS)
+    calls = (project / "calls").read_text().splitlines()
+    assert calls[-1].endswith("start " + " ".join(containers.WRITERS))
     assert not (project / "backup").exists()
+    with pytest.raises(containers.ContainersError, match=r"backup\.part exists already"):
+        containers.backup(project / "backup")
 
 
 def test_a_backup_overwrites_nothing(project: Path) -> None:
@@ -149,8 +204,15 @@ def test_a_backup_overwrites_nothing(project: Path) -> None:
     assert not (project / "calls").exists()
 
 
-def test_what_is_no_backup_is_not_restored(project: Path) -> None:
-    (project / "backup").mkdir()
-    with pytest.raises(containers.ContainersError, match=r"airflow\.dump.*is not there"):
+def test_what_is_no_backup_or_a_damaged_one_is_not_restored(project: Path) -> None:
+    with pytest.raises(containers.ContainersError, match=r"no manifest\.json"):
+        containers.restore(project / "backup")
+    containers.backup(project / "backup")
+    (project / "calls").unlink()
+    (project / "backup" / "mlflow.dump").write_text("damaged")
+    with pytest.raises(containers.ContainersError, match=r"mlflow\.dump is missing or not what was written"):
+        containers.restore(project / "backup")
+    (project / "backup" / "mlflow.dump").unlink()
+    with pytest.raises(containers.ContainersError, match=r"mlflow\.dump is missing"):
         containers.restore(project / "backup")
     assert not (project / "calls").exists()
