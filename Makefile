@@ -52,7 +52,7 @@ test-live: $(READY) ## Run the tests with a live Airflow and a browser
 	@$(BIN)/python -m pytest -m live
 
 test-quick: $(READY) ## Run the tests that need no live Airflow
-	@$(BIN)/python -m pytest -m "not live" -n 2
+	@$(BIN)/python -m pytest -m "not live" -n 2 --dist worksteal
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 	@$(BIN)/python -m pytest tests/dags/test_integrity.py

@@ -156,6 +156,8 @@ def engine() -> Iterator[Engine]:
         if given.get("DOTENV_BASE64"):
             dotenv = place / "env"
             _private(dotenv, _decoded("DOTENV_BASE64"))
+        if not dotenv.is_file():
+            raise ContainersError(f"there is no {dotenv}: run make secrets first - it writes .env")
         if given.get("DEPLOY_HOST", "local") == "local":
             yield Engine({}, dotenv)
             return

@@ -15,6 +15,7 @@ from local import containers
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is taken for the project; `docker` and `ssh` there note how they were called and what they could see."""
     monkeypatch.setattr(containers, "PROJECT", tmp_path)
+    monkeypatch.delenv("DEPLOY_KNOWN_HOSTS", raising=False)
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "docker").write_text(
@@ -164,7 +165,14 @@ def test_a_host_that_ssh_does_not_trust_is_named(
     assert not (project / "calls").exists()
 
 
+def test_without_secrets_nothing_is_done(project: Path) -> None:
+    with pytest.raises(containers.ContainersError, match="run make secrets first"):
+        containers.backup(project / "backup")
+    assert not (project / "calls").exists()
+
+
 def test_an_image_that_is_there_is_not_pulled(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    containers.make_secrets()
     monkeypatch.setenv("ESTEIRA_IMAGE", "there:v1")
     monkeypatch.setenv("DEPLOY_HOST", "local")
     containers.deploy()
@@ -187,6 +195,7 @@ def test_who_logged_in_logs_out_when_the_deployment_fails(
 def test_a_backup_that_fails_starts_again_what_it_stopped(
     project: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
+    containers.make_secrets()
     monkeypatch.setenv("FAILS", fails)
     with pytest.raises(subprocess.CalledProcessError):
         containers.backup(project / "backup")
@@ -198,6 +207,7 @@ def test_a_backup_that_fails_starts_again_what_it_stopped(
 
 
 def test_a_backup_overwrites_nothing(project: Path) -> None:
+    containers.make_secrets()
     (project / "backup").mkdir()
     with pytest.raises(containers.ContainersError, match="exists already"):
         containers.backup(project / "backup")
@@ -205,6 +215,7 @@ def test_a_backup_overwrites_nothing(project: Path) -> None:
 
 
 def test_what_is_no_backup_or_a_damaged_one_is_not_restored(project: Path) -> None:
+    containers.make_secrets()
     with pytest.raises(containers.ContainersError, match=r"no manifest\.json"):
         containers.restore(project / "backup")
     containers.backup(project / "backup")
