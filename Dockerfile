@@ -13,7 +13,7 @@ USER 50000
 # An environment of its own: the lock and nothing else, beside the many providers that the base image brings.
 # It comes first: a change of code installs nothing anew.
 COPY requirements.txt /opt/airflow/
-RUN python3.11 -m venv /opt/esteira \
+RUN python -m venv /opt/esteira \
  && /opt/esteira/bin/pip install --no-cache-dir --no-deps --requirement /opt/airflow/requirements.txt
 ENV PATH=/opt/esteira/bin:$PATH VIRTUAL_ENV=/opt/esteira
 

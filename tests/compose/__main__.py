@@ -29,6 +29,7 @@ import httpx
 from local.api import ENDED, Airflow
 from local.containers import SECRETS, settings
 from tests import models
+from tests.e2e import browser
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
 from tests.soak.runs import LAST, Runs, count, prepared, started, undisturbed, write_models
@@ -333,6 +334,26 @@ def story(stack: Stack) -> None:
         stack.expect("toll_traffic_score" in told and "prediction" in told, f"make first-day said {told[-500:]}")
 
 
+def looked_at(stack: Stack) -> None:
+    """A person signs in with a browser and sees the check's grid; no secret is in what the services log."""
+    chromium = browser.found()
+    with stack.step("a person signs in with a browser" if chromium else "no Chromium: nobody signs in") as notes:
+        password = settings((stack.folder / ".env").read_text())["AIRFLOW_ADMIN_PASSWORD"]
+        if chromium:
+            with browser.signed_in(chromium, f"http://localhost:{stack.port}", password) as page:
+                page.goto(f"http://localhost:{stack.port}/dags/toll_traffic_check")
+                page.get_by_text("commit_notebook").first.wait_for(timeout=30_000)
+                picture = PROJECT / ".esteira" / "screenshots" / "compose.png"
+                page.screenshot(path=picture)
+                stack.expect(page.get_by_role("link", name="MLflow").count() == 0, "a link to an MLflow out of reach")
+                notes.append(f"{picture.relative_to(PROJECT)}")
+    with stack.step("no secret in the services' logs"):
+        logs = stack.compose("logs").stdout
+        values = settings((stack.folder / ".env").read_text())
+        shown = [name for name in SECRETS if values[name] in logs]
+        stack.expect(not shown and len(logs) > 10_000, f"shown in {len(logs)} characters: {shown}")
+
+
 def kills(stack: Stack, victims: Sequence[str]) -> list[Outcome]:
     """SIGKILL in the middle of a score and of a check, compared with an undisturbed run."""
     names = {victim: f"killed{index}" for index, victim in enumerate(victims)}
@@ -526,6 +547,7 @@ def main() -> int:
         start(stack)
         closed(stack, before)
         story(stack)
+        looked_at(stack)
         outcomes = kills(stack, asked.victims)
         scale(stack)
         saved(stack, place, ["calm", *SIMULATED, *(f"killed{index}" for index in range(len(asked.victims)))])

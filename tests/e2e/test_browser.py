@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,38 +10,20 @@ import pytest
 
 from local.api import Airflow
 from local.stack import Stack
+from tests.e2e import browser
 from tests.models import AS_OF
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def page(stack: Stack, airflow: Airflow) -> Iterator[object]:
     """A logged-in browser page."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = browser.found()
     if not chromium:
         pytest.skip("no Chromium on this machine; install Debian's package chromium to run the browser tests")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 950})
-        page.goto(stack.web)
-        page.get_by_label("Username").fill("admin")
-        page.get_by_label("Password").fill(stack.password.read_text())
-        page.get_by_role("button", name=re.compile("sign in|log ?in", re.I)).click()
-        page.wait_for_url(re.compile(r"/(dags|home)?/?$"), timeout=30_000)
+    with browser.signed_in(chromium, stack.web, stack.password.read_text()) as page:
         yield page
-        browser.close()
 
 
 @pytest.mark.parametrize("kind", ["train", "score", "check"])
