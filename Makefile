@@ -120,7 +120,7 @@ bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and
 bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two hours)
 	@$(BIN)/python -m benchmarks.loop
 
-soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (an hour; needs cc)
+soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (90 minutes; needs cc)
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
 
 clean: ## Stop everything and remove .venv, .esteira and caches

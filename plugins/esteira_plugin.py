@@ -16,9 +16,7 @@ class EsteiraPlugin(AirflowPlugin):
     name = "esteira"
     deadline_references = (SinceQueued,)
     # A password in the address (user:password@host) is for the tasks, not for every user's page.
-    mlflow = re.sub(
-        r"//[^/@]*@", "//", os.environ.get("ESTEIRA_MLFLOW_URL", os.environ.get("MLFLOW_TRACKING_URI", ""))
-    )
+    mlflow = re.sub(r"//[^/@]*@", "//", os.environ.get("ESTEIRA_MLFLOW_URL", os.environ.get("MLFLOW_TRACKING_URI", "")))
     external_views = (
         [{"name": "MLflow", "href": mlflow, "destination": "nav", "category": "browse"}]
         if mlflow.startswith("http")
