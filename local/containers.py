@@ -131,9 +131,9 @@ class Engine:
         subprocess.run(command, cwd=PROJECT, stdin=stdin, stdout=stdout, env=environment, check=True)
 
     def answer(self, *command: str) -> str:
-        """What a command prints."""
+        """What a command prints. Raises CalledProcessError."""
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, check=True)
+        done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=environment, check=True)
         return done.stdout.strip()
 
     def compose(self, *arguments: str) -> tuple[str, ...]:
@@ -344,6 +344,10 @@ def main() -> None:
         work[asked.pop("command")](**asked)
     except ContainersError as error:
         sys.exit(f"esteira: {error}")
+    except FileNotFoundError as error:
+        if error.filename not in ("docker", "ssh"):
+            raise
+        sys.exit(f"esteira: {error.filename} is not on this machine; install Docker with Compose, and an ssh client")
     except subprocess.CalledProcessError as error:
         sys.exit(
             f"esteira: {error.cmd[0]} {error.cmd[1] if len(error.cmd) > 1 else ''} … ended with {error.returncode}"
