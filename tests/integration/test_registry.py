@@ -114,7 +114,9 @@ def test_the_profile_comes_back(run_id: str, spec: ModelSpec, frame: pd.DataFram
 
 def test_a_database_file_has_no_pages(run_id: str, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     assert registry.run_link(spec, run_id) == ""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setattr(registry, "uri", lambda: "http://mlflow:5000")
+    monkeypatch.setattr(registry, "experiment", lambda spec: "1")
+    assert registry.run_link(spec, run_id).startswith("http://mlflow:5000/#/")
     monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "")  # as in docker-compose.yaml, where no browser reaches MLflow
     assert registry.run_link(spec, run_id) == ""
     monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "http://127.0.0.1:5000")
