@@ -158,18 +158,6 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
     }
     kept = json.loads(_secret_file(stack.home / "secrets.json", json.dumps(fresh)))
-    smtp = {
-        "conn_type": "smtp",
-        "host": LOOPBACK,
-        "port": stack.smtp_port,
-        "extra": {
-            "from_email": "esteira@localhost",
-            "disable_ssl": True,
-            "disable_tls": True,
-            "timeout": 5,
-            "retry_limit": 1,
-        },
-    }
     # PYTHONDONTWRITEBYTECODE would double every start.
     own = {
         name: value
@@ -196,10 +184,22 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(stack.web_port),
         "AIRFLOW__API__BASE_URL": stack.web,
-        "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
+        "AIRFLOW_CONN_SMTP_DEFAULT": _smtp_connection(stack),
         "ESTEIRA_HOME": str(stack.home),
         "MLFLOW_TRACKING_URI": stack.mlflow,
     }
+
+
+def _smtp_connection(stack: Stack) -> str:
+    """Airflow's connection to the mail catcher."""
+    extra = {
+        "from_email": "esteira@localhost",
+        "disable_ssl": True,
+        "disable_tls": True,
+        "timeout": 5,
+        "retry_limit": 1,
+    }
+    return json.dumps({"conn_type": "smtp", "host": LOOPBACK, "port": stack.smtp_port, "extra": extra})
 
 
 def shared_settings() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,15 +30,15 @@ CHECK = ("labels", "measure", "attempt_1.retrain", "attempt_2.retrain", "commit_
 LIMIT = 420  # seconds that no run may take, with its retries
 
 
-class Runs:
+class Runs(ABC):
     """An Airflow whose runs are started and waited for, whoever does not answer meanwhile."""
 
     def __init__(self, airflow: Airflow) -> None:
         self.airflow = airflow
 
+    @abstractmethod
     def image(self, name: str) -> Image:
         """All that can be seen of a model, without its name, and the runs' ids."""
-        raise NotImplementedError
 
     def start(self, kind: str, name: str, **conf: object) -> tuple[str, str]:
         """Start a run of a model's DAG."""
