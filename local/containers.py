@@ -226,9 +226,8 @@ def deploy() -> None:
     With REGISTRY, REGISTRY_USER and REGISTRY_TOKEN it logs in there, and out again. With BACKUP_TO it makes a backup before.
     """
     image = _given("ESTEIRA_IMAGE")
-    _given(
-        "DEPLOY_HOST"
-    )  # a pipeline without it must not be green for having started the stack on itself; `local` is this machine
+    # `local` is this machine; a pipeline that lost the name must not be green for having started the stack on itself.
+    _given("DEPLOY_HOST")
     registry = os.environ.get("REGISTRY_TOKEN") and _given("REGISTRY")
     with engine() as where:
         if registry:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -113,7 +112,7 @@ def _clear_locks(repository: Path) -> None:
                 if time.time() - lock.stat().st_mtime > pulls.LIMIT:
                     log.warning("%s was left by a git that died: removed", lock)
                     lock.unlink()
-        time.sleep(0.2)
+        time.sleep(0.2)  # git tells nobody when it ends
 
 
 def _push() -> None:
@@ -123,7 +122,7 @@ def _push() -> None:
         _git("push", "--quiet", "--set-upstream", _git("remote").split()[0], "HEAD")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         told = (getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)
-        log.warning("the notebook is committed, but git push failed: %s", re.sub(r"//[^/@\s]*@", "//***@", told))
+        log.warning("the notebook is committed, but git push failed: %s", pulls.without_passwords(told))
 
 
 def _git(*arguments: str) -> str:

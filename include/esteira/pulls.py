@@ -57,13 +57,9 @@ class Remote:
         told = os.environ.get("ESTEIRA_GIT_HOST", "")
         if told not in ("", "github", "azure"):
             raise ValueError(f"ESTEIRA_GIT_HOST is {told!r}; allowed: github, azure")
-        known = (
-            "github"
-            if name == "github.com"
-            else "azure"
-            if name.endswith(("dev.azure.com", ".visualstudio.com"))
-            else ""
-        )
+        known = "github" if name == "github.com" else ""
+        if name == "dev.azure.com" or name.endswith(".visualstudio.com"):
+            known = "azure"
         return cls(address, os.environ.get("ESTEIRA_GIT_TOKEN", ""), told or known)
 
     @property
@@ -73,7 +69,12 @@ class Remote:
 
     def cleaned(self, text: str) -> str:
         """A text without the token and without passwords in addresses."""
-        return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.token, "***") if self.token else text)
+        return without_passwords(text.replace(self.token, "***") if self.token else text)
+
+
+def without_passwords(text: str) -> str:
+    """A text without what stands before the @ of its addresses."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def commit(place: Path, remote: Remote, model: str, day: date, content: bytes) -> str:

@@ -32,7 +32,7 @@ from tests import models
 from tests.e2e import browser
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import LAST, Runs, count, prepared, started, undisturbed, write_models
+from tests.soak.runs import LAST, Runs, count, free_port, prepared, started, undisturbed, write_models
 
 PROJECT = Path(__file__).parents[2]
 NAME = f"esteira-test-{os.getpid()}"
@@ -56,7 +56,7 @@ class Stack(Runs):
     def __init__(self, place: Path) -> None:
         self.folder = place / "esteira"
         self.models = place / "models"
-        self.port = _free_port()
+        self.port = free_port()
         self.rows: list[tuple[str, float, str]] = []
         self.wrong: list[str] = []
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ESTEIRA_"))}
@@ -72,7 +72,7 @@ class Stack(Runs):
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[list[str]]:
-        """Time a step; what is put into the list is shown beside it. What it raises is noted, and goes on."""
+        """Time a step; what is put into the list is shown beside it. What is raised in it is noted, and raised on."""
         notes: list[str] = []
         wrong = len(self.wrong)
         began = time.monotonic()
@@ -157,12 +157,6 @@ class Stack(Runs):
     def restarts(self, container: str) -> int:
         """How often the engine started a container again."""
         return int(self.call("docker", "inspect", "--format", "{{.RestartCount}}", container).stdout)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _copy(target: Path) -> None:
@@ -489,7 +483,7 @@ def deployed(stack: Stack, place: Path) -> None:
 @contextlib.contextmanager
 def _ssh_server(place: Path) -> Iterator[dict[str, str]]:
     """An ssh server on the loopback with keys of its own; what `make deploy` needs to know of it."""
-    folder, port = place / "ssh", _free_port()
+    folder, port = place / "ssh", free_port()
     folder.mkdir(mode=0o700)
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)

@@ -7,7 +7,6 @@ import http.server
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -24,7 +23,7 @@ from local.api import ENDED, Airflow
 from local.stack import BIN, Stack
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, prepared, started, undisturbed, write_models
+from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, free_port, prepared, started, undisturbed, write_models
 
 VICTIMS = ("task", "worker", "scheduler", "api-server")
 SIZE = "96m"  # of the lake's own file system
@@ -42,7 +41,7 @@ class Live(Runs):
         os.environ["ESTEIRA_MODELS"] = str(place / "models")
         os.environ["ESTEIRA_LAKE"] = str(self.lake)
         for name in ("WEB", "MLFLOW", "SMTP"):
-            os.environ[f"ESTEIRA_{name}_PORT"] = str(_free_port())
+            os.environ[f"ESTEIRA_{name}_PORT"] = str(free_port())
         from esteira import tables
 
         tables.create_lake()
@@ -73,12 +72,6 @@ class Live(Runs):
         """The texts of the mails that were caught and have all the words."""
         texts = [path.read_text() for path in sorted(self.stack.mails.rglob("*.eml"))]
         return [text for text in texts if all(word in text for word in words)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _mount(place: Path, options: str) -> bool:
