@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 from importlib.metadata import version as installed
@@ -279,16 +280,33 @@ def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Mo
 
     With a `digest` (SHA-256) its file must have it, too.
     """
+    try:
+        model = _loaded(uri(), run_id, digest) if digest else _load(run_id, "")
+    except _AnotherFile:
+        raise ModelRefused(
+            f"model {spec.name}: the file of version {version} is not the one that was registered; put that back (its "
+            f"SHA-256 is {digest}), or roll back and train anew"
+        ) from None
+    return replace(model, version=version)
+
+
+class _AnotherFile(Exception):
+    """A model's file is not the one that was asked for."""
+
+
+@lru_cache(maxsize=4)  # by its digest: a process that walks through many days loads a version once
+def _loaded(_: str, run_id: str, digest: str) -> Model:
+    return _load(run_id, digest)
+
+
+def _load(run_id: str, digest: str) -> Model:
     tags = client().get_run(run_id).data.tags
     with tempfile.TemporaryDirectory() as folder:
         path = _model_file(tags["model_uri"], folder)
         if digest and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise ModelRefused(
-                f"model {spec.name}: the file of version {version} is not the one that was registered; put that back (its "
-                f"SHA-256 is {digest}), or roll back and train anew"
-            )
+            raise _AnotherFile
         pipeline = _load_file(path)
-    return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]), version)
+    return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]))
 
 
 def _model_file(model_uri: str, folder: str) -> Path:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
-import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +13,10 @@ from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
+from esteira import delta
 from esteira.memory import MemoryTable
 from esteira.spec import OutOfReach
 
@@ -71,15 +68,10 @@ PROPERTIES = {
     "delta.enableExpiredLogCleanup": "false",
     # No value of anybody stands in the log as the smallest or the largest of its file; days are found by partition.
     "delta.dataSkippingNumIndexedCols": "0",
+    # Opening a table, and writing to it, reads every log entry since the last checkpoint: 14 and 12 ms after 100, 5 and 6 after 20.
+    "delta.checkpointInterval": "20",
 }
 MARKER = "_esteira"  # a file in a lake's folder: without it the folder may be where a volume should be mounted
-MENDS = {
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "free space there, or ask for more",
-    errno.EROFS: "mount it writable",
-    errno.EACCES: "let the user that runs the tasks read and write there",
-    errno.EPERM: "let the user that runs the tasks read and write there",
-}
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -117,32 +109,11 @@ def create_lake() -> str:
     return place
 
 
-@contextmanager
-def _reaching(place: str) -> Iterator[None]:
-    """Say which table could not be reached, why, and how to mend it, where the storage fails."""
-    try:
-        yield
-    except (OutOfReach, CommitFailedError, TableNotFoundError):
-        raise
-    except (DeltaError, OSError) as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None) or 0
-        storage = isinstance(error, OSError) or found or re.search(r"Generic (?!delta)\w+ error", str(error))
-        if not storage or number == errno.ENOENT:
-            raise  # not the storage's fault, or nothing that comes back by itself
-        mend = MENDS.get(number, "see that it is there")
-        raise OutOfReach(
-            f"the table at {place} is out of reach: {error}. To mend it: {mend}; nothing was half written, and the task can "
-            "run again"
-        ) from error
-
-
 def path(kind: Kind, model: str) -> str:
     """Where a model's table of a kind lies."""
     return f"{lake()}/{kind}/{model}"
 
 
-_opened: dict[tuple[int, int, str], DeltaTable] = {}  # by process and thread: a table is no one else's to change
 _memory: dict[str, MemoryTable] | None = None
 
 
@@ -164,30 +135,10 @@ def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable
         table = _memory.get(place)
         return table.at(version) if table and version is not None else table
     try:
-        with _reaching(place):
-            return _opened_table(place, version)
+        with delta.reaching(place):
+            return delta.opened(place) if version is None else DeltaTable(place, version=version)
     except TableNotFoundError:
         return None
-
-
-def _opened_table(place: str, version: int | None) -> DeltaTable | None:
-    key = (os.getpid(), threading.get_ident(), place)
-    try:
-        if version is not None:
-            return DeltaTable(place, version=version)
-        # Following the log from where this process last read it costs a fifth of reading it from its last checkpoint.
-        if "://" not in place and not Path(place, "_delta_log").is_dir():  # never made, or gone since it was opened
-            _opened.pop(key, None)
-            return None
-        known = _opened.get(key)
-        if known is None:
-            known = _opened[key] = DeltaTable(place)
-        else:
-            known.update_incremental()
-        return known
-    except (DeltaError, OSError):
-        _opened.pop(key, None)
-        raise
 
 
 def version(kind: Kind, model: str) -> int:
@@ -231,8 +182,8 @@ def _condition(where: Mapping[str, object]) -> str:
     )
 
 
-def _filters(where: Mapping[str, object]) -> list[tuple[str, str, object]]:
-    filters: list[tuple[str, str, object]] = []
+def _filters(where: Mapping[str, object]) -> list[delta.Filter]:
+    filters: list[delta.Filter] = []
     for column, value in where.items():
         if isinstance(value, tuple):
             filters += [(column, ">=", value[0]), (column, "<=", value[1])]
@@ -258,31 +209,15 @@ def read(
         return _to_pandas(
             (known if wanted is None else pa.schema([known.field(name) for name in wanted])).empty_table()
         )
-    return _to_pandas(_scan(table, wanted, _filters(where)))
+    return _to_pandas(_scan(path(kind, model), table, wanted, _filters(where)))
 
 
 def _scan(
-    table: DeltaTable | MemoryTable, columns: list[str] | None, filters: list[tuple[str, str, object]]
+    place: str, table: DeltaTable | MemoryTable, columns: list[str] | None, filters: list[delta.Filter]
 ) -> pa.Table:
     if isinstance(table, MemoryTable):
         return table.scan(columns, filters)
-    # Pruning by day while the log is read spares a fragment for each of the other days' files.
-    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
-    dataset = table.to_pyarrow_dataset(file_pruning_predicate=days or None)
-    # What Delta merges or rewrites it writes as string views, which pyarrow's scanner can't compare with the bounds of a file.
-    late = [each for each in filters if isinstance(each[2], str)]
-    early = [each for each in filters if each not in late]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
-    condition = pq.filters_to_expression(early) if early else None
-    with _reaching(table.table_uri):
-        if not late:
-            return dataset.to_table(columns=columns, filter=condition)
-        # Batch by batch, so that what is compared late is not all in memory before.
-        text = pq.filters_to_expression(late)
-        batches = dataset.to_batches(columns=wanted, filter=condition)
-        parts = [pa.Table.from_batches([batch]).filter(text) for batch in batches]
-    found = pa.concat_tables(parts) if parts else dataset.schema.empty_table()
-    return found.select(columns) if columns is not None else found
+    return delta.scan(place, table, columns, filters)
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:
@@ -310,7 +245,7 @@ def replace_days(
     def plan(table: DeltaTable | MemoryTable | None) -> tuple[pd.DataFrame, Mapping[str, object], Marks] | None:
         chosen: pd.DataFrame | None = rows
         if merge and table and every:
-            had = _to_pandas(_scan(table, None, _filters({"day": (every[0], every[-1])})))
+            had = _to_pandas(_scan(path(kind, model), table, None, _filters({"day": (every[0], every[-1])})))
             chosen = merge(had[had["day"].isin(pd.to_datetime(every))])
         if chosen is None or not every:
             return None
@@ -341,10 +276,10 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                 memory = _memory.setdefault(path(kind, model), MemoryTable(partition))
                 memory.replace(arrow, where, marks)
                 return memory.version()
-            known = [Transaction(name, mark) for name, mark in marks.items()]
+            known, before = [Transaction(name, mark) for name, mark in marks.items()], table.version() if table else -1
             # Where there is no table yet Delta compares a commit with nothing: a second first one must fail, and read what is there.
             tries = 0 if table is None else None
-            with _reaching(path(kind, model)):
+            with delta.reaching(path(kind, model)):
                 write_deltalake(
                     table if isinstance(table, DeltaTable) else path(kind, model),
                     arrow,
@@ -355,6 +290,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
                     configuration=PROPERTIES,
                     commit_properties=CommitProperties(app_transactions=known or None, max_commit_retries=tries),
                 )
+            delta.remember(path(kind, model), marks, before)
         return version(kind, model)
 
     return _retried(commit)
@@ -412,8 +348,19 @@ def _retried(commit: Callable[[], int]) -> int:
 
 def missing_days(kind: Kind, model: str, days: Iterable[date], mark: int = 1) -> list[date]:
     """Those of the days that were not written yet under `mark`; an empty day was written too."""
-    table = open_table(kind, model)
-    return [day for day in days if table is None or table.transaction_version(f"{day:%Y-%m-%d}") != mark]
+    asked = {day: f"{day:%Y-%m-%d}" for day in days}
+    known = _marks(kind, model, list(asked.values()))
+    return [day for day, name in asked.items() if known[name] != mark]
+
+
+def _marks(kind: Kind, model: str, names: list[str]) -> dict[str, int | None]:
+    """The mark under which each name was last written."""
+    place = path(kind, model)
+    if _memory is None:
+        with delta.reaching(place):
+            return delta.marks(place, names)
+    table = _memory.get(place)
+    return {name: table.transaction_version(name) if table else None for name in names}
 
 
 def clock() -> datetime:
@@ -441,7 +388,7 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
         )
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
-    with _reaching(path("ledger", model)):
+    with delta.reaching(path("ledger", model)):
         return bool(_retried(commit))
 
 
@@ -460,7 +407,7 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
         found = DeltaTable(place).optimize.compact()
         return int(found["numFilesRemoved"])
 
-    with _reaching(place):
+    with delta.reaching(place):
         compacted = _retried(compact)
         removed = _vacuum(place, keep, hours)
         DeltaTable(place).create_checkpoint()

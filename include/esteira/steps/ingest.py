@@ -131,7 +131,8 @@ def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str
     """Bad rows, whole, as JSON: whatever their types are, nothing of them is lost."""
     if bad.empty:
         rows = pd.DataFrame()
-        if tables.version("quarantine", spec.name) < 0:
+        had = tables.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
+        if had.empty or not (had["stage"] == stage).any():
             return
     else:
         found_at = pd.Timestamp(tables.clock())
