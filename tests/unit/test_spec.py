@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from esteira import spec as specs
 from esteira.spec import SpecError, load
+
+from tests import models
 
 # The example of the design, whole: every key that there is has its line here.
 FULL = """\
@@ -231,3 +234,67 @@ def test_positive_class_is_text(write) -> None:
     assert load(write(binary)).positive_class == "1"
     assert load(write(binary + "positive: true\n")).positive_class == "1"
     assert load(write(binary + "positive: UP\n")).positive_class == "UP"
+
+
+def laughs() -> str:
+    """Nine lines that stand for 9^8 values."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (laughs(), "line 5: more than 20,000 values, those counted that an alias"),
+        ("a: " + "[" * 100_000, "line 1: more than 20 blocks within each other"),
+        ("a: &a [*a]", "line 1: the alias *a stands within what it names; write it out"),
+        (f"a: [{','.join(['1'] * 200_000)}]", "is 400,004 bytes; a model.yaml has at most 262,144"),
+        (FULL.replace("window: 180d", "window: 99999999999d"), "at most a hundred years, 36500d"),
+        (FULL.replace("window: 180d", "window: 36501d"), "at most a hundred years, 36500d"),
+        (FULL + "timeout: 90s\n", "timeout: got '90s'; a timeout is a whole number of minutes, hours or days"),
+        (FULL + "timeout: 8d\n", "timeout: got '8d'; at most 7d"),
+        (FULL.replace("label_delay: 1d", "label_delay: " + "9" * 5000), "not valid YAML: Exceeds the limit"),
+    ],
+    ids=["laughs", "deep", "self", "long", "window", "century", "timeout", "week", "digits"],
+)  # fmt: skip
+def test_a_model_yaml_is_bounded(write, text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(write(text), {"DATA": "/data"})
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 3_000
+
+
+def test_a_list_of_choices_is_bounded(write) -> None:
+    choices = ", ".join(map(str, range(1001)))
+    text = FULL.replace("{int: [15, 127]}", f"{{choice: [{choices}]}}", 1)
+    with pytest.raises(SpecError, match="at most 1000 items"):
+        load(write(text), {"DATA": "/data"})
+
+
+def test_ordinary_aliases_are_read(write) -> None:
+    text = FULL.replace("alerts: {email: [", "alerts: {email: &who [", 1)
+    assert load(write(text), {"DATA": "/data"}).alerts.email
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "sales" / "model.yaml"
+    path.parent.mkdir()
+    {"pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero"), "folder": path.mkdir}[kind]()
+    with pytest.raises(SpecError, match="is not a regular file"):
+        load(path)
+
+
+def test_a_model_that_two_folders_declare_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in ("one", "two"):
+        models.write(tmp_path / root, "sales")
+    models.write(tmp_path / "one", "other")
+    monkeypatch.setenv("ESTEIRA_MODELS", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    with pytest.raises(SpecError, match=r"one/sales/model.yaml|two/sales/model.yaml") as caught:
+        specs.find("sales")
+    assert all(f"{tmp_path / root}/sales/model.yaml" in str(caught.value) for root in ("one", "two"))
+    assert specs.find("other").name == "other"
+    monkeypatch.setenv("ESTEIRA_MODELS", f"{tmp_path / 'one'}:{tmp_path / 'one'}")  # the same folder twice is one
+    assert specs.find("sales").name == "sales"

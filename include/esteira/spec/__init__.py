@@ -2,11 +2,23 @@
 
 from esteira.spec.model import ModelSpec
 from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
-from esteira.spec.reading import digest, find, json_schema, load, model_files
+from esteira.spec.reading import digest, find, json_schema, load, model_files, require_one
 from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
-from esteira.spec.words import HIGHER, METRICS, EsteiraError, OutOfReach, SpecError, canonical, nearest
+from esteira.spec.words import (
+    CENTURY,
+    FIRST_DAY,
+    HIGHER,
+    METRICS,
+    EsteiraError,
+    OutOfReach,
+    SpecError,
+    canonical,
+    nearest,
+)
 
 __all__ = [
+    "CENTURY",
+    "FIRST_DAY",
     "HIGHER",
     "METRICS",
     "Candidate",
@@ -31,4 +43,5 @@ __all__ = [
     "load",
     "model_files",
     "nearest",
+    "require_one",
 ]

@@ -24,6 +24,7 @@ from esteira.spec.words import (
     Block,
     Column,
     Delay,
+    Minutes,
     Task,
     canonical,
     mistake,
@@ -55,6 +56,7 @@ class ModelSpec(Block):
     retrain: tuple[Recipe, ...] = Field(default=(), max_length=3)
     promote: Promote = Promote()
     alerts: Alerts = Alerts()
+    timeout: Minutes = 60
     folder: SkipJsonSchema[Path] = Field(default=Path(), exclude=True)
 
     @field_validator("key", "inputs", "personal", "retrain", mode="before")

@@ -26,6 +26,8 @@ from esteira.spec.words import (
     nearest,
 )
 
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+
 
 class Limit(Block):
     """The range in which a metric is healthy, in the metric's own unit."""
@@ -55,8 +57,8 @@ class Dimension(Block):
 
     log: tuple[float, float] | None = None
     real: tuple[float, float] | None = Field(default=None, alias="float")
-    whole: tuple[int, int] | None = Field(default=None, alias="int")
-    choice: tuple[str | int | float | bool | None, ...] | None = None
+    whole: tuple[Whole, Whole] | None = Field(default=None, alias="int")
+    choice: tuple[str | int | float | bool | None, ...] | None = Field(default=None, max_length=1000)
 
     @field_validator("log", "real", "whole", "choice", mode="before")
     @classmethod
@@ -139,12 +141,12 @@ class Train(Block):
     schedule: Cron | None = None
     start: Day | None = None
     window: Days = 180
-    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=100)
     feature_selection: FeatureSelection | None = None
     half_life: Days | None = None
     accept: dict[str, Limit] | None = None
     folds: int = Field(default=3, ge=2, le=20)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("candidates", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from pydantic_core import ErrorDetails
 
 from esteira.spec.model import ModelSpec
 from esteira.spec.words import SpecError, nearest
+
+# What a model.yaml may be at most. Every model of a team is a few kilobytes; beyond this a file is a mistake, or an attack on
+# whoever parses it: nine lines of aliases can stand for a billion values.
+MAX_BYTES = 256 * 1024
+MAX_VALUES = 20_000
+MAX_DEPTH = 20
+MAX_SHOWN = 1_000  # characters of a mistake
 
 
 @dataclass(frozen=True)
@@ -39,29 +47,70 @@ class _Document:
         return self.lines.get(keys, self.lines.get(keys[:-1], 1))
 
 
-def _read(path: Path) -> _Document:
+def _text(path: Path) -> str:
+    """The file's text. A pipe or a device, which might never end, is not opened."""
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        kind = path.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            raise SpecError(f"{path}: is not a regular file; put the model.yaml itself there")
+        if kind.st_size > MAX_BYTES:
+            raise SpecError(
+                f"{path}: is {kind.st_size:,} bytes; a model.yaml has at most {MAX_BYTES:,}. Data belongs into its source"
+            )
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: byte {error.start} is not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
         raise SpecError(f"{path}: can't be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {error}") from None
+
+
+def _require_bounded(path: Path, text: str) -> None:
+    """Refuse a document that is too deep, or stands for too many values, before anything is built from it."""
+    open_blocks: list[tuple[str | None, int]] = []  # the anchor of each, and how many values came before it
+    sizes: dict[str, int] = {}  # by anchor
+    values = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_blocks.append((event.anchor, values))
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_blocks.pop()
+            if anchor:
+                sizes[anchor] = values - before
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in [anchor for anchor, _ in open_blocks]:
+                raise SpecError(
+                    f"{path}, line {line}: the alias *{event.anchor} stands within what it names; write it out"
+                )
+            values += sizes.get(str(event.anchor), 1)
+        values += isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        if len(open_blocks) > MAX_DEPTH:
+            raise SpecError(
+                f"{path}, line {line}: more than {MAX_DEPTH} blocks within each other; a model.yaml needs 6"
+            )
+        if values > MAX_VALUES:
+            raise SpecError(
+                f"{path}, line {line}: more than {MAX_VALUES:,} values, those counted that an alias (*name) repeats; "
+                "shorten its lists"
+            )
+
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _read(path: Path) -> _Document:
+    text = _text(path)
     try:
-        node = loader.get_single_node()
+        _require_bounded(path, text)
+        node = yaml.compose(text, Loader=LOADER)
         lines: dict[tuple[Hashable, ...], int] = {}
         _walk(node, (), lines, path)
-        return _Document(loader.construct_document(node) if node else None, lines)
+        return _Document(yaml.load(text, Loader=LOADER), lines)  # noqa: S506  # LOADER is a safe one
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is of a date or a number that there is not
         raise SpecError(f"{path}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise SpecError(f"{path}: an alias (*name) stands within what it names; write it out") from None
-    finally:
-        loader.dispose()
 
 
 def _walk(node: yaml.Node | None, at: tuple[Hashable, ...], lines: dict[tuple[Hashable, ...], int], path: Path) -> None:
@@ -105,6 +154,9 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> ModelSpec:
     def fail(at: tuple[Hashable, ...], message: str) -> SpecError:
         for value, name in filled.items():
             message = message.replace(value, f"${{{name}}}")
+        message = (
+            message if len(message) <= MAX_SHOWN else f"{message[: MAX_SHOWN // 2]} … {message[-MAX_SHOWN // 2 :]}"
+        )
         where = ".".join(str(key) for key in document.keys(at))
         return SpecError(f"{path}, line {document.line(at)}: {where + ': ' if where else ''}{message}")
 
@@ -157,18 +209,30 @@ def _explain(detail: ErrorDetails) -> tuple[tuple[Hashable, ...], str]:
 
 
 def model_files(folders: str | None = None) -> list[Path]:
-    """Every model.yaml under the folders of models: ESTEIRA_MODELS (parted by ':'), else include/models of this project."""
+    """Every model.yaml under the folders of models: ESTEIRA_MODELS (separated by ':'), else include/models of this project."""
     given = folders if folders is not None else os.environ.get("ESTEIRA_MODELS", "")
     roots = [Path(folder) for folder in given.split(os.pathsep) if folder] or [Path(__file__).parents[2] / "models"]
-    return sorted(file for root in roots for file in root.glob("*/model.yaml"))
+    return sorted(file for root in dict.fromkeys(roots) for file in root.glob("*/model.yaml"))
+
+
+def require_one(path: Path, files: list[Path]) -> None:
+    """Raise SpecError where another of the files declares a model of the same name: which one is meant, nobody can tell."""
+    others = [other for other in files if other.parent.name == path.parent.name and other != path]
+    if others:
+        raise SpecError(
+            f"{path}: the model {path.parent.name!r} is declared a second time, in {', '.join(map(str, others))}; rename one "
+            "of the folders (and its name:), or take one of the folders out of ESTEIRA_MODELS"
+        )
 
 
 def find(name: str) -> ModelSpec:
-    """The model called `name`. Raises SpecError with the nearest name there is."""
-    files = {path.parent.name: path for path in model_files()}
-    if name not in files:
-        raise SpecError(f"no model {name!r}; there are: {', '.join(files) or 'none'}{nearest(name, list(files))}")
-    return load(files[name])
+    """The model called `name`. Raises SpecError with the nearest name there is, or where two files declare it."""
+    files = model_files()
+    named = {path.parent.name: path for path in files}
+    if name not in named:
+        raise SpecError(f"no model {name!r}; there are: {', '.join(named) or 'none'}{nearest(name, list(named))}")
+    require_one(named[name], files)
+    return load(named[name])
 
 
 def digest(spec: ModelSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -120,9 +121,9 @@ class Features(Block):
     def _once(self) -> Self:
         if not self.all:
             raise mistake("no feature is named; list columns under numeric, categorical or boolean")
-        for name in self.all:
-            if self.all.count(name) > 1:
-                raise mistake(f"{name!r} is named {self.all.count(name)} times; name each feature once")
+        name, times = Counter(self.all).most_common(1)[0]
+        if times > 1:
+            raise mistake(f"{name!r} is named {times} times; name each feature once")
         return self
 
 

@@ -41,6 +41,8 @@ RESERVED_COLUMNS = frozenset(
     ]
 )
 
+CENTURY = 36_500  # days
+FIRST_DAY = date(1900, 1, 1)  # from here on a hundred years back is a day, too
 Task = Literal["regression", "binary", "multiclass"]
 HIGHER, LOWER = True, False
 METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
@@ -93,23 +95,42 @@ def mistake(message: str, *keys: str | int) -> PydanticCustomError:
     return PydanticCustomError("spec", "{text}", {"text": message, "keys": keys})
 
 
-def _days(given: object) -> int:
-    match = re.fullmatch(r"(\d+)([dw])", given) if isinstance(given, str) else None
+def _duration(given: object, units: Mapping[str, int], asked: str, most: int = CENTURY) -> int:
+    """A duration as a whole number of its smallest unit; `units` are the letters with what each is worth."""
+    match = re.fullmatch(rf"(\d{{1,18}})([{''.join(units)}])", given) if isinstance(given, str) else None
     if not match:
-        raise mistake(f"got {given!r}; a duration is a whole number of days or weeks, such as 7d or 4w")
-    return int(match[1]) * {"d": 1, "w": 7}[match[2]]
+        raise mistake(f"got {given!r}; {asked}")
+    found = int(match[1]) * units[match[2]]
+    if found > most * units["d"]:
+        raise mistake(f"got {given!r}; at most {'a hundred years, 36500d' if most == CENTURY else f'{most}d'}")
+    return found
+
+
+def _days(given: object) -> int:
+    return _duration(given, {"d": 1, "w": 7}, "a duration is a whole number of days or weeks, such as 7d or 4w")
 
 
 def _hours(given: object) -> int:
-    match = re.fullmatch(r"([1-9]\d*)([hdw])", given) if isinstance(given, str) else None
-    if not match:
-        raise mistake(f"got {given!r}; a span is a whole number of hours, days or weeks, such as 6h, 2d or 1w")
-    return int(match[1]) * {"h": 1, "d": 24, "w": 168}[match[2]]
+    asked = "a span is a whole number of hours, days or weeks, such as 6h, 2d or 1w"
+    found = _duration(given, {"h": 1, "d": 24, "w": 168}, asked)
+    if not found:
+        raise mistake(f"got {given!r}; {asked}")
+    return found
+
+
+def _minutes(given: object) -> int:
+    asked = "a timeout is a whole number of minutes, hours or days, such as 30m, 2h or 1d"
+    found = _duration(given, {"m": 1, "h": 60, "d": 1440}, asked, most=7)
+    if not found:
+        raise mistake(f"got {given!r}; {asked}")
+    return found
 
 
 def _day_or_none(given: object) -> object:
-    if isinstance(given, date) or given is None:
+    if given is None or (type(given) is date and given >= FIRST_DAY):
         return given
+    if type(given) is date:
+        raise mistake(f"got {given}; days are from {FIRST_DAY} on")
     raise mistake(f"got {given!r}; a day is written YYYY-MM-DD, such as 2026-01-31")
 
 
@@ -137,6 +158,7 @@ def _is_cron(given: str) -> str:
 
 Delay = Annotated[int, BeforeValidator(_days, json_schema_input_type=str)]
 Days = Annotated[Delay, Field(ge=1)]
+Minutes = Annotated[int, BeforeValidator(_minutes, json_schema_input_type=str)]
 Span = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str)]
 Day = Annotated[date, BeforeValidator(_day_or_none)]
 Column = Annotated[str, BeforeValidator(lambda given: _is_identifier(given) if isinstance(given, str) else given)]
@@ -147,7 +169,7 @@ Cron = Annotated[str, BeforeValidator(lambda given: _is_cron(given) if isinstanc
 class Block(BaseModel):
     """A block of the YAML: frozen, and no key is unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

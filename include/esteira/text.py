@@ -1,0 +1,16 @@
+"""How numbers and days are written where a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word: '1 day', '2 days', '1,000 rows'."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def shown_days(days: Sequence[date]) -> str:
+    """Days as a sentence names them: '2026-02-01', or '2026-02-01 and 2 more days'."""
+    return f"{days[0]} and {counted(len(days) - 1, 'more day')}" if len(days) > 1 else str(days[0])

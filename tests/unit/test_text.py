@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from esteira.text import counted, shown_days
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 days"), (1, "1 day"), (2, "2 days"), (12345, "12,345 days")])
+def test_a_number_agrees_with_its_word(number: int, said: str) -> None:
+    assert counted(number, "day") == said
+
+
+def test_days_are_shown_short() -> None:
+    days = [date(2026, 2, day) for day in (1, 2, 3)]
+    assert [shown_days(days[:number]) for number in (1, 2, 3)] == [
+        "2026-02-01",
+        "2026-02-01 and 1 more day",
+        "2026-02-01 and 2 more days",
+    ]
