@@ -1,13 +1,18 @@
-"""What Esteira adds to Airflow: a link to MLflow in the navigation, and what the score DAG's deadline counts from.
+"""What Esteira adds to Airflow: a link to MLflow, what the score DAG's deadline counts from, and a format of its forms.
 
 It has no route of its own, so there is nothing to guard.
 """
 
 import os
 import re
+import sys
 
 from airflow.plugins_manager import AirflowPlugin
+from esteira import forms
 from esteira.deadlines import SinceQueued
+
+if "airflow.api_fastapi.app" in sys.modules:  # only the API server checks forms, and every task loads this
+    forms.register()
 
 
 class EsteiraPlugin(AirflowPlugin):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -29,11 +30,25 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     get_parsing_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from asgiref.sync import sync_to_async
 
 from esteira.deadlines import SinceQueued
-from esteira.spec import EsteiraError, ModelSpec, OutOfReach, SpecError, find, load, model_files
+from esteira.forms import until_today
+from esteira.spec import (
+    CENTURY,
+    FIRST_DAY,
+    EsteiraError,
+    ModelSpec,
+    OutOfReach,
+    SpecError,
+    find,
+    load,
+    model_files,
+    require_one,
+)
+from esteira.text import counted
+from esteira.timeouts import end_with_its_process, within
 
 if TYPE_CHECKING:
     from esteira.steps.mails import Mail
@@ -49,6 +64,7 @@ LATE = timedelta(minutes=1)
 PERMANENT = ExceptionRetryPolicy(
     rules=[
         RetryRule(exception=EsteiraError, action=RetryAction.FAIL, reason="someone has to mend this"),
+        RetryRule(exception=AirflowTaskTimeout, action=RetryAction.FAIL, reason="it would take as long again"),
         RetryRule(exception=[ImportError, SyntaxError], action=RetryAction.FAIL, reason="the code can't be loaded"),
     ]
 )
@@ -67,28 +83,39 @@ class OutagesOnly(ExceptionRetryPolicy):
 
 
 ATTEMPT = OutagesOnly(rules=[])
+BUDGET = 3.0  # seconds to read one model.yaml and build its DAGs; usual are some hundredths
+LARGEST = 2**31 - 1  # a number that a form takes at most
 
 
 def build() -> dict[str, DAG]:
     """The DAGs of every model whose spec is right, by id; where a task runs, only the one DAG that it asks for."""
     asked = get_parsing_context().dag_id
     dags: dict[str, DAG] = {}
-    for path in model_files():
+    files = model_files()
+    for path in files:
         name = path.parent.name
         kinds = [kind for kind in KINDS if asked in (None, f"{name}_{kind}")]
         if not kinds:
             continue
         try:
-            spec = load(path)
+            spec = _loaded(path, files)
         except Exception as error:  # whatever it is: dags/broken_models.py shows it, and the other models' DAGs stay
             log.error("%s", error)
             continue
         try:
-            dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
+            with within(BUDGET, f"{path}: to build its DAGs"):
+                dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
         except Exception as error:  # Airflow refused what the spec allowed: shown as a DAG, and the other models' stay
             log.exception("model %s: its DAGs can't be built", name)
             dags[f"{name}_broken"] = _broken(name, error)
     return dags
+
+
+def _loaded(path: Path, files: list[Path]) -> ModelSpec:
+    """The model of one of the files, read in bounded time. Raises SpecError, or TooSlow."""
+    require_one(path, files)
+    with within(BUDGET, f"{path}: to read it"):
+        return load(path)
 
 
 def _broken(name: str, error: Exception) -> DAG:
@@ -103,10 +130,10 @@ def raise_broken() -> None:
     """Raise what is wrong with the specs, all of it, so that Airflow shows it as an import error."""
     if get_parsing_context().dag_id:
         return
-    mistakes = []
-    for path in model_files():
+    mistakes, files = [], model_files()
+    for path in files:
         try:
-            load(path)
+            _loaded(path, files)
         except SpecError as error:
             mistakes.append(str(error))
         except Exception as error:  # not a mistake that load() knows: shown all the same, with its kind
@@ -136,6 +163,8 @@ def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
             "max_retry_delay": timedelta(minutes=5),
             "retry_policy": PERMANENT,
             "on_failure_callback": _mail_failure(spec),
+            "execution_timeout": timedelta(minutes=spec.timeout),
+            "pre_execute": end_with_its_process,
         },
         **options,
     )
@@ -146,8 +175,20 @@ def _start(spec: ModelSpec, day: date | None) -> datetime | None:
     return datetime.combine(day, datetime.min.time(), tzinfo=ZoneInfo(spec.time.timezone)) if day else None
 
 
-def _day(title: str, about: str) -> Param:
-    return Param(None, type=["null", "string"], format="date", title=title, description=about)
+def _day(spec: ModelSpec, title: str, about: str) -> Param:
+    """A field for a day that has begun in the model's time zone; a later one is refused in the form."""
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        allOf=[{"format": until_today(spec.time.timezone)}],
+        title=title,
+        description=about,
+    )
+
+
+def _number(title: str, about: str, least: int = 1, most: int = LARGEST) -> Param:
+    return Param(None, type=["null", "integer"], minimum=least, maximum=most, title=title, description=about)
 
 
 def _context() -> tuple[Mapping[str, Any], str, str | None]:
@@ -162,13 +203,20 @@ def _run_day(spec: ModelSpec) -> date:
     params, _, partition = _context()
     given = partition or params["day"]
     if given:
-        day = date.fromisoformat(given)
-        if day > datetime.now(ZoneInfo(spec.time.timezone)).date():
-            raise AirflowFailException(f"day {day} is in the future; give a day that has ended")
-        return day
+        return _past(spec, given)
     run = get_current_context()["dag_run"]
     due = run.logical_date or run.run_after  # the same for every task of the run, however long it takes
     return due.astimezone(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
+
+
+def _past(spec: ModelSpec, given: str) -> date:
+    """A day that was asked for. A form refuses wrong ones, but a partition, and a conf from elsewhere, pass no form."""
+    day = date.fromisoformat(given)
+    if day > datetime.now(ZoneInfo(spec.time.timezone)).date():
+        raise AirflowFailException(f"day {day} is in the future; give a day that has ended")
+    if day < FIRST_DAY:
+        raise AirflowFailException(f"day {day} is too early; give a day from {FIRST_DAY} on")
+    return day
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -183,18 +231,18 @@ Only rows whose labels were mature on the as-of day are seen ({spec.label_delay}
 the last, against a naive baseline and the champion. A version promoted for an as-of day serves from the day after."""
     names = [f"{index}: {candidate.name}" for index, candidate in enumerate(spec.train.candidates)]
     params = {
-        "day": _day("As-of day", "Train as if this day had just ended; empty: yesterday."),
-        "window": Param(
-            None,
-            type=["null", "integer"],
-            minimum=7,
-            title="Window",
-            description=f"Days to train on; empty: {spec.train.window}.",
-        ),
+        "day": _day(spec, "As-of day", "Train as if this day had just ended; empty: yesterday."),
+        "window": _number("Window", f"Days to train on; empty: {spec.train.window}.", 7, CENTURY),
         "candidates": Param(
             names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"
         ),
         "promote": Param(True, type="boolean", title="Promote", description="Promote the new version if it is better."),
+        "again": Param(
+            False,
+            type="boolean",
+            title="Again",
+            description="Register a second version even where one of the same day, model.yaml and data is there.",
+        ),
     }
     timetable = (
         CronTriggerTimetable(spec.train.schedule, timezone=spec.time.timezone, run_immediately=LATE)
@@ -213,7 +261,7 @@ the last, against a naive baseline and the champion. A version promoted for an a
         def extract() -> int:
             from esteira import steps
 
-            return steps.extract(spec, steps.lacking(spec, _run_day(spec), _context()[0]["window"]))
+            return steps.extract(spec, steps.lacking(spec, _run_day(spec), _context()[0]["window"]), when_gone="keep")
 
         @task
         def validate() -> int:
@@ -258,7 +306,7 @@ the last, against a naive baseline and the champion. A version promoted for an a
         def register(model_run: str) -> int:
             from esteira import steps
 
-            return steps.register(spec, model_run, _run_day(spec))
+            return steps.register(spec, model_run, _run_day(spec), again=_context()[0]["again"])
 
         @task
         def promote(version: int) -> str:
@@ -285,7 +333,7 @@ def score_dag(spec: ModelSpec) -> DAG:
 
 A day is a partition: the run that starts by the schedule ({spec.score.schedule}, {spec.time.timezone}) scores **the day
 before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
-stays in the table `served`. The check of each scored day follows by itself."""
+stays in the table `served`. A check follows by itself: of the day, or of the last day of a range."""
     timetable = (
         CronPartitionTimetable(
             spec.score.schedule,
@@ -298,20 +346,21 @@ stays in the table `served`. The check of each scored day follows by itself."""
         else None
     )
     params = {
-        "day": _day("Day", "The day to score; empty: the run's partition, or yesterday."),
-        "last_day": _day("Last day", "For a range: the last day to score, included."),
-        "version": Param(
-            None,
-            type=["null", "integer"],
-            minimum=1,
-            title="Version",
-            description="Score with this version in place of the champion.",
-        ),
+        "day": _day(spec, "Day", "The day to score; empty: the run's partition, or yesterday."),
+        "last_day": _day(spec, "Last day", "For a range: the last day to score, included."),
+        "version": _number("Version", "Score with this version in place of the champion."),
         "check": Param(
             True,
             type="boolean",
             title="Check",
-            description="Let the check of each scored day follow (a run of a partition always does).",
+            description="Let a check follow: of the day, or of the last day of a range, whose every whole window it measures "
+            "(a run of a partition always does).",
+        ),
+        "allow_empty": Param(
+            False,
+            type="boolean",
+            title="Allow empty days",
+            description="Take it that days that had rows have none any more. Otherwise the run fails, and nothing is replaced.",
         ),
     }
     options = {
@@ -328,9 +377,9 @@ stays in the table `served`. The check of each scored day follows by itself."""
 
         params, _, partition = _context()
         first = _run_day(spec)
-        last = date.fromisoformat(params["last_day"]) if params["last_day"] and not partition else first
+        last = _past(spec, params["last_day"]) if params["last_day"] and not partition else first
         if last < first:
-            raise ValueError(f"last_day {last} is before day {first}; give the range in order")
+            raise AirflowFailException(f"last_day {last} is before day {first}; give the range in order")
         return days(first, last)
 
     with _dag(spec, "score", doc, params=params, **options) as dag:
@@ -339,7 +388,7 @@ stays in the table `served`. The check of each scored day follows by itself."""
         def extract() -> int:
             from esteira import steps
 
-            return steps.extract(spec, days())
+            return steps.extract(spec, days(), when_gone="replace" if _context()[0]["allow_empty"] else "refuse")
 
         @task
         def validate() -> int:
@@ -362,7 +411,8 @@ stays in the table `served`. The check of each scored day follows by itself."""
             params, run, _ = _context()
             return steps.score(spec, days(), run, params["version"])
 
-        # One day's run is that day's partition; a range names its days, for an event without a key starts nothing.
+        # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
+        # checks of all its days would start in any order, and only the one of the newest day decides.
         @task(outlets=[asset])
         def publish() -> str:
             from esteira import steps
@@ -371,7 +421,7 @@ stays in the table `served`. The check of each scored day follows by itself."""
             steps.publish(spec, days(), run)
             events = get_current_context()["outlet_events"][asset]
             if params["check"] and not partition:
-                events.add_partitions([str(day) for day in days()])
+                events.add_partitions([str(days()[-1])])
             return steps.accounted(spec, days())
 
         extract() >> validate() >> features() >> score() >> publish()
@@ -435,11 +485,13 @@ def check_dag(spec: ModelSpec) -> DAG:
     doc = f"""Check the champion of {spec.name}: {", ".join(f"{name} {limit}" for name, limit in spec.check.metrics.items())}.
 
 It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
-{spec.check.every} days decide; violated are {spec.check.violated.at_least} of the last {spec.check.violated.of_last}, and the
-latest. Then up to {len(spec.recipes)} attempts retrain, each judged on the latest {spec.check.slice} mature days, which
+{counted(spec.check.every, "day")} decide: it is violated when the latest, and {spec.check.violated.at_least} of the last {spec.check.violated.of_last},
+are out of range. Then up to {counted(len(spec.recipes), "attempt")} retrain, each judged on the latest {counted(spec.check.slice, "mature day")}, which
 neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
 does, a warning is mailed."""
-    params = {"day": _day("Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")}
+    params = {
+        "day": _day(spec, "Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")
+    }
     timetable = PartitionedAssetTimetable(assets=predictions_asset(spec))
     options = {"schedule": timetable, "catchup": False, "max_active_runs": 1}
     with _dag(spec, "check", doc, params=params, **options) as dag:
@@ -619,10 +671,10 @@ def operations() -> dict[str, DAG]:
     """The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
     if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox"):
         return {}
-    specs = []
-    for path in model_files():
+    specs, files = [], model_files()
+    for path in files:
         try:
-            specs.append(load(path))
+            specs.append(_loaded(path, files))
         except Exception as error:  # dags/broken_models.py shows it
             log.error("%s", error)
     return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs))}
@@ -639,7 +691,13 @@ def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
         doc_md=doc,
         tags={"esteira", "operations"},
         auto_register=False,
-        default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": PERMANENT},
+        default_args={
+            "retries": 2,
+            "retry_delay": timedelta(minutes=1),
+            "retry_policy": PERMANENT,
+            "execution_timeout": timedelta(hours=1),
+            "pre_execute": end_with_its_process,
+        },
         **options,
     )
 
@@ -649,7 +707,9 @@ def _maintenance_dag(specs: list[ModelSpec]) -> DAG:
 
 A file stays for the days given after it was replaced, so that who reads it can end, and for good where it belongs to a
 Delta version that a registered model version was trained on."""
-    days = Param(7, type="integer", minimum=1, title="Days", description="How long a replaced file is kept.")
+    days = Param(
+        7, type="integer", minimum=1, maximum=CENTURY, title="Days", description="How long a replaced file is kept."
+    )
     with _operation("maintenance", "0 3 * * 0", doc, params={"days": days}) as dag:
 
         def mail_failure(context: Mapping[str, Any]) -> None:
@@ -671,7 +731,9 @@ def _outbox_dag(specs: list[ModelSpec]) -> DAG:
 
 Each is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes given
 are left to the task that wrote them, and tries to send them itself."""
-    minutes = Param(15, type="number", minimum=0, title="Minutes", description="How old a mail must be.")
+    minutes = Param(
+        15, type="number", minimum=0, maximum=525_600, title="Minutes", description="How old a mail must be."
+    )
     with _operation("outbox", "*/10 * * * *", doc, params={"minutes": minutes}) as dag:
 
         @task(map_index_template="{{ name }}")

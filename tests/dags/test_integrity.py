@@ -14,6 +14,7 @@ import pytest
 from esteira import tables
 from esteira.spec import EsteiraError, OutOfReach
 from esteira.steps.mails import Mail
+from esteira.timeouts import end_with_its_process
 
 from tests import models
 from tests.conftest import PROJECT
@@ -144,8 +145,14 @@ def test_the_scheduled_score_takes_the_day_before(dags) -> None:
 
 
 def test_the_trigger_form_offers_what_the_issue_names(dags) -> None:
-    assert set(dags["toll_traffic_train"].params) == {"day", "window", "candidates", "promote"}
-    assert set(dags["toll_traffic_score"].params) == {"day", "last_day", "version", "check"}
+    assert set(dags["toll_traffic_train"].params) == {"day", "window", "candidates", "promote", "again"}
+    assert set(dags["toll_traffic_score"].params) == {
+        "day",
+        "last_day",
+        "version",
+        "check",
+        "allow_empty",
+    }
     assert set(dags["toll_traffic_check"].params) == {"day"}
 
 
@@ -158,6 +165,91 @@ def test_a_wrong_param_is_refused(dags, name: str, value: object) -> None:
     param = dags["toll_traffic_train"].params.get_param(name)
     with pytest.raises(ParamValidationError):
         param.resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("train", "window", 10**30),
+        ("train", "window", 36_501),
+        ("score", "version", 10**30),
+        ("score", "version", 0),
+        ("score", "last_day", str(date.today() + timedelta(days=2))),  # noqa: DTZ011  # two days: whatever the zone
+        ("train", "day", "9999-12-31"),
+        ("check", "day", "0001-01-01"),
+    ],
+)
+def test_forms_are_bounded(dags, kind: str, name: str, value: object) -> None:
+    """By what Airflow's API server checks: the schema, with the formats that the plugin makes known to it."""
+    import jsonschema
+    from esteira import forms
+
+    schema = dags[f"toll_traffic_{kind}"].params.get_param(name).schema
+    forms.register()
+    check = jsonschema.FormatChecker()
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value, schema, format_checker=check)
+    for good in (None, "2026-01-31") if "day" in name else (None, 28):
+        jsonschema.validate(good, schema, format_checker=check)
+
+
+def test_every_task_has_a_timeout(dags) -> None:
+    for dag in dags.values():
+        for each in dag.tasks:
+            if type(each).__name__ == "EmptyOperator":  # which is never run
+                continue
+            assert each.execution_timeout == timedelta(hours=1), f"{dag.dag_id}: {each.task_id}"
+            given = each.partial_kwargs if each.is_mapped else vars(each)
+            assert given.get("pre_execute" if each.is_mapped else "_pre_execute_hook") is end_with_its_process, each
+
+
+def test_a_timeout_is_the_models(dag_bag, tmp_path: Path) -> None:
+    models.write(tmp_path, "quick", yaml=models.YAML + "timeout: 5m\n")
+    found = {each.execution_timeout for each in dag_bag(tmp_path).dags["quick_score"].tasks}
+    assert found == {timedelta(minutes=5)}
+
+
+def test_a_timeout_is_not_tried_again() -> None:
+    from airflow.sdk import RetryAction
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+    from esteira import dags
+
+    for policy in (dags.PERMANENT, dags.ATTEMPT):
+        assert policy.evaluate(AirflowTaskTimeout("Timeout"), 1, 3).action is RetryAction.FAIL
+
+
+def test_a_model_that_takes_too_long_stops_no_other(dag_bag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from esteira import dags
+
+    for name in ("eager", "slow", "zealous"):
+        models.write(tmp_path, name)
+    real = dags.load
+
+    def load(path: Path):
+        while path.parent.name == "slow":  # for ever, were there no budget
+            sum(range(1000))
+        return real(path)
+
+    monkeypatch.setattr(dags, "load", load)
+    monkeypatch.setattr(dags, "BUDGET", 0.3)
+    bag = dag_bag(tmp_path)
+    assert {name for name in bag.dags if not name.startswith("esteira_")} == {
+        f"{name}_{kind}" for name in ("eager", "zealous") for kind in ("train", "score", "check")
+    }
+    (error,) = bag.import_errors.values()
+    assert "slow/model.yaml: to read it takes longer than 0.3 s" in error
+
+
+def test_a_name_that_two_folders_declare_is_refused(dag_bag, tmp_path: Path) -> None:
+    models.write(tmp_path / "one", "good")
+    models.write(tmp_path / "one", "twice")
+    models.write(tmp_path / "two", "twice")
+    bag = dag_bag(tmp_path / "one", tmp_path / "two")
+    assert set(bag.dags) == {"good_train", "good_score", "good_check", *OPERATIONS}
+    (error,) = bag.import_errors.values()
+    for root in ("one", "two"):
+        assert f"{tmp_path / root}/twice/model.yaml" in error
+    assert "the model 'twice' is declared a second time" in error
 
 
 def test_a_broken_model_shows_as_an_import_error_and_the_others_stay(dag_bag, tmp_path: Path) -> None:

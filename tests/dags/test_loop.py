@@ -14,8 +14,7 @@ from esteira.decide import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
 
 from tests import models
-from tests.integration.test_steps import CHANGE, FIRST, score_days
-from tests.models import AS_OF
+from tests.models import AS_OF, CHANGE, FIRST, score_days
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
