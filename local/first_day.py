@@ -31,7 +31,7 @@ def main() -> None:
     from esteira import tables
 
     rows = tables.read("predictions", model, day=(day, day))
-    print(f"\npredictions/{model}, {len(rows)} rows of {day}:\n{rows.head().to_string(index=False)}")
+    print(f"\npredictions/{model} of {day}, rows: {len(rows)}\n{rows.head().to_string(index=False)}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
+from esteira import steps
 from esteira.spec import ModelSpec, load
 
 YAML = """\
@@ -67,6 +68,8 @@ def day_of(day):
 
 NEVER = "2100-01-01"
 AS_OF = date(2026, 1, 31)
+FIRST = AS_OF + timedelta(days=1)
+CHANGE = FIRST + timedelta(days=7)
 
 
 def write(folder: Path, name: str = "sales", change: str = NEVER, noise: str = NEVER, yaml: str = YAML) -> ModelSpec:
@@ -76,3 +79,11 @@ def write(folder: Path, name: str = "sales", change: str = NEVER, noise: str = N
     (place / "model.yaml").write_text(yaml.format(name=name))
     (place / "source.py").write_text(SOURCE.format(change=change, noise=noise))
     return load(place / "model.yaml")
+
+
+def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int | None = None) -> None:
+    steps.extract(spec, days)
+    steps.validate(spec, days)
+    steps.features(spec, days)
+    steps.score(spec, days, run, version)
+    steps.publish(spec, days, run)

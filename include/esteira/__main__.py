@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ import typer
 
 from esteira import spec as specs
 from esteira.spec import EsteiraError, ModelSpec, OutOfReach, SpecError
+from esteira.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,14 +33,33 @@ A first day: `esteira validate`, `esteira train toll_traffic --as-of 2026-01-31`
 2026-02-01 --last-day 2026-02-14`, `esteira check toll_traffic --day 2026-02-14`, `esteira status`.""",
 )
 
+LARGEST = 2**31 - 1
+AllowEmpty = Annotated[
+    bool,
+    typer.Option("--allow-empty", help="Take it that days that had rows have none any more; else they are refused."),
+]
 Model = Annotated[str, typer.Argument(help="The model's name: its folder under include/models.", show_default=False)]
 
 
 def _day(text: str) -> date:
-    day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}; a day is written YYYY-MM-DD, such as 2026-01-31") from None
     if day > datetime.now().astimezone().date():
-        raise ValueError(f"{text} is in the future; give a day that has ended")
+        raise typer.BadParameter(f"{text} is in the future; give a day that has ended")
+    if day < specs.FIRST_DAY:
+        raise typer.BadParameter(f"{text} is too early; give a day from {specs.FIRST_DAY} on")
     return day
+
+
+def _range(first: date, last: date | None) -> list[date]:
+    from esteira import data
+
+    days = data.days(first, last or first)
+    if not days:
+        raise typer.BadParameter(f"--last-day {last} is before --day {first}")
+    return days
 
 
 def _day_option(about: str, *names: str) -> Any:
@@ -87,16 +108,24 @@ def validate(
 def train(
     model: Model,
     as_of: Annotated[Any, _day_option("Train as if this day had just ended.", "--as-of")],
-    window: Annotated[int | None, typer.Option(min=7, help="Days to train on; else the model.yaml's.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=7, max=specs.CENTURY, help="Days to train on; else the model.yaml's.")
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Promote the new version if it is better than the champion.")] = True,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Train anew even where a version of the same day, spec and data is registered."),
+    ] = False,
 ) -> None:
     """Train the candidates, evaluate the best, register it, and promote it if it is better.
 
-    Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next.
+    Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next. Said
+    twice it registers one version.
     """
     from esteira import steps
 
-    typer.echo(steps.train(_find(model), as_of, f"cli/train/{as_of}", window=window, promoted=promote))
+    run = f"cli/train/{as_of}"
+    typer.echo(steps.train(_find(model), as_of, run, window=window, promoted=promote, again=again))
 
 
 @app.command()
@@ -105,23 +134,22 @@ def score(
     day: Annotated[Any, _day_option("The day to score.", "--day")],
     last_day: Annotated[Any, _day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Score with this version in place of each day's champion.")
+        int | None, typer.Option(min=1, max=LARGEST, help="Score with this version in place of each day's champion.")
     ] = None,
+    allow_empty: AllowEmpty = False,
 ) -> None:
     """Score a day, or a range of days, into the predictions table."""
-    from esteira import data, steps
+    from esteira import steps
 
-    spec, days = _find(model), data.days(day, last_day or day)
-    if not days:
-        raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
-    steps.extract(spec, days)
+    spec, days = _find(model), _range(day, last_day)
+    steps.extract(spec, days, "replace" if allow_empty else "refuse")
     steps.validate(spec, days)
     steps.require_fit(spec, days)
     steps.features(spec, days)
     run = f"cli/{uuid4()}"
     steps.score(spec, days, run, version)
     steps.publish(spec, days, run)
-    typer.echo(f"{len(days)} days: {steps.accounted(spec, days)}")
+    typer.echo(f"{counted(len(days), 'day')}: {steps.accounted(spec, days)}")
 
 
 @app.command()
@@ -129,23 +157,23 @@ def requeue(
     model: Model,
     day: Annotated[Any, _day_option("The day whose quarantined rows are mended.", "--day")],
     last_day: Annotated[Any, _day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
+    allow_empty: AllowEmpty = False,
 ) -> None:
     """Process the quarantined rows of a day again, after the source (or the model.yaml) was mended.
 
     The day is read anew, validated, scored and published; what was served first stays as it was, and mended rows are added
     to it. Exits with 1 where rows are left in quarantine, and says why.
     """
-    from esteira import data, steps
+    from esteira import steps
 
-    spec, days = _find(model), data.days(day, last_day or day)
-    if not days:
-        raise typer.BadParameter(f"--last-day {last_day} is before --day {day}")
+    spec, days = _find(model), _range(day, last_day)
     before = sum(steps.left_over(spec, days).values())
-    said = steps.requeue(spec, days, f"requeue/{uuid4()}")
+    said = steps.requeue(spec, days, f"requeue/{uuid4()}", "replace" if allow_empty else "refuse")
     left = steps.left_over(spec, days)
-    typer.echo(f"{len(days)} days: {said}; {before} were in quarantine before, {sum(left.values())} are left")
+    was = "was" if before == 1 else "were"
+    typer.echo(f"{counted(len(days), 'day')}: {said}; {before} {was} in quarantine before, {sum(left.values())} left")
     for reason, count in left.items():
-        typer.echo(f"  {count} rows: {reason}")
+        typer.echo(f"  {counted(count, 'row')}: {reason}")
     raise typer.Exit(1 if left else 0)
 
 
@@ -189,7 +217,7 @@ def limits(
 
     spec = _find(model)
     name, found = steps.limits(spec, as_of, factor)
-    typer.echo(f"{name}, cross-validated on the {spec.train.window} days up to {as_of}:")
+    typer.echo(f"{name}, cross-validated on the {counted(spec.train.window, 'day')} up to {as_of}:")
     for metric, (value, limit) in found.items():
         bound = "min" if spec.higher_is_better(metric) else "max"
         typer.echo(f"{metric}: {value:.4g}; suggested: {metric}: {{{bound}: {limit:.3g}}}")
@@ -225,15 +253,35 @@ def replay(
     if fresh:
         shutil.rmtree(plan.place(spec), ignore_errors=True)
     columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("checks"), TimeRemainingColumn()
-    with Progress(*columns) as bar:
-        task = bar.add_task("")
-        report = run(
-            spec, plan, WALKS if compare else ["policy"], lambda done, of: bar.update(task, completed=done, total=of)
-        )
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} checks")
+
+        def progress(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+            if bar.disable:
+                lines.show(done, of)
+
+        report = run(spec, plan, WALKS if compare else ["policy"], progress)
     typer.echo(replays.text(report))
     page = plan.place(spec) / "report.html"
     page.write_text(replays.page(report), encoding="utf-8")
     typer.echo(f"\nreport: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+class _Lines:
+    """Progress where the output is no terminal: a line at the start, and then every EVERY seconds."""
+
+    EVERY = 30.0
+
+    def __init__(self, text: str) -> None:
+        self.text, self.last = text, -self.EVERY
+
+    def show(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.EVERY:
+            self.last = now
+            typer.echo(self.text.format(done=done, of=of))
+            sys.stdout.flush()
 
 
 @app.command()
@@ -258,7 +306,7 @@ def rollback(
         typer.echo(f"version {target} is the champion already")
         return
     typer.echo(f"version {target} is the champion again, in place of version {bad}")
-    typer.echo(f"{len(days)} days scored again" + (f", {days[0]} to {days[-1]}" if days else ""))
+    typer.echo(f"{counted(len(days), 'day')} scored again" + (f", {days[0]} to {days[-1]}" if days else ""))
 
 
 @app.command()
@@ -313,6 +361,8 @@ def main() -> None:
     try:
         app()
     except (EsteiraError, OutOfReach) as error:
+        sys.exit(f"esteira: {error}")
+    except OSError as error:  # a folder that can't be written, a disk that is full
         sys.exit(f"esteira: {error}")
 
 

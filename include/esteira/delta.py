@@ -206,6 +206,15 @@ def _files_of(place: str, table: DeltaTable, filters: list[Filter]) -> list[File
     ]
 
 
+def partitions(place: str, table: DeltaTable) -> set[Any]:
+    """The values of the (only) column by which a table is partitioned, of which it has rows."""
+    every = _listed(place, table)
+    if not len(every):
+        return set()
+    name = table.metadata().partition_columns[0]
+    return set(every.filter(pads.field("num_records") > 0)[f"partition.{name}"].to_pylist())
+
+
 def _listed(place: str, table: DeltaTable) -> pa.Table:
     """The table's files, listed once for each version of it that is opened."""
     known = _opened.get(_key(place))

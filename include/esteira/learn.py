@@ -26,6 +26,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from esteira import data
 from esteira.spec import Candidate, Dimension, ModelSpec, SpecError, nearest
+from esteira.text import counted
 
 Array = npt.NDArray[Any]
 SAMPLE = 2_000  # rows that show a feature's importance well enough
@@ -351,10 +352,21 @@ def importance(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> dict[str, f
 
 
 def tune(
-    spec: ModelSpec, candidate: Candidate, frame: pd.DataFrame, half_life: int | None = None, trials: int | None = None
+    spec: ModelSpec,
+    candidate: Candidate,
+    frame: pd.DataFrame,
+    half_life: int | None = None,
+    trials: int | None = None,
+    *,
+    only: bool = False,
 ) -> Trial:
-    """Search a candidate's parameters by time-series cross-validation over the days of `frame`; the metric is the gate's."""
+    """Search a candidate's parameters by time-series cross-validation over the days of `frame`; the metric is the gate's.
+
+    The `only` candidate, with nothing to search, is compared with nothing, so its value is not asked for: NaN.
+    """
     if not candidate.search:
+        if only:
+            return Trial({}, math.nan, 0)
         return Trial({}, cross_validate(spec, candidate, {}, frame, half_life), 1)
     import optuna
 
@@ -411,7 +423,7 @@ def cross_validate(
     values = [value for value in values if not math.isnan(value)]
     if not values:
         raise SpecError(
-            f"model {spec.name}: no fold of the {len(frame)} rows can be measured by {name}; widen the window"
+            f"model {spec.name}: no fold of the {counted(len(frame), 'row')} can be measured by {name}; widen the window"
         )
     return float(np.mean(values))
 
@@ -420,7 +432,7 @@ def _folds(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame,
     every = np.sort(frame["day"].unique())
     if len(every) < 3:
         raise SpecError(
-            f"model {spec.name}: {len(every)} days with mature labels are too few to cross-validate; widen the window"
+            f"model {spec.name}: {counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to cross-validate; widen the window"
         )
     folds = min(spec.train.folds, len(every) - 1)
     for past, future in TimeSeriesSplit(n_splits=folds).split(every):

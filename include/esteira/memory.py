@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from functools import reduce
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -34,6 +35,10 @@ class MemoryTable:
     def transaction_version(self, name: str) -> int | None:
         """The mark under which `name` was last written."""
         return self._marks.get(name)
+
+    def partitions(self) -> set[Any]:
+        """The values of the column by which it is partitioned, of which it has rows."""
+        return {key for key, part in self._now().items() if len(part)}
 
     def scan(self, columns: list[str] | None, filters: list[tuple[str, str, object]]) -> pa.Table:
         """The rows that pass every filter (=, >=, <=)."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from esteira import pulls, tables
+from esteira.spec import EsteiraError
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
         if remote:
             return pulls.commit(place, remote, model, day, content)
         target = place / model / f"{day}.ipynb"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(content)
+        _write(place, target, content)
         _git("add", "--", str(target.relative_to(place)))
         if _git("status", "--porcelain", "--", str(target.relative_to(place))):
             _git(
@@ -63,6 +63,19 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
             )
         _push()
         return _git("log", "-1", "--format=%H", "--", str(target.relative_to(place)))
+
+
+def _write(place: Path, target: Path, content: bytes) -> None:
+    """Write a file of the repository. What is a link there may lead anywhere, so it is refused."""
+    for each in (place / ".git", target.parent, target):
+        if each.is_symlink():
+            raise EsteiraError(
+                f"{each} is a link, and notebooks are not written through links; put a folder or file of the repository in its "
+                "place, and run the task again"
+            )
+    target.parent.mkdir(exist_ok=True)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as file:
+        file.write(content)
 
 
 def _execute(target: Path, parameters: Mapping[str, str]) -> None:

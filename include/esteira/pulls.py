@@ -24,6 +24,8 @@ import httpx
 
 log = logging.getLogger(__name__)
 
+# A repository is data: neither its hooks nor a monitor that its configuration names are run by our commands.
+SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 AUTHOR = ("-c", "user.name=Esteira", "-c", "user.email=esteira@localhost")
 BASE = "refs/esteira/base"  # the remote's default branch, as it was seen last
 HTTP_LIMIT = 30  # seconds
@@ -250,7 +252,7 @@ def _over(place: Path, remote: Remote, *arguments: str) -> str:
 def git(place: Path, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None) -> str:
     """Run git in a repository; returns what it printed. Raises CalledProcessError, TimeoutExpired."""
     done = subprocess.run(  # noqa: S603
-        ["git", "-C", str(place), *arguments],  # noqa: S607
+        ["git", "-C", str(place), *SAFE, *arguments],  # noqa: S607
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,

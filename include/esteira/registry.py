@@ -230,14 +230,20 @@ def register(spec: ModelSpec, run_id: str) -> int:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for known in api.search_model_versions(f"name = '{spec.name}'"):
-        if known.run_id == run_id:
-            return int(known.version)
+    known = version_of(spec, run_id)
+    if known is not None:
+        return known
     lineage = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
     model_id = tags["model_uri"].removeprefix("models:/")
     return int(
         api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage, model_id=model_id).version
     )
+
+
+def version_of(spec: ModelSpec, run_id: str) -> int | None:
+    """The version that a run's model is registered as; None where it is not."""
+    found = client().search_model_versions(f"name = '{spec.name}'")
+    return next((int(version.version) for version in found if version.run_id == run_id), None)
 
 
 def alias(spec: ModelSpec, name: str, version: int | None) -> None:

@@ -10,6 +10,8 @@ import math
 import multiprocessing
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -94,7 +96,7 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
         "champion": before.version,
         "decision": verdict.decision.value,
         "why": verdict.why,
-        spec.check.metric: seen[-1].values[spec.check.metric] if seen else None,
+        spec.check.metric: seen[-1].values.get(spec.check.metric) if seen else None,
         "window_end": str(seen[-1].last) if seen else None,
         "healthy": seen[-1].healthy if seen else None,
         "attempts": [
@@ -278,6 +280,19 @@ def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     }
 
 
+def _end_with_parent() -> None:
+    """End this worker when the process that started it ends, however that does; it leaves Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run(
     spec: ModelSpec,
     plan: Plan,
@@ -298,10 +313,16 @@ def run(
     place.mkdir(parents=True, exist_ok=True)
     total = sum(len(plan.spans(kind)) for kind in kinds)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, len(kinds)), mp_context=context) as pool:
+    workers = min(os.cpu_count() or 1, len(kinds))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(isolated, plan, kind, place) for kind in kinds}
-        while wait(futures.values(), timeout=0.5).not_done:
-            progress(sum(_checks_done(place, kind) for kind in kinds), total)
+        try:
+            while wait(futures.values(), timeout=0.5).not_done:
+                progress(sum(_checks_done(place, kind) for kind in kinds), total)
+        except BaseException:  # Ctrl-C: leaving the pool would wait for what they do
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         progress(total, total)
         walks = {kind: future.result() for kind, future in futures.items()}
     found = summary(spec, plan, walks)

@@ -55,8 +55,8 @@ def text(report: Mapping[str, Any]) -> str:
             f"{check['day']:<11}{check['champion']:>9} {check['value']:>14}  {check['decision']} {check['attempts']}{done}{warned}"
         )
     lines += [f"note: {report['first']}"] if report["first"] else []
-    lines += ["", ", ".join(f"{count} {name}" for name, count in report["counts"].items()), ""]
-    lines.append(f"mean {metric} over {len(_blocks(report))} blocks ({report['better']} is better):")
+    lines += ["", ", ".join(counted(count, name.removesuffix("s")) for name, count in report["counts"].items()), ""]
+    lines.append(f"mean {metric} over {counted(len(_blocks(report)), 'block')} ({report['better']} is better):")
     lines += [f"  {NAMES[kind]:<22}{means[metric]:.4f}" for kind, means in report["means"].items()]
     if report["promotions"]:
         worth = report["promotions"]

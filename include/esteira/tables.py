@@ -129,8 +129,10 @@ def in_memory() -> Iterator[None]:
 
 
 def open_table(kind: Kind, model: str, version: int | None = None) -> DeltaTable | MemoryTable | None:
-    """The table, at a version where one is given; None where it does not exist yet."""
+    """The table, at a version where one is given; None where it does not exist yet (version -1: as it was before it did)."""
     place = path(kind, model)
+    if version is not None and version < 0:
+        return None
     if _memory is not None:
         table = _memory.get(place)
         return table.at(version) if table and version is not None else table
@@ -210,6 +212,17 @@ def read(
             (known if wanted is None else pa.schema([known.field(name) for name in wanted])).empty_table()
         )
     return _to_pandas(_scan(path(kind, model), table, wanted, _filters(where)))
+
+
+def days_of(kind: Kind, model: str) -> list[date]:
+    """The days (for metrics: the check days) that have rows, in order; found without reading any of them."""
+    table = open_table(kind, model)
+    if table is None:
+        return []
+    if isinstance(table, MemoryTable):
+        return sorted(table.partitions())
+    with delta.reaching(path(kind, model)):
+        return sorted(delta.partitions(path(kind, model), table))
 
 
 def _scan(
@@ -351,6 +364,13 @@ def missing_days(kind: Kind, model: str, days: Iterable[date], mark: int = 1) ->
     asked = {day: f"{day:%Y-%m-%d}" for day in days}
     known = _marks(kind, model, list(asked.values()))
     return [day for day, name in asked.items() if known[name] != mark]
+
+
+def unwritten_days(kind: Kind, model: str, days: Iterable[date]) -> list[date]:
+    """Those of the days that were never written, under whatever mark."""
+    asked = {day: f"{day:%Y-%m-%d}" for day in days}
+    known = _marks(kind, model, list(asked.values()))
+    return [day for day, name in asked.items() if known[name] is None]
 
 
 def _marks(kind: Kind, model: str, names: list[str]) -> dict[str, int | None]:

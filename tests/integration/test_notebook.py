@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from esteira import notebook
+from esteira.spec import EsteiraError
 
 DAY = date(2026, 3, 1)
 
@@ -78,3 +79,40 @@ def test_the_same_cells_have_the_same_names(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     notebook._strip(tmp_path / "a.ipynb")
     assert [cell["id"] for cell in nbformat.read(tmp_path / "a.ipynb", as_version=4).cells] == ["cell-0", "cell-1"]
+
+
+@pytest.mark.parametrize("hook", ["pre-commit", "post-commit", "prepare-commit-msg"])
+def test_a_hook_of_the_repository_is_not_run(tmp_path: Path, hook: str) -> None:
+    notebook.commit("sales", DAY, {})
+    path = tmp_path / "notebooks" / ".git" / "hooks" / hook
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    path.chmod(0o755)
+    notebook.commit("sales", date(2026, 3, 8), {})
+    assert not (tmp_path / "ran").exists()
+    assert len(log(tmp_path / "notebooks")) == 2
+
+
+def test_a_monitor_that_the_repository_names_is_not_run(tmp_path: Path) -> None:
+    notebook.commit("sales", DAY, {})
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    monitor.chmod(0o755)
+    git = ["git", "-C", str(tmp_path / "notebooks")]
+    subprocess.run([*git, "config", "core.fsmonitor", str(monitor)], check=True)
+    notebook.commit("sales", date(2026, 3, 8), {})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("where", ["sales", "sales/2026-03-01.ipynb"])
+def test_a_link_in_the_repository_is_not_followed(tmp_path: Path, where: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("mine")
+    link = tmp_path / "notebooks" / where
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere if where == "sales" else elsewhere / "file")
+    with pytest.raises(EsteiraError, match="is a link, and notebooks are not written through links"):
+        notebook.commit("sales", DAY, {})
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
+    assert (elsewhere / "file").read_text() == "mine"

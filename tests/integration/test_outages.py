@@ -23,8 +23,7 @@ from esteira.spec import ModelSpec, OutOfReach
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from tests import models
-from tests.integration.test_steps import FIRST, score_days
-from tests.models import AS_OF
+from tests.models import AS_OF, FIRST, score_days
 
 NEXT = FIRST + timedelta(days=1)
 

@@ -15,7 +15,7 @@ from esteira.steps import checking
 
 from tests import models
 from tests.conftest import use_home
-from tests.integration.test_steps import CHANGE, FIRST
+from tests.models import CHANGE, FIRST
 
 LAST = CHANGE + timedelta(days=20)
 
@@ -178,7 +178,7 @@ def test_the_command_line_replays_in_a_place_of_its_own(
     asked = ["replay", spec.name, "--from", str(FIRST), "--to", last, "--every", "week", "--blocks", "week"]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0, said.output
-    assert "2 checks, 0 loops, 0 attempts, 0 promotions, 0 warnings, 1 waits" in said.output
+    assert "2 checks, 0 loops, 0 attempts, 0 promotions, 0 warnings, 1 wait" in said.output
     assert "retrained every block" in said.output
     page = next((home / "replays" / spec.name).glob("*/report.html"))
     assert "Replay of sales" in page.read_text()

@@ -14,8 +14,7 @@ from esteira import data, registry, steps, tables
 from esteira.spec import ModelSpec, SpecError, find, load
 
 from tests import models
-from tests.integration.test_steps import FIRST, score_days
-from tests.models import AS_OF
+from tests.models import AS_OF, FIRST, score_days
 
 SECRET = "hunter2-is-not-shown"
 NASTY = ["x'; DROP TABLE predictions; --", '" OR 1=1', "../../../etc/passwd", "=cmd|'/c calc'!A1", "a\nb", "é\u202e"]

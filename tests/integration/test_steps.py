@@ -21,19 +21,10 @@ from esteira.steps.mails import Mail
 
 from tests import models
 from tests.conftest import use_home
-from tests.models import AS_OF
+from tests.models import AS_OF, CHANGE, FIRST, score_days
 
-FIRST = AS_OF + timedelta(days=1)
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
 KINDS: tuple[tables.Kind, ...] = get_args(tables.Kind)
-
-
-def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int | None = None) -> None:
-    steps.extract(spec, days)
-    steps.validate(spec, days)
-    steps.features(spec, days)
-    steps.score(spec, days, run, version)
-    steps.publish(spec, days, run)
 
 
 def snapshot(spec: ModelSpec) -> dict[str, str]:
@@ -44,19 +35,6 @@ def snapshot(spec: ModelSpec) -> dict[str, str]:
         rows = rows.drop(columns=[name for name in (*CLOCKS, "run_id", "by", "evidence") if name in rows.columns])
         found[kind] = rows.sort_values(list(rows.columns)).to_csv(index=False) if len(rows.columns) else ""
     return found
-
-
-@pytest.fixture
-def trained(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A model trained as of AS_OF, whose champion is version 1."""
-
-    def train(**world: str) -> ModelSpec:
-        spec = models.write(tmp_path / "models", **world)
-        monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
-        steps.train(spec, AS_OF, "t")
-        return spec
-
-    return train
 
 
 def test_train_registers_and_promotes_with_its_lineage(trained) -> None:
@@ -151,21 +129,6 @@ def test_a_day_before_the_first_promotion_is_refused(trained) -> None:
         score_days(spec, [AS_OF])
     score_days(spec, [AS_OF], version=1)
     assert len(tables.read("predictions", spec.name, day=AS_OF)) == 72
-
-
-def test_an_empty_day_is_an_empty_day(
-    trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = trained()
-    score_days(spec, [FIRST])
-    monkeypatch.setattr(
-        data, "read", lambda spec, first, last: pd.DataFrame({"event_time": [], "day": pd.to_datetime([])})
-    )
-    with caplog.at_level("INFO"):
-        score_days(spec, [FIRST])
-    assert tables.read("predictions", spec.name).empty
-    assert tables.missing_days("predictions", spec.name, [FIRST]) == []
-    assert f"the source has no row for {FIRST}: an empty day" in caplog.text
 
 
 def test_bad_rows_go_to_quarantine_and_nothing_is_lost(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,9 +377,6 @@ def test_a_changed_spec_makes_old_features_stale(trained, tmp_path: Path) -> Non
         ),
     )
     assert len(training.lacking(fewer, AS_OF)) == 28
-
-
-CHANGE = FIRST + timedelta(days=7)
 
 
 def lived(trained, **world: str) -> tuple[ModelSpec, date]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from esteira.data.sources import DataError
+from esteira.text import counted
 
 
 def split_days(frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
@@ -17,7 +18,7 @@ def split_days(frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
     parts = [frame[frame["day"].isin(part)] for part in np.split(every, cuts)]
     if any(part.empty for part in parts):
         raise DataError(
-            f"{len(every)} days with mature labels are too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window"
+            f"{counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window"
         )
     return parts
 

@@ -45,12 +45,13 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
             write_metrics(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     asked = spec.by_recipe(recipe)
+    every = asked.train.candidates
     found = [
-        (learn.tune(asked, candidate, frame, recipe.half_life, recipe.trials), index)
-        for index, candidate in enumerate(asked.train.candidates)
+        (learn.tune(asked, candidate, frame, recipe.half_life, recipe.trials, only=len(every) == 1), index)
+        for index, candidate in enumerate(every)
     ]
     best, index = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
-    chosen = asked.train.candidates[index]
+    chosen = every[index]
     about = {
         "kind": "attempt",
         "as_of": day,
@@ -251,6 +252,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             "commit": commit,
             "gain": chosen.gain,
             "gain_lower": chosen.lower if math.isfinite(chosen.lower) else None,
+            "gain_upper": chosen.upper if math.isfinite(chosen.upper) else None,
             "check_day": str(day),
         },
     )
@@ -262,10 +264,9 @@ def rescore(spec: ModelSpec, day: date, version: int) -> int:
 
     It ends with the last day that was served: a day that is being scored just now is its own run's to serve.
     """
-    was_served = tables.read("served", spec.name, columns=["day"])
     since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days, min_rows=spec.check.min_rows)
-    last = was_served["day"].max().date()
-    return scoring.score(spec, data.days(since, max(last, since)), run_key(day), version)
+    last = max([since, *tables.days_of("served", spec.name)])
+    return scoring.score(spec, data.days(since, last), run_key(day), version)
 
 
 def commit_notebook(spec: ModelSpec, day: date) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections import Counter
 from datetime import date, timedelta
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ import pandas as pd
 from esteira import data, tables
 from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
+from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +42,25 @@ def labels_mark(spec: ModelSpec) -> int:
     return _mark(spec, "source", "time", "key", "target", "task", "labels", "expect")
 
 
-def extract(spec: ModelSpec, days: list[date]) -> int:
+WhenGone = Literal["refuse", "keep", "replace"]
+
+
+def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -> int:
     """Read the source's rows of the days into the raw table; returns how many. A day without rows is an empty day.
 
     A row that the table can't take (no time, no key, a value that is not of its column's type) goes to quarantine at once.
+    `when_gone` is for days that had rows, of which the source has none any more. A day to be scored is refused, by a DataError,
+    unless a person has said that it is to be replaced; for a training the rows that are known are kept.
     """
     if not days:
         return 0
     rows = data.read(spec, min(days), max(days))
     late = rows[rows["day"] < pd.Timestamp(min(days))]
     rows = rows[rows["day"].isin(pd.to_datetime(days))]
-    found = set(rows["day"].dt.date)
-    for day in days:
-        if day not in found:
-            log.info("model %s: the source has no row for %s: an empty day", spec.name, day)
+    filled = set(rows["day"].dt.date)
+    days = _settled(spec, days, [day for day in days if day not in filled], when_gone)
+    if not days:
+        return 0
     good, bad = data.storable(spec, rows, tables.types("raw", spec.name))
     bad = _new(spec, bad, days)
     _quarantine(spec, bad, days, "extract")
@@ -61,8 +69,38 @@ def extract(spec: ModelSpec, days: list[date]) -> int:
     if len(tables.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
         _quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
     read = len(good) + len(bad)
-    log.info("model %s: %d rows read for %d days from %s to %s", spec.name, read, len(days), min(days), max(days))
+    log.info("model %s: %s read for %s", spec.name, counted(read, "row"), _span(days))
     return read
+
+
+def _settled(spec: ModelSpec, days: list[date], empty: list[date], when_gone: WhenGone) -> list[date]:
+    """The days to write, where the source has no row for those that are empty."""
+    had = (
+        tables.read("raw", spec.name, columns=["day"], day=(min(empty), max(empty)))
+        if empty
+        else pd.DataFrame({"day": []})
+    )
+    counts = Counter(moment.date() for moment in had["day"])
+    gone = [day for day in empty if day in counts]
+    never = [day for day in empty if day not in counts]
+    if never:
+        what = "an empty day" if len(never) == 1 else "empty days"
+        log.info("model %s: the source has no row for %s: %s", spec.name, shown_days(never), what)
+    if not gone or when_gone == "replace":
+        return days
+    rows = sum(counts[day] for day in gone)
+    about = f"the source has no row for {shown_days(gone)}"
+    if when_gone == "keep":
+        log.warning("model %s: %s any more: what was read before (%s) is kept", spec.name, about, counted(rows, "row"))
+        return [day for day in days if day not in gone]
+    raise data.DataError(
+        f"model {spec.name}: {about}, of which {counted(rows, 'row')} {'was' if rows == 1 else 'were'} read before; nothing was replaced. See that the source "
+        "is whole. If there really is nothing any more, say so: `--allow-empty`, or *Allow empty days* in the form"
+    )
+
+
+def _span(days: list[date]) -> str:
+    return f"{min(days)}" if len(days) == 1 else f"{counted(len(days), 'day')}, {min(days)} to {max(days)}"
 
 
 def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
@@ -85,7 +123,11 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
         missed = missed[~_as_json(missed).map(lambda row: _name(spec, json.loads(row)) in others)]
     if len(missed):
         log.warning(
-            "model %s: %d rows of %s came after it was run; `%s` reads them", spec.name, len(missed), before, command
+            "model %s: %s of %s came after it was run; `%s` reads what is late",
+            spec.name,
+            counted(len(missed), "row"),
+            before,
+            command,
         )
     _quarantine(spec, missed, [before], "late")
 
@@ -105,7 +147,9 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
     again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
     if len(again):
-        log.info("model %s: %d rows without a time are in quarantine since an earlier day", spec.name, len(again))
+        log.info(
+            "model %s: in quarantine since an earlier day: %s without a time", spec.name, counted(len(again), "row")
+        )
     return bad.drop(index=again)
 
 
@@ -120,6 +164,7 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     """Put the raw rows of the days that are not as expected into the quarantine table; returns how many."""
     if not days:
         return 0
+    quality.require_extracted(spec, days)
     rows = _raw(spec, days)
     good, bad = data.validate(spec, rows)
     _quarantine(spec, bad, days, "rows")
@@ -158,6 +203,7 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     """Build the features of the days from their good raw rows into the feature store; returns its Delta version."""
     if not days:
         return tables.version("features", spec.name)
+    quality.require_extracted(spec, days)
     built = data.build_features(spec, _raw(spec, days))
     return tables.replace_days("features", spec.name, built, days, mark=features_mark(spec))
 
@@ -165,7 +211,7 @@ def features(spec: ModelSpec, days: list[date]) -> int:
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:
     """Extract, validate and build those of the days that the feature store lacks, or has of an older spec."""
     lacking = tables.missing_days("features", spec.name, days, features_mark(spec))
-    extract(spec, lacking)
+    extract(spec, lacking, "keep")
     validate(spec, lacking)
     quality.require_mostly_good(spec, lacking)
     features(spec, lacking)
@@ -224,10 +270,11 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
         good = pd.concat([gone[gone["_merge"] == "left_only"][list(good.columns)], good], ignore_index=True)
     _quarantine(spec, bad, days, "labels")
     tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
-    log.info("model %s: %d labels for %d rows of %d days", spec.name, len(good), len(known), len(days))
+    sizes = counted(len(good), "label"), counted(len(known), "row"), counted(len(days), "day")
+    log.info("model %s: %s for %s of %s", spec.name, *sizes)
     asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
     if len(asked) > len(rows):
-        log.info("model %s: %d labels were read whose key no row has", spec.name, len(asked) - len(rows))
+        log.info("model %s: no row has the key of %s", spec.name, counted(len(asked) - len(rows), "label"))
 
 
 def versions(spec: ModelSpec) -> str:

@@ -58,10 +58,11 @@ def _read_promotions(spec: ModelSpec) -> list[Champion]:
 
 def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
     """The champion of a day: the last promotion effective on it or before; None before the first."""
-    return _of_day(promotions(spec), day)
+    return of_day(promotions(spec), day)
 
 
-def _of_day(every: list[Champion], day: date) -> Champion | None:
+def of_day(every: list[Champion], day: date) -> Champion | None:
+    """The last of the promotions that was effective by the day."""
     until = [promoted for promoted in every if promoted.effective_day <= day]
     return until[-1] if until else None
 
@@ -71,7 +72,7 @@ def require_champions(spec: ModelSpec, days: Iterable[date]) -> dict[date, Champ
     every = promotions(spec)
     found = {}
     for day in days:
-        now = _of_day(every, day)
+        now = of_day(every, day)
         if now is None:
             since = f"the first serves from {every[0].effective_day}" if every else "none was promoted yet"
             raise NoChampion(
@@ -91,6 +92,12 @@ def promoted_by(spec: ModelSpec, by: str) -> int | None:
     """The version that a run, or a day's check, made champion; None where it made none."""
     rows = tables.read("ledger", spec.name, columns=["version"], to_state="champion", by=by)
     return int(rows["version"].iloc[0]) if len(rows) else None
+
+
+def evaluated(spec: ModelSpec, version: int) -> int | None:
+    """The version that was evaluated in place of a champion that was fitted again (`promote.refit`); else its own number."""
+    rows = tables.read("ledger", spec.name, columns=["evidence"], to_state="champion", version=version)
+    return json.loads(rows["evidence"].iloc[-1]).get("evaluated") if len(rows) else None
 
 
 def effective_day(as_of: date) -> date:
@@ -167,7 +174,27 @@ def make_champion(
             raise PromotionRefused(
                 f"model {spec.name}: {_named(now.version if now else None)} was promoted at the same time; train or check again"
             )
+        log.info(
+            "model %s: version %d is champion from %s on: %s%s",
+            spec.name,
+            version,
+            effective_day(as_of),
+            why,
+            _shown(evidence),
+        )
     repair_aliases(spec)
+
+
+def _shown(evidence: Mapping[str, Any] | None) -> str:
+    """The numbers behind a promotion, and the commit of its notebook, for the log."""
+    given = evidence or {}
+    parts = []
+    if given.get("gain") is not None:
+        bounds = [given.get(name) for name in ("gain_lower", "gain_upper")]
+        shown = " to ".join("unknown" if bound is None else f"{bound:.4g}" for bound in bounds)
+        parts.append(f"gain {given['gain']:.4g} (interval {shown})")
+    parts += [f"commit {given['commit']}"] if given.get("commit") else []
+    return "".join(f"; {part}" for part in parts)
 
 
 def _named(version: int | None) -> str:
@@ -219,7 +246,6 @@ def repair_aliases(spec: ModelSpec) -> None:
 def status(spec: ModelSpec) -> dict[str, Any]:
     """What a person wants to know first: champion, last scored and checked day, last metric, last change of state."""
     now = champion(spec)
-    scored = tables.read("predictions", spec.name, columns=["day"])
     checks = tables.read(
         "metrics",
         spec.name,
@@ -234,8 +260,8 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     return {
         "model": spec.name,
         "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
-        "last day scored": _last_day(scored, "day"),
-        "last check": _last_day(checks, "check_day"),
+        "last day scored": str(max(tables.days_of("predictions", spec.name), default="never")),
+        "last check": str(max(tables.days_of("metrics", spec.name), default="never")),
         f"last window's {spec.check.metric}": "not measured yet" if latest.empty else _measured(spec, latest.iloc[0]),
         **_estimated(spec, guessed),
         "last change": "none" if last.empty else f"{last.iloc[0]['to_state']}: {last.iloc[0]['why']}",
@@ -253,10 +279,6 @@ def _estimated(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, str]:
     off = "" if error.empty else f"; estimates were off by {error['value'].iloc[0]:.4g} on average"
     value = pending["value"].iloc[0]
     return {f"estimated {metric}": f"{value:.4g}, {held}, of the days without labels{off}"}
-
-
-def _last_day(rows: pd.DataFrame, column: str) -> str:
-    return "never" if rows.empty else str(rows[column].max().date())
 
 
 def _measured(spec: ModelSpec, row: Any) -> str:

@@ -16,6 +16,7 @@ from jinja2 import Environment
 from esteira import drift, registry, tables
 from esteira.spec import ModelSpec
 from esteira.steps import checking, explaining, ledger, measuring
+from esteira.text import counted
 
 _TEXT = """\
 {{ lead }}
@@ -90,7 +91,7 @@ def warning(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     )
     bad = [name for name, held in found[-1].in_range.items() if not held]
     wanted = ", ".join(f"{name} {measuring.limit_of(spec, name)}" for name in bad)
-    why = f"{found[-1].out_of_range()} (wanted: {wanted}) and {len(spec.recipes)} retraining attempts did not bring it back: {end}"
+    why = f"{found[-1].out_of_range()} (wanted: {wanted}) and {counted(len(spec.recipes), 'retraining attempt')} did not bring it back: {end}"
     key = measuring.warning_id(now.version, found[-1].last)
     ledger.record(
         spec,
@@ -121,7 +122,7 @@ def _history(spec: ModelSpec, day: date) -> Section:
             _n(value),
             str(measuring.limit_of(spec, name)),
             "in range" if window.in_range[name] else "OUT OF RANGE",
-            f"{window.days} days, {window.rows} rows",
+            f"{counted(window.days, 'day')}, {counted(window.rows, 'row')}",
         ]
         for window in measuring.measured_windows(spec, day)
         for name, value in window.values.items()
@@ -139,7 +140,7 @@ def _tried(spec: ModelSpec, day: date) -> Section:
         if attempt in found:
             tried = found[attempt]
             interval = f"{_n(tried.lower)} to {_n(tried.upper)}"
-            size = f"{tried.days} days, {tried.rows} rows"
+            size = f"{counted(tried.days, 'day')}, {counted(tried.rows, 'row')}"
             rows.append([str(attempt), shown, _n(tried.value), _n(tried.gain), interval, size, tried.outcome.value])
         else:
             rows.append([str(attempt), shown, "-", "-", "-", "-", "crashed, see the log"])
@@ -252,7 +253,7 @@ def late_mail(spec: ModelSpec, days: list[date], run: str, state: str, deadline:
 
 
 def _span(hours: int) -> str:
-    return f"{hours // 24} days" if hours % 24 == 0 and hours > 24 else f"{hours} hours"
+    return counted(hours // 24, "day") if hours % 24 == 0 and hours > 24 else counted(hours, "hour")
 
 
 def failure_mail(spec: ModelSpec, task: str, run: str, error: object, log_url: str, number: int = 1) -> Mail:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from esteira import registry, tables
 from esteira.spec import ModelSpec
+from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def maintain(spec: ModelSpec, days: int = 7) -> str:
     for kind in get_args(tables.Kind):
         merged, gone = tables.maintain(kind, spec.name, keep=_cited(spec, kind), hours=24 * days)
         compacted, removed = compacted + merged, removed + gone
-    said = f"{compacted} files compacted, {removed} files removed"
+    said = f"{counted(compacted, 'file')} compacted, {counted(removed, 'file')} removed"
     log.info("model %s: %s", spec.name, said)
     return said
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import drift, learn, registry, tables
+from esteira import data, drift, learn, registry, tables
 from esteira.decide import Decision, Measurement, Verdict
 from esteira.decide import decide as decide_from
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import estimating, ingest, ledger
 from esteira.steps.outcomes import segments, served
+from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,12 @@ def labels(spec: ModelSpec, day: date) -> int:
     now = ledger.champion(spec, day)
     if now is None:
         return 0
-    first = min([slice_days(spec, day)[0], *(start for start, _ in windows(spec, now, day))])
-    return ingest.labels(spec, first, day)
+    found = 0
+    for each in (*_skipped(spec, day), day):
+        now = ledger.require_champion(spec, each)
+        first = min([slice_days(spec, each)[0], *(start for start, _ in windows(spec, now, each))])
+        found += ingest.labels(spec, first, each)
+    return found
 
 
 def _metric_rows(
@@ -100,12 +105,36 @@ def spans(
 def measure(spec: ModelSpec, day: date) -> int:
     """Measure the day's champion on what it served: each new day, the last whole windows, the held-out slice, and drift.
 
-    Replaces the check's rows of the metrics table; returns how many. Without a champion there is nothing to measure.
+    Days since the check before are measured first, in order, where a window became whole that the last ones do not hold: so
+    a range of days is measured whole, and its last day decides. Replaces the check's rows of the metrics table; returns how
+    many. Without a champion there is nothing to measure.
     """
     ledger.repair_aliases(spec)
-    now = ledger.champion(spec, day)
-    if now is None:
+    if ledger.champion(spec, day) is None:
         return 0
+    for before in _skipped(spec, day):
+        _measure(spec, before)
+        _keep_decision(spec, before, Verdict(Decision.KEEP, f"only measured: it is part of a range that ends on {day}"))
+    return _measure(spec, day)
+
+
+def _skipped(spec: ModelSpec, day: date) -> list[date]:
+    """The days before a check's, since the newest one before it, on which a window became whole that its own last ones lack."""
+    every = ledger.promotions(spec)
+    since = max([every[0].effective_day, *(each for each in tables.days_of("metrics", spec.name) if each < day)])
+    held = windows(spec, ledger.require_champion(spec, day), day)
+    oldest = held[0][0] if held else date.max
+    found = []
+    for each in data.days(since + timedelta(days=1), day - timedelta(days=1)):
+        now = ledger.of_day(every, each)
+        whole = windows(spec, now, each) if now else []
+        if whole and whole[-1][1] == ingest.mature_through(spec, each) and whole[-1][1] < oldest:
+            found.append(each)
+    return found
+
+
+def _measure(spec: ModelSpec, day: date) -> int:
+    now = ledger.require_champion(spec, day)
     whole, held_out = windows(spec, now, day), slice_days(spec, day)
     first = min([held_out[0], *(start for start, _ in whole)])
     rows = served(spec, now.version, first, ingest.mature_through(spec, day))
@@ -296,15 +325,13 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
     verdict = _decided(spec, day)
     if not _acted(spec, day):
-        row = {
-            "check_day": day,
-            "attempt": DECISION,
-            "role": "decision",
-            "outcome": verdict.decision,
-            "why": verdict.why,
-        }
-        write_metrics(spec, [row], day, DECISION)
+        _keep_decision(spec, day, verdict)
     return verdict
+
+
+def _keep_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
+    about = {"check_day": day, "attempt": DECISION, "role": "decision"}
+    write_metrics(spec, [{**about, "outcome": verdict.decision, "why": verdict.why}], day, DECISION)
 
 
 def _acted(spec: ModelSpec, day: date) -> bool:
@@ -334,7 +361,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     held_out = measured_windows(spec, day, "slice")[0]
     if not held_out.is_evidence(spec.check.min_days, spec.check.min_rows):
-        size = f"{held_out.days} days and {held_out.rows} rows"
+        size = f"{counted(held_out.days, 'day')} and {counted(held_out.rows, 'row')}"
         wanted = f"{spec.check.min_days} and {spec.check.min_rows} are needed"
         why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
         return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
@@ -349,8 +376,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def only_measured(spec: ModelSpec, day: date) -> str:
     """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    checked = tables.read("metrics", spec.name, columns=["check_day"], check_day=(day, date.max))
-    newest = checked["check_day"].max().date() if len(checked) else day
+    newest = max([day, *tables.days_of("metrics", spec.name)])
     if newest > day:
         return f"only measured: {newest} was checked already"
     now, latest = ledger.champion(spec, day), ledger.champion(spec)

@@ -17,6 +17,7 @@ from esteira.steps import ingest, ledger, scoring
 from esteira.steps.ledger import Champion
 from esteira.steps.measuring import run_key, spans, write_metrics
 from esteira.steps.outcomes import as_predicted_by, served
+from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def verify(spec: ModelSpec, day: date) -> str:
     why = (
         f"version {promotion.now.version}, {promotion.first} to {promotion.last}: {metric} = {values[0]:.4g}, and version "
         f"{promotion.replaced}, which it replaced, would have had {values[1]:.4g}: {'worse' if state == 'worse' else 'better'} "
-        f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {seen.days} days, {len(new)} rows)"
+        f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
     )
     ledger.record(
         spec,
@@ -141,7 +142,7 @@ def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) 
         if left:
             scoring.score(spec, left, run, target)
     days = _days_of(spec, run=run)
-    why = f"{len(days)} days scored again by version {target}"
+    why = f"{counted(len(days), 'day')} scored again by version {target}"
     ledger.record(spec, finished, to_state="rolled back", version=bad, why=why, by=run, effective=last.effective_day)
     return bad, target, days
 
@@ -173,6 +174,4 @@ def _days_of(spec: ModelSpec, **where: Any) -> list[date]:
 
 
 def _last_served(spec: ModelSpec) -> date:
-    rows = tables.read("served", spec.name, columns=["day"])
-    last: date = rows["day"].max().date() if len(rows) else date.min
-    return last
+    return max(tables.days_of("served", spec.name), default=date.min)

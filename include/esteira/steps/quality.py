@@ -12,6 +12,7 @@ import pandas as pd
 from esteira import tables
 from esteira.data import DataError
 from esteira.spec import CsvSource, ModelSpec, ParquetSource
+from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,19 @@ class Unaccounted(
     Exception
 ):  # not for the user to mend: another writer of the day is at work, and a retry sees its end
     """A day's rows read are not its rows published and quarantined."""
+
+
+def require_extracted(spec: ModelSpec, days: list[date]) -> None:
+    """Refuse days whose rows were never read: a task that was skipped, or marked as done by hand, is not an empty day.
+
+    Raises DataError.
+    """
+    never = tables.unwritten_days("raw", spec.name, days)
+    if never:
+        raise DataError(
+            f"model {spec.name}: nothing is known of the rows of {shown_days(never)}: extract never ran for "
+            f"{'it' if len(never) == 1 else 'them'}; run it, and not the later tasks alone"
+        )
 
 
 def require_fit(spec: ModelSpec, days: list[date]) -> None:
@@ -71,7 +85,7 @@ def _too_many_bad(spec: ModelSpec, days: list[date]) -> str:
     reasons = _reasons(bad)
     most = next(iter(reasons))
     return (
-        f"{len(bad)} of {read} rows are in quarantine, more than quality.max_quarantined ({spec.quality.max_quarantined:.0%}), "
+        f"{len(bad)} of {counted(read, 'row')} {'is' if len(bad) == 1 else 'are'} in quarantine, more than quality.max_quarantined ({spec.quality.max_quarantined:.0%}), "
         f"{reasons[most]} of them by the rule {most}"
     )
 
@@ -87,7 +101,7 @@ def _empty_values(spec: ModelSpec, day: date) -> Iterator[str]:
     for name, most in asked.items():
         share = float(rows[name].isna().mean()) if len(rows) and name in rows else 0.0
         if share > most:
-            yield f"{name!r} is empty in {int(rows[name].isna().sum())} of {len(rows)} rows, more than expect.{name}.max_null ({most:.0%})"
+            yield f"{name!r} is empty in {int(rows[name].isna().sum())} of {counted(len(rows), 'row')}, more than expect.{name}.max_null ({most:.0%})"
 
 
 def _unusual(spec: ModelSpec, day: date) -> str:
@@ -106,7 +120,7 @@ def _unusual(spec: ModelSpec, day: date) -> str:
         return ""
     low = volume.min is not None and share < volume.min
     bound = f"below quality.volume.min ({volume.min:g})" if low else f"above quality.volume.max ({volume.max:g})"
-    return f"{today} rows, {share:.3g} times the usual {usual.median():g} of the {len(usual)} days before with rows, {bound}"
+    return f"{counted(today, 'row')}, {share:.3g} times the usual {usual.median():g} of the {len(usual)} days before with rows, {bound}"
 
 
 def _stale(spec: ModelSpec, day: date) -> str:
@@ -119,7 +133,7 @@ def _stale(spec: ModelSpec, day: date) -> str:
     if newest is not pd.NaT and end - newest <= pd.Timedelta(hours=hours):
         return ""
     found = f"the newest row is of {newest}" if newest is not pd.NaT else f"there is no row since {span[0]}"
-    return f"{found}, and quality.freshness wants one within {hours} hours before the day's end"
+    return f"{found}, and quality.freshness wants one within {counted(hours, 'hour')} before the day's end"
 
 
 def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool = False) -> pd.DataFrame:
@@ -146,12 +160,13 @@ def left_over(spec: ModelSpec, days: list[date]) -> dict[str, int]:
 
 def accounted(spec: ModelSpec, days: list[date]) -> str:
     """That the days' rows read are those published and those in quarantine, as a sentence. Raises Unaccounted where not."""
+    require_extracted(spec, days)
     bad = _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
     read = len(_raw(spec, days, ["day"])) + int(bad["stage"].isin(["extract", "late"]).sum())
     rows = tables.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
     published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
-    said = f"{read} rows read = {published} published + {len(bad)} in quarantine"
+    said = f"{counted(read, 'row')} read = {published} published + {len(bad)} in quarantine"
     if read != published + len(bad):
         raise Unaccounted(
             f"model {spec.name}, {days[0]} to {days[-1]}: {said} does not add up: another run of these days is at work, or one "

@@ -11,6 +11,7 @@ import pandas as pd
 from esteira import learn, tables
 from esteira.spec import ModelSpec
 from esteira.steps import ingest, ledger, quality
+from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,9 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
     parts = [part for part in parts if len(part)]
     predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
     tables.replace_days("predictions", spec.name, predictions, days)
-    log.info(
-        "model %s: %d rows of %d days scored by version %s",
-        spec.name,
-        len(predictions),
-        len(days),
-        sorted(set(chosen.values())),
-    )
+    made = ", ".join(map(str, sorted(set(chosen.values()))))
+    sizes = counted(len(predictions), "row"), counted(len(days), "day")
+    log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, made)
     return len(predictions)
 
 
@@ -101,13 +98,13 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     return int((rows["run"] == run).sum()) if len(rows) else 0
 
 
-def requeue(spec: ModelSpec, days: list[date], run: str) -> str:
+def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
     """Read the days anew and score them, by the version that made their predictions, or else each day's champion.
 
     Their quarantined labels are read again, too. Returns what was read, published and is left in quarantine, as a
     sentence. Raises DataError where the days are not fit to be scored yet.
     """
-    ingest.extract(spec, days)
+    ingest.extract(spec, days, when_gone)
     ingest.validate(spec, days)
     quality.require_fit(spec, days)
     ingest.features(spec, days)
@@ -116,10 +113,10 @@ def requeue(spec: ModelSpec, days: list[date], run: str) -> str:
     for version in sorted({made.get(day, 0) for day in days}):
         score(spec, [day for day in days if made.get(day, 0) == version], run, version or None)
     publish(spec, days, run)
-    checked = tables.read("metrics", spec.name, columns=["check_day"])
-    if len(checked) and len(
+    checked = tables.days_of("metrics", spec.name)
+    if checked and len(
         tables.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))
     ):
-        as_of = min(max(days) + timedelta(days=spec.label_delay), checked["check_day"].max().date())
+        as_of = min(max(days) + timedelta(days=spec.label_delay), checked[-1])
         ingest.labels(spec, min(days), as_of)  # those only that a check has looked at: others are not mature
     return quality.accounted(spec, days)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -14,6 +16,7 @@ from esteira import data, decide, drift, learn, registry, tables
 from esteira.learn import Model
 from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import ingest, ledger, quality
+from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,14 @@ def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) 
     return ingest.versions(spec)
 
 
+def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> str:
+    """All that comes before a training: what the store lacks is extracted, validated and built; returns the Delta versions."""
+    days = lacking(spec, as_of, window)
+    ingest.extract(spec, days, "keep")
+    ingest.validate(spec, days)
+    return prepare(spec, as_of, window, days)
+
+
 def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> pd.DataFrame:
     first, last = training_days(spec, as_of, window)
     frame = ingest.labelled(spec, first, last, versions)
@@ -48,6 +59,36 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
     return frame
 
 
+def _identity(spec: ModelSpec, as_of: date, versions: str, window: int | None) -> str:
+    """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
+    code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
+    asked = json.dumps(
+        [str(as_of), versions, window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
+    )
+    return hashlib.sha256(asked.encode() + code).hexdigest()
+
+
+def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None) -> int | None:
+    """The version that the same training has registered, if it was compared with the champion that there is now.
+
+    With `candidate` (its tags) only a version of the same candidate and parameters counts.
+    """
+    now = ledger.champion(spec)
+    for run in registry.runs(spec, kind="model", identity=identity):
+        tags = run.data.tags
+        version = registry.version_of(spec, run.info.run_id)
+        if version is None or candidate not in (None, _candidate_of(tags)):
+            continue
+        serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
+        if serves or int(tags["measured"]) == (now.version if now else 0):
+            return version
+    return None
+
+
+def _candidate_of(tags: Mapping[str, str]) -> str:
+    return f"{tags['candidate']} {tags['params']}"
+
+
 def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str, window: int | None = None) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
@@ -55,7 +96,7 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
     with registry.run(
         spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
     ) as run_id:
-        found = learn.tune(spec, chosen, past, spec.train.half_life)
+        found = learn.tune(spec, chosen, past, spec.train.half_life, only=len(spec.train.candidates) == 1)
         model = learn.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
         measured = learn.evaluate(spec, learn.scored(spec, model, validation), names)
@@ -116,6 +157,7 @@ def evaluate(
                 "params": json.dumps(params),
                 "versions": versions,
                 "window": window or spec.train.window,
+                "identity": _identity(spec, as_of, versions, window),
             },
         )
     log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
@@ -170,7 +212,7 @@ def _against_champion(
     if days < spec.check.min_days:
         return (
             False,
-            f"only {days} days that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
+            f"only {counted(days, 'day')} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
             {},
         )
     before = learn.scored(spec, old, test[unseen])
@@ -181,12 +223,17 @@ def _against_champion(
     values = learn.evaluate(spec, before, (spec.check.metric,))
     why = (
         f"{spec.check.metric} better by {seen.gain:.4g} (at least {seen.lower:.4g} at confidence {spec.promote.confidence:g}) "
-        f"than the champion's, version {version}, over {seen.days} days; {spec.promote.min_gain:g} is wanted"
+        f"than the champion's, version {version}, over {counted(seen.days, 'day')}; {spec.promote.min_gain:g} is wanted"
     )
     return (
         seen.passed,
         why,
-        {f"champion_{spec.check.metric}": values[spec.check.metric], "gain": seen.gain, "gain_lower": seen.lower},
+        {
+            f"champion_{spec.check.metric}": values[spec.check.metric],
+            "gain": seen.gain,
+            "gain_lower": seen.lower,
+            "gain_upper": seen.upper,
+        },
     )
 
 
@@ -228,9 +275,18 @@ def log_lineage(
     )
 
 
-def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
-    """Register the run's model as a version with the alias `challenger`; returns the version."""
+def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) -> int:
+    """Register the run's model as a version with the alias `challenger`; returns the version.
+
+    Where the same training has registered one before, that is returned, unless it is to be done `again`.
+    """
     ledger.repair_aliases(spec)
+    tags = registry.client().get_run(run_id).data.tags
+    if not again and "identity" in tags and registry.version_of(spec, run_id) is None:
+        before = _trained_before(spec, tags["identity"], _candidate_of(tags))
+        if before is not None:
+            log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
+            return before
     version = ledger.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
@@ -244,7 +300,8 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
     """
     run_id = registry.run_of(spec, version)
-    tags = registry.client().get_run(run_id).data.tags
+    run_of_it = registry.client().get_run(run_id).data
+    tags, measured = run_of_it.tags, run_of_it.metrics
     if tags["accepted"] != "True":
         ledger.record(
             spec,
@@ -268,7 +325,16 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
         measured=int(tags["measured"]) or None,
         why=tags["why"],
         by=run,
-        evidence={"run": run_id, "evaluated": version},
+        evidence={
+            "run": run_id,
+            "evaluated": version,
+            "commit": tags.get("code", ""),
+            **{
+                name: measured[name]
+                for name in ("gain", "gain_lower", "gain_upper")
+                if math.isfinite(measured.get(name, math.nan))
+            },
+        },
     )
     return f"version {chosen} is the champion from {ledger.effective_day(as_of)} on: {tags['why']}"
 
@@ -301,10 +367,7 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
 
     The limit lets the error grow by `factor`; the error of a metric whose best is 1 is what it lacks to that.
     """
-    days = lacking(spec, as_of)
-    ingest.extract(spec, days)
-    ingest.validate(spec, days)
-    frame = _frame(spec, as_of, None, prepare(spec, as_of, None, days))
+    frame = _frame(spec, as_of, None, _prepared(spec, as_of, None))
     half_life = spec.train.half_life
     found = [(learn.tune(spec, each, frame, half_life), each) for each in spec.train.candidates]
     best, chosen = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
@@ -319,8 +382,7 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
 
 def retrained(spec: ModelSpec, as_of: date, run: str) -> int:
     """Fit the best candidate on all that was mature by the day, asking nothing; returns the version it is registered as."""
-    days = lacking(spec, as_of)
-    versions = prepare(spec, as_of, None, days)
+    versions = _prepared(spec, as_of, None)
     indices = range(len(spec.train.candidates))
     best = select(spec, [candidate(spec, as_of, index, versions, run) for index in indices])
     return refit(spec, as_of, best, _frame(spec, as_of, None, versions), versions, run, spec.train.half_life)
@@ -334,14 +396,19 @@ def train(
     window: int | None = None,
     candidates: Sequence[int] | None = None,
     promoted: bool = True,
+    again: bool = False,
 ) -> str:
-    """The whole train DAG, one step after the other; returns what was done, as a sentence."""
+    """The whole train DAG, one step after the other; returns what was done, as a sentence.
+
+    Asked a second time for the same day, spec and data it does nothing, unless it is to be done `again`.
+    """
     learn.check_candidates(spec)
-    days = lacking(spec, as_of, window)
-    ingest.extract(spec, days)
-    ingest.validate(spec, days)
-    versions = prepare(spec, as_of, window, days)
+    versions = _prepared(spec, as_of, window)
+    before = None if again else _trained_before(spec, _identity(spec, as_of, versions, window))
+    if before is not None:
+        said = promote(spec, as_of, before, run) if promoted else f"version {before} is registered"
+        return f"trained before, of the same day, spec and data (--again trains anew): {said}"
     indices = candidates if candidates is not None else range(len(spec.train.candidates))
     best = select(spec, [candidate(spec, as_of, index, versions, run, window) for index in indices])
-    version = register(spec, evaluate(spec, as_of, best, versions, run, window), as_of)
+    version = register(spec, evaluate(spec, as_of, best, versions, run, window), as_of, again=again)
     return promote(spec, as_of, version, run) if promoted else f"version {version} was registered as challenger"

@@ -1,0 +1,97 @@
+"""What extract takes for a day's rows: a day that had some does not lose them without a word."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pandas as pd
+import pytest
+from esteira import data, steps, tables
+from esteira.data import DataError
+from esteira.spec import ModelSpec
+from esteira.steps import ingest
+
+from tests.models import AS_OF, FIRST, score_days
+
+SECOND = FIRST + timedelta(days=1)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *gone: date) -> None:
+    """The source has no row of these days any more."""
+    real = data.read
+
+    def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[~rows["day"].isin(pd.to_datetime(list(gone)))]
+
+    monkeypatch.setattr(data, "read", read)
+
+
+def test_a_day_that_never_had_rows_is_an_empty_day(trained, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    spec = trained()
+    without(monkeypatch, FIRST)
+    with caplog.at_level("INFO"):
+        score_days(spec, [FIRST])
+    assert tables.read("predictions", spec.name).empty
+    assert tables.missing_days("predictions", spec.name, [FIRST]) == []
+    assert f"the source has no row for {FIRST}: an empty day" in caplog.text
+    assert steps.accounted(spec, [FIRST]) == "0 rows read = 0 published + 0 in quarantine"
+
+
+def test_a_day_that_had_rows_is_not_replaced_by_none(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST, SECOND])
+    without(monkeypatch, FIRST)
+    for days in ([FIRST], [FIRST, SECOND]):
+        with pytest.raises(
+            DataError, match=rf"no row for {FIRST}, of which 72 rows were read before; nothing was replaced"
+        ):
+            steps.extract(spec, days)
+    assert len(tables.read("raw", spec.name, day=FIRST)) == 72
+    score_days(spec, [SECOND])  # which the source still has
+    assert len(tables.read("predictions", spec.name)) == 144
+
+
+def test_who_says_so_may_empty_a_day(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    without(monkeypatch, FIRST)
+    said = steps.requeue(spec, [FIRST], "requeue", "replace")
+    assert said == "0 rows read = 0 published + 0 in quarantine"
+    assert tables.read("predictions", spec.name).empty
+    assert len(tables.read("served", spec.name)) == 72  # what was given out stays
+
+
+def test_a_training_keeps_the_rows_that_its_source_has_no_more(trained, monkeypatch, caplog) -> None:
+    """The window's days are read anew when the spec changed; a source that keeps a month would lose the others."""
+    spec = trained()
+    gone = AS_OF - timedelta(days=20)
+    before = len(tables.read("raw", spec.name))
+    without(monkeypatch, gone)
+    days = data.days(gone - timedelta(days=1), gone + timedelta(days=1))
+    assert ingest.extract(spec, days, "keep") == 144
+    assert len(tables.read("raw", spec.name)) == before
+    assert f"the source has no row for {gone} any more: what was read before (72 rows) is kept" in caplog.text
+
+
+def test_a_day_that_was_never_extracted_is_refused(trained) -> None:
+    """Tasks may be skipped, or marked as a success by hand: 0 rows = 0 + 0 would be green."""
+    spec = trained()
+    never = f"nothing is known of the rows of {FIRST}: extract never ran for it"
+    with pytest.raises(DataError, match=never):
+        steps.validate(spec, [FIRST])
+    with pytest.raises(DataError, match=never):
+        steps.features(spec, [FIRST])
+    with pytest.raises(DataError, match=never):
+        steps.accounted(spec, [FIRST])
+    steps.extract(spec, [FIRST])
+    with pytest.raises(DataError, match=f"of {SECOND}"):
+        steps.validate(spec, [FIRST, SECOND])
+
+
+def test_features_that_were_never_built_do_not_publish_a_day(trained) -> None:
+    spec = trained()
+    steps.extract(spec, [FIRST])
+    steps.score(spec, [FIRST], "r")  # validate and features were marked as a success by hand
+    with pytest.raises(steps.Unaccounted, match="72 rows read = 0 published"):
+        steps.publish(spec, [FIRST], "r")

@@ -1,0 +1,105 @@
+"""A training that is said twice, on too little, or on one class only."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from esteira import data, learn, registry, steps, tables
+from esteira.data import DataError
+from esteira.spec import ModelSpec, find
+from esteira.steps import ledger, training
+
+from tests import models
+from tests.models import AS_OF
+
+
+def versions(spec: ModelSpec) -> int:
+    return len(registry.client().search_model_versions(f"name = '{spec.name}'"))
+
+
+def test_the_same_training_is_not_registered_twice(trained) -> None:
+    spec = trained()
+    said = steps.train(spec, AS_OF, "again")
+    assert said.startswith(
+        "trained before, of the same day, spec and data (--again trains anew): version 1 is the champion"
+    )
+    assert versions(spec) == 1
+    steps.train(spec, AS_OF, "third", again=True)
+    assert versions(spec) == 2
+
+
+def test_another_day_or_spec_or_window_is_another_training(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=1), "day")
+    steps.train(spec, AS_OF, "window", window=14)
+    path = spec.folder / "model.yaml"
+    path.write_text(path.read_text().replace("max_depth: {int: [5, 9]}", "max_depth: {int: [4, 9]}"))
+    steps.train(find("sales"), AS_OF, "spec")
+    assert versions(spec) == 4
+
+
+def test_the_dag_registers_the_same_training_once(trained) -> None:
+    """Each run of the DAG trains by itself; what it trained is the same."""
+    spec = trained()
+    data_versions = steps.prepare(spec, AS_OF, None, [])
+
+    def run(name: str, again: bool = False) -> int:
+        chosen = steps.select(spec, [steps.candidate(spec, AS_OF, index, data_versions, name) for index in (0, 1)])
+        evaluated = steps.evaluate(spec, AS_OF, chosen, data_versions, name)
+        return steps.register(spec, evaluated, AS_OF, again=again)
+
+    assert run("first") == run("second") == 1
+    assert run("third", again=True) == 2
+
+
+def test_a_version_that_another_champion_was_compared_with_is_trained_anew(trained) -> None:
+    """Else its promotion would be refused for good: it was measured against a champion that is no more."""
+    spec = trained()
+    other = training.retrained(spec, AS_OF, "other")
+    ledger.make_champion(spec, other, AS_OF, measured=1, why="by hand", by="test")
+    steps.train(spec, AS_OF, "again")
+    assert versions(spec) == 3
+
+
+def test_no_label_is_a_sentence(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = models.write(tmp_path / "models")
+    nothing = pd.DataFrame({"event_time": pd.to_datetime([]), "day": pd.to_datetime([])})
+    monkeypatch.setattr(data, "read", lambda *_: nothing)
+    for work in (lambda: steps.train(spec, date(1999, 1, 1), "t"), lambda: steps.limits(spec, date(1999, 1, 1))):
+        with pytest.raises(DataError, match=r"no row with a label from 1998-12-04 to 1998-12-31"):
+            work()
+
+
+def test_one_candidate_with_nothing_to_search_is_not_cross_validated(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = (
+        "    - {{estimator: sklearn.tree.DecisionTreeRegressor, search: {{max_depth: {{int: [5, 9]}}}}, trials: 2}}\n"
+    )
+    assert first in models.YAML
+    spec = models.write(tmp_path / "models", yaml=models.YAML.replace(first, ""))
+    monkeypatch.setattr(learn, "cross_validate", lambda *_, **__: pytest.fail("it has nothing to be compared with"))
+    assert "is the champion" in steps.train(spec, AS_OF, "t")
+
+
+def test_a_promotion_says_what_it_rests_on(trained, caplog: pytest.LogCaptureFixture) -> None:
+    spec = trained()
+    evidence = {"gain": 0.1234, "gain_lower": 0.05, "gain_upper": 0.2, "commit": "abc123"}
+    with caplog.at_level("INFO"):
+        other = training.retrained(spec, AS_OF, "other")
+        ledger.make_champion(spec, other, AS_OF, measured=1, why="better", by="test", evidence=evidence)
+    assert (
+        "model sales: version 2 is champion from 2026-02-01 on: better; gain 0.1234 (interval 0.05 to 0.2); commit abc123"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("kind", ["raw", "features"])
+def test_a_training_for_the_same_day_writes_no_table(trained, kind: tables.Kind) -> None:
+    spec = trained()
+    before = tables.version(kind, spec.name)
+    steps.train(spec, AS_OF, "again")
+    assert tables.version(kind, spec.name) == before
