@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
+from esteira.text import counted
+
 NAMES = {"policy": "this policy", "frozen": "frozen", "always": "retrained every block"}
 
 _PAGE = """\
