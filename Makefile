@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-loop soak \
+.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop soak \
 	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
@@ -116,6 +116,9 @@ lock: ## Make requirements.txt and requirements-dev.txt from their .in files; pi
 
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models
 	@$(BIN)/python -m benchmarks.parse
+
+bench-day: $(READY) ## Print how long a day of a small model takes: in one process, beside a bare script, live, in a replay
+	@$(BIN)/python -W ignore -m benchmarks.day $(DAY)
 
 bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two hours)
 	@$(BIN)/python -m benchmarks.loop
