@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from esteira import data, tables
-from esteira.data import DataError, kinds, sources
+from esteira.data import DataError, kinds
+from esteira.data.sources import csv, files
 from esteira.spec import ModelSpec, SpecError, canonical, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -440,5 +441,5 @@ def test_a_key_is_read_to_its_last_digit(given: list[str | None], found: list[ob
     (tmp_path / "x.csv").write_text("key,at\n" + "".join(f"{value or ''},2026-01-02\n" for value in given))
     yaml = {"key: [site, at]": "key: [key]", "{{column: at}}": "{{column: at}}"}
     spec = declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}", **yaml)
-    rows = sources._read_csv(str(tmp_path / "x.csv"), spec.source, spec)  # type: ignore[arg-type]
+    rows = csv.read(files.File(str(tmp_path / "x.csv"), str(tmp_path)), spec.source, spec)  # type: ignore[arg-type]
     assert [None if pd.isna(value) else value for value in rows["key"]] == found

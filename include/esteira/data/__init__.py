@@ -1,13 +1,15 @@
 """Rows: read a source, give each its time, part the good from the bad, split by time. Nothing here writes."""
 
+from esteira.data.environment import skip_instance_metadata
 from esteira.data.kinds import masked
 from esteira.data.labels import as_label, like, read_labels
-from esteira.data.sources import DataError, days, event_time, function, read
+from esteira.data.sources import DataError, Unfinished, days, event_time, function, read
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import build_features, storable, validate, validate_labels
 
 __all__ = [
     "DataError",
+    "Unfinished",
     "as_label",
     "build_features",
     "days",
@@ -18,6 +20,7 @@ __all__ = [
     "read",
     "read_labels",
     "recent_and_sample",
+    "skip_instance_metadata",
     "split_days",
     "storable",
     "validate",

@@ -20,6 +20,7 @@ NAMES: Mapping[str, pa.DataType] = {
 PERSONAL = "(personal)"  # what is shown in place of a personal value
 EXACT = 2**53  # up to here a float64 holds every whole number
 ZERO_LED = r"\s*[+-]?0\d"  # as in 007, which is no number
+SHORT = "(short)"  # a column beside those of the source: how many fields a row has that has too few
 FEW = 64  # values, from which on halving costs more than looking at each
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 TRUTH = {"true": 1.0, "false": 0.0}

@@ -38,6 +38,8 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     key = [*(["day"] if "day" in rows.columns else []), *key]
     columns = {name: typed(spec, name, rows[name]) for name in key}
     labels = pd.DataFrame(columns).assign(label=rows[spec.target])
+    if kinds.SHORT in rows.columns:
+        labels = labels.assign(**{kinds.SHORT: rows[kinds.SHORT]})
     twice = labels.duplicated(key, keep=False)
     if "day" not in key and twice.any():
         example = kinds.masked(spec, labels.loc[twice, key].head(1)).iloc[0].to_dict()

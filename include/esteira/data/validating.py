@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from esteira.data import kinds
 from esteira.data.sources import DataError, call
 from esteira.spec import Expectation, ModelSpec, canonical
+
+BUILT = "a pandas DataFrame of the same rows, with their index and every feature that model.yaml names"
 
 Failure = tuple[str, pd.Series, str | pd.Series]
 
@@ -36,7 +39,9 @@ def storable(
     """
     if rows.empty:
         return rows, rows.assign(rule="", reason="")
-    fitted, failures = {}, list(_unreadable(spec, rows))
+    failures = [*_short(rows), *_unreadable(spec, rows)]
+    rows = rows.drop(columns=kinds.SHORT, errors="ignore")
+    fitted = {}
     for name in rows.columns:
         kind = known.get(name) or kinds.declared(spec, name)
         feature = name in spec.features.numeric
@@ -62,9 +67,16 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def _short(rows: pd.DataFrame) -> Iterator[Failure]:
+    """Rows with fewer fields than their file's header: the last one there may be half of itself."""
+    if kinds.SHORT in rows.columns:
+        fields = rows[kinds.SHORT]
+        yield "short", fields.notna(), "the row has " + fields.map("{:.0f}".format) + " fields, fewer than the header"
+
+
 def _unreadable(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[Failure]:
     read_from = spec.time.column if not spec.time.hour else f"{spec.time.column} and {spec.time.hour}"
-    yield "time", rows["event_time"].isna(), f"the time in {read_from!r} can't be read"
+    yield "time", rows["event_time"].isna(), f"the time in {read_from!r} can't be read, or is not of 1678 to 2261"
     other = rows["event_time"].notna() & (rows["event_time"].dt.normalize() != rows["day"])
     yield "day", other, "its time is not of the day that its file is named for"
     for name in spec.key:
@@ -114,7 +126,7 @@ def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """What the model's features.py makes of the rows, or the rows themselves, with every feature and the same index."""
     built = rows
     if spec.has_features_code and len(rows):
-        built = call(spec.folder, "features.build")(rows.drop(columns=[spec.target], errors="ignore").copy())
+        built = call(spec.folder, "features.build", BUILT)(rows.drop(columns=[spec.target], errors="ignore").copy())
         if not built.index.sort_values().equals(rows.index.sort_values()):
             raise DataError(
                 f"{spec.folder / 'features.py'}: build must return the {len(rows)} rows that it got, with their index; "
@@ -132,7 +144,7 @@ def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Like `validate`, of rows with a `label`: it must be there, be a number for a regression, and be as expected."""
     label = rows["label"]
-    failures: list[Failure] = [("label", label.isna(), "the label is empty")]
+    failures: list[Failure] = [*_short(rows), ("label", label.isna(), "the label is empty")]
     if "disputed" in rows:
         failures.append(("unique_key", rows["disputed"].astype(bool), "the same key has another label, too"))
     if spec.task == "regression":
@@ -140,7 +152,8 @@ def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, 
         failures.append(("label", number.isna() | np.isinf(number), "the label is not a finite number"))
     if spec.target in spec.expect:
         failures += failing({spec.target: spec.expect[spec.target]}, rows.rename(columns={"label": spec.target}))
-    return part(rows, failures)
+    good, bad = part(rows, failures)
+    return good.drop(columns=kinds.SHORT, errors="ignore"), bad.drop(columns=kinds.SHORT, errors="ignore")
 
 
 def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
@@ -198,9 +211,13 @@ def _words(name: str, asked: Expectation) -> Iterator[pandera.Check]:
         yield pandera.Check.isin(allowed, error=f"in: {name!r} is not one of {list(asked.values)}")
     if asked.matches is not None:
         pattern = asked.matches
-        yield pandera.Check(
-            lambda texts: texts.str.fullmatch(pattern).astype(bool), error=f"matches: {name!r} does not match {pattern}"
-        )
+        yield pandera.Check(lambda texts: _match(texts, pattern), error=f"matches: {name!r} does not match {pattern}")
+
+
+def _match(texts: pd.Series, pattern: str) -> pd.Series:
+    """Which texts the pattern matches whole. By RE2, whose time grows with a text's length: re's may have no end."""
+    matched = pc.match_substring_regex(pa.array(texts, pa.large_string(), from_pandas=True), rf"\A(?:{pattern})\z")
+    return pd.Series(matched.to_numpy(zero_copy_only=False), index=texts.index).fillna(False).astype(bool)
 
 
 def typed(spec: ModelSpec, name: str, values: pd.Series) -> pd.Series:

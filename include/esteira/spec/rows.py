@@ -17,20 +17,75 @@ from esteira.spec.policy import Limit
 from esteira.spec.words import Block, Column, Days, Span, check_range, mistake, nearest
 
 
-class CsvSource(Block):
-    """Text files with a header line. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD."""
+class FileSource(Block):
+    """What the sources of files share. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD.
+
+    `ready` and `follow_links` say when a file is read, not what is in it: what was read before does not become stale.
+    """
+
+    path: str = Field(min_length=1)
+    ready: str | None = Field(default=None, min_length=1, exclude=True)
+    follow_links: bool = Field(default=False, exclude=True)
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_of_files(cls, path: str) -> str:
+        if "://" in path:
+            raise mistake(f"got {path!r}; csv and parquet are files of this machine: mount them, or use kind: delta")
+        if path.endswith("/"):
+            raise mistake(f"got {path!r}, which is a folder; name the files in it, such as {path}*")
+        return path
+
+    @model_validator(mode="after")
+    def _marker_is_of_the_day(self) -> Self:
+        if self.ready is None:
+            return self
+        *folders, name = self.ready.split("/")
+        if not name or re.search(r"[*?\[]", name):
+            raise mistake(f"got {self.ready!r}; a marker is one file: write its name, without *, ? or [", "ready")
+        beside = self.path.rpartition("/")[0] if not folders else ""
+        if "{day}" in self.path and "{day}" not in f"{beside}/{self.ready}":
+            raise mistake(
+                f"got {self.ready!r}, one marker for all days; source.path has {{day}}, so write {{day}} in it too",
+                "ready",
+            )
+        return self
+
+
+class CsvSource(FileSource):
+    """Text files with a header line."""
 
     kind: Literal["csv"]
-    path: str
     separator: str = ","
     encoding: str = "utf-8"
+    incomplete: Literal["refuse", "accept"] = Field(default="refuse", exclude_if=lambda given: given == "refuse")
+
+    @field_validator("separator")
+    @classmethod
+    def _separator_is_one_sign(cls, sign: str) -> str:
+        if sign in (r"\t", r"\s+"):
+            return {r"\t": "\t"}.get(sign, sign)
+        if len(sign) != 1 or sign in '"\r\n\0':
+            raise mistake(
+                rf"got {sign!r}; a separator is exactly one character, such as ',' or ';', or \t for a tab, or \s+ for blanks"
+            )
+        return sign
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        try:
+            "".encode(name)  # which codecs that are none of text, such as base64, refuse
+        except (LookupError, ValueError):
+            usual = ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252", "ascii", "shift_jis", "gb18030"]
+            raise mistake(f"unknown encoding {name!r}{nearest(name, usual)}; such as {', '.join(usual[:5])}") from None
+        return name
 
 
-class ParquetSource(Block):
-    """Parquet files. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD."""
+class ParquetSource(FileSource):
+    """Parquet files."""
 
     kind: Literal["parquet"]
-    path: str
 
 
 class DeltaSource(Block):
@@ -166,6 +221,8 @@ class Expectation(Block):
             re.compile(pattern or "")
         except re.error as error:
             raise mistake(f"got {pattern!r}, which is no regular expression: {error}") from None
+        if pattern is not None:
+            _require_linear(pattern)
         return pattern
 
     @field_validator("values", mode="before")
@@ -181,6 +238,21 @@ class Expectation(Block):
         if self.values is not None and not self.values:
             raise mistake("'in' is empty, so no row could pass; list the values that are allowed")
         return self
+
+
+def _require_linear(pattern: str) -> None:
+    """Refuse what RE2 does not take: it matches any text in a time that grows with its length, where re may take for ever."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        pc.match_substring_regex(pa.array([""]), pattern)
+    except pa.ArrowInvalid as error:
+        why = str(error).partition("Invalid regular expression: ")[2] or str(error)
+        raise mistake(
+            f"got {pattern!r}, which RE2 can't match: {why}; it has no lookaround (?=…), (?<!…), backreference \\1, nor repeats "
+            "above 1000: write it without, or check it in features.py"
+        ) from None
 
 
 class Volume(Limit):

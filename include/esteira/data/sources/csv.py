@@ -1,0 +1,242 @@
+"""Text files with a header line. What is not a whole, regular table is refused by name; rows that are too short are marked."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+from pandas.io.common import get_handle, infer_compression  # type: ignore[import-not-found]
+
+from esteira.data.kinds import EXACT, SHORT, ZERO_LED
+from esteira.data.sources.columns import once
+from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
+from esteira.data.sources.files import File, opened
+from esteira.spec import CsvSource, ModelSpec, OutOfReach
+
+# What a CSV file has in place of a value: read_csv's own list, which can't be left out for some columns only.
+EMPTY = [
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+    "NA",
+    "NULL",
+    "NaN",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+    "",
+]
+UNREADABLE = (
+    ImportError,
+    OSError,
+    ValueError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+BLANKS = r"\s+"  # the one separator of more than a character
+FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
+
+
+def read(file: File, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
+    """The rows of a file, as they are written. Raises DataError where it can't be read, Unfinished where it is not whole."""
+    with opened(file) as handle:
+        return _read(file.path, handle.read, source, spec)
+
+
+def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
+    try:
+        text = _as_utf8(_decompressed(path, content()), source.encoding)
+        _require_no_nul(path, text)
+        if source.incomplete == "refuse":
+            _require_last_line(path, text, source)
+        rows = _parsed(path, text, source, spec)
+        return rows if source.incomplete == "accept" else _with_short(path, text, rows, source)
+    except OutOfReach:
+        raise
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the file is empty, without even a header; deliver it again") from None
+    except pd.errors.ParserError as error:
+        if "EOF inside string" in str(error) and source.incomplete == "refuse":
+            raise Unfinished(
+                f"{path}: {sentence(error)}: it is still being written or was cut off, or a quote is not closed; deliver it again"
+            ) from None
+        raise DataError(f"{path}: {sentence(error)}; mend the line, or deliver the file again") from None
+    except (UnicodeDecodeError, UnicodeError) as error:
+        raise DataError(
+            f"{path}: its bytes are not {source.encoding} ({error}); set source.encoding in model.yaml, such as latin-1 or "
+            "utf-16, or save the file as utf-8"
+        ) from None
+    except EOFError as error:
+        raise Unfinished(
+            f"{path}: can't be read: {sentence(error)}: it is still being written, or was cut off; deliver it again"
+        ) from None
+    except UNREADABLE as error:
+        require_reachable(path, error)
+        raise DataError(f"{path}: can't be read: {sentence(error)}; deliver it again") from None
+
+
+def _decompressed(path: str, content: bytes) -> bytes:
+    method = infer_compression(path, "infer")
+    if method is None:
+        return content
+    with get_handle(io.BytesIO(content), "rb", compression=method, is_text=False) as handles:
+        text: bytes = handles.handle.read()
+    return text
+
+
+def _as_utf8(content: bytes, encoding: str) -> bytes:
+    """The text in one encoding, in which a comma and a line's end are one byte, and part of no other character."""
+    if codecs.lookup(encoding).name in ("utf-8", "ascii"):
+        return content
+    return content.decode(encoding).encode()
+
+
+def _require_no_nul(path: str, text: bytes) -> None:
+    """Refuse a NUL byte: a number with one in it would be read up to there, and no further."""
+    at = text.find(b"\0")
+    if at >= 0:
+        raise DataError(
+            f"{path}: byte {at} is NUL, which no text has: the file is damaged, or it is utf-16 (then set source.encoding in "
+            "model.yaml); deliver it again"
+        )
+
+
+def _require_last_line(path: str, text: bytes, source: CsvSource) -> None:
+    """Refuse a file whose last line does not end: its last value may be half of one."""
+    if not text:
+        raise Unfinished(
+            f"{path}: the file is empty, without even a header; deliver it again, unless it is still being written"
+        )
+    blanks = " \t".replace(source.separator, "").encode()
+    if not text[-4096:].rstrip(blanks).endswith((b"\n", b"\r")):
+        raise Unfinished(
+            f"{path}: its last line has no line end: it is still being written, or was cut off; deliver it again, or set "
+            "source.incomplete: accept in model.yaml"
+        )
+
+
+def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
+    options: dict[str, Any] = {"sep": source.separator, "encoding": "ascii" if _is_ascii(source) else "utf-8"}
+    options |= {"low_memory": False} if source.separator.isascii() else {"engine": "python"}
+    header = pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, **options)
+    once(pd.DataFrame(columns=header.iloc[0].dropna()), path)  # read_csv would give the second one another name
+    texts = [name for name, asked in spec.expect.items() if asked.type == "text"]
+    keys = [name for name in spec.key if name not in texts]
+    if texts:  # NA, None and True are words there
+        names = [str(name) for name in pd.read_csv(io.BytesIO(text), nrows=0, **options).columns]
+        empty = {name: [""] if name in texts else EMPTY for name in names}
+        options |= {"keep_default_na": False, "na_values": empty}
+    rows: pd.DataFrame = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys([*texts, *keys], "str"), **options)
+    if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
+        raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
+    rows = rows.assign(**{name: _key(rows[name]) for name in keys if name in rows.columns})
+    words = [name for name in spec.key if name in rows.columns and not pd.api.types.is_numeric_dtype(rows[name])]
+    return rows.assign(**{name: rows[name].mask(rows[name].isin([""])) for name in words})
+
+
+def _is_ascii(source: CsvSource) -> bool:
+    return codecs.lookup(source.encoding).name == "ascii"
+
+
+def _key(text: pd.Series) -> pd.Series:
+    """A key as what it looks like: numbers, whole ones to the last digit though some are empty; but 007 is text."""
+    given = text.dropna()
+    if given.str.match(ZERO_LED).any():
+        return text
+    try:
+        numbers = pd.to_numeric(given)
+    except ValueError:
+        return text
+    if not (numbers.abs() <= EXACT).all() and not pd.api.types.is_signed_integer_dtype(numbers):
+        return text  # as a float it would lose its last digits
+    whole = not (numbers % 1).any()
+    return pd.Series((numbers.astype("Int64") if whole else numbers).reindex(text.index))
+
+
+def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -> pd.DataFrame:
+    """The rows; those with fewer fields than the header have the number of them in a column of its own.
+
+    read_csv fills them up without a word, and refuses longer ones; so where no value is quoted, and there are as many
+    separators as the rows must have, none is short.
+    """
+    width = len(rows.columns)
+    if width == 1 or _are_all_whole(text, rows, source):
+        return rows
+    fields = pd.Series(list(_fields(text, source)), dtype="float64")
+    if not (fields < width).any():
+        return rows
+    if len(fields) != len(rows) + 1:
+        raise DataError(
+            f"{path}: {int((fields < width).sum())} rows have fewer fields than the header, which has {width}; mend them, or "
+            "set source.incomplete: accept in model.yaml"
+        )
+    short = fields.iloc[1:].set_axis(rows.index)
+    return rows.assign(**{SHORT: short.where(short < width)})
+
+
+def _are_all_whole(text: bytes, rows: pd.DataFrame, source: CsvSource) -> bool:
+    """Whether it is plain that no row is short; else each must be looked at."""
+    sign, width = source.separator.encode(), len(rows.columns)
+    if source.separator == BLANKS:
+        return False
+    if b'"' not in text:
+        return text.count(sign) == (len(rows) + 1) * (width - 1)
+    return len(sign) == 1 and _as_many_by_arrow(text, source.separator, width) == len(rows) + 1
+
+
+def _as_many_by_arrow(text: bytes, separator: str, width: int) -> int:
+    """How many lines have as many fields as the header, by Arrow's parser, which is fast and tells; -1 where any has not."""
+    odd: list[object] = []
+
+    def skip(row: object) -> str:
+        odd.append(row)
+        return "skip"
+
+    try:
+        table = arrow_csv.read_csv(
+            io.BytesIO(text),
+            read_options=arrow_csv.ReadOptions(column_names=[str(n) for n in range(width)], use_threads=False),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=separator,
+                newlines_in_values=True,
+                invalid_row_handler=skip,
+            ),
+            convert_options=arrow_csv.ConvertOptions(include_columns=["0"], column_types={"0": pa.binary()}),
+        )
+    except pa.ArrowInvalid:
+        return -1
+    return -1 if odd else int(table.num_rows)
+
+
+def _fields(text: bytes, source: CsvSource) -> Iterator[int]:
+    """How many fields each line has that is not blank."""
+    if source.separator == BLANKS:
+        yield from (len(re.findall(FIELD, line)) for line in text.splitlines() if line.strip())
+        return
+    csv.field_size_limit(2**31 - 1)  # a value may be longer than the 128 KiB that csv expects
+    lines = io.StringIO(text.decode("utf-8-sig"), newline="")
+    for row in csv.reader(lines, delimiter=source.separator):
+        if row and (len(row) > 1 or not row[0].isspace()):
+            yield len(row)

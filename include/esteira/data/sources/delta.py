@@ -1,0 +1,113 @@
+"""A Delta table, read right or refused by name: what its writer may use is on a list, and each entry is tested."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+
+import pandas as pd
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
+
+from esteira.data.environment import skip_instance_metadata
+from esteira.data.sources.errors import DataError, sentence
+from esteira.data.sources.parquet import as_frame, between, edges
+from esteira.spec import DeltaSource, ModelSpec, OutOfReach
+
+PLAIN = frozenset(["timestampNtz"])  # features that a reader need not know of
+MAPPED = PLAIN | {"columnMapping", "deletionVectors"}  # those that deltalake's own engine reads, and Arrow's does not
+MODES = ("none", "name")  # of column mapping; by id the engine gives empty columns
+FIXES = {
+    "columnMapping": "write it anew with delta.columnMapping.mode = name, or none",
+    "deletionVectors": "REORG TABLE … APPLY (PURGE), and set delta.enableDeletionVectors = false",
+}
+
+
+def path_of(source: DeltaSource, spec: ModelSpec) -> str:
+    """Where the table is: an address, or a folder, which starts at the model's."""
+    return source.path if "://" in source.path else str(spec.folder / source.path)
+
+
+def read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """The rows around the days. Raises DataError where there is no table, or one that can't be read right."""
+    table = _opened(path)
+    try:
+        if _is_plain(path, table):
+            return between(table.to_pyarrow_dataset(), spec, first, last)
+        return as_frame(_scanned(table, spec, first, last))
+    except (DeltaError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"{path}: the Delta table can't be read: {sentence(error)[:300]}; restore it, or write it anew"
+        ) from None
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: a file of the Delta table is gone: {sentence(error)[:300]}; restore it, or write the table anew"
+        ) from None
+
+
+def _opened(path: str) -> DeltaTable:
+    if "://" in path:
+        skip_instance_metadata()
+    else:
+        _require_folder(path)
+    try:
+        return DeltaTable(path)
+    except TableNotFoundError:
+        raise DataError(f"{path}: there is no Delta table; make it, or correct source.path in model.yaml") from None
+    except (DeltaProtocolError, DeltaError) as error:
+        why = sentence(error)[:300]
+        raise DataError(
+            f"{path}: the Delta table can't be opened: {why}. Its log lacks files, or it uses a feature that is not read here "
+            f"(read are: {', '.join(sorted(MAPPED))}): restore _delta_log, or write the table anew without it"
+        ) from None
+
+
+def _require_folder(path: str) -> None:
+    """Where the table's folder is gone, its volume may be; a folder without a log is no table, and deltalake says so."""
+    try:
+        os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        why = (
+            "there is no Delta table; make it"
+            if isinstance(error, FileNotFoundError)
+            else f"can't be read: {error.strerror}"
+        )
+        raise OutOfReach(f"{path}: {why}, mount its volume, or correct source.path in model.yaml") from None
+
+
+def _is_plain(path: str, table: DeltaTable) -> bool:
+    """Whether the table can be read file by file. Raises DataError where it can't be read right at all."""
+    protocol, mode = table.protocol(), table.metadata().configuration.get("delta.columnMapping.mode") or "none"
+    used = set(protocol.reader_features or ()) if protocol.min_reader_version >= 3 else set()
+    unknown = sorted(used - MAPPED)
+    if protocol.min_reader_version > 3 or unknown:
+        what = f"the feature {unknown[0]}" if unknown else f"the reader version {protocol.min_reader_version}"
+        raise _refused(path, what, unknown[0] if unknown else "")
+    if mode not in MODES:
+        raise _refused(path, f"delta.columnMapping.mode = {mode}", "columnMapping")
+    return mode == "none" and used <= PLAIN
+
+
+def _refused(path: str, what: str, feature: str) -> DataError:
+    fix = FIXES.get(feature, f"write it anew without it (ALTER TABLE … DROP FEATURE {feature or '…'})")
+    return DataError(
+        f"{path}: the Delta table uses {what}, which is not read here (read are: {', '.join(sorted(MAPPED))}); {fix}"
+    )
+
+
+def _scanned(table: DeltaTable, spec: ModelSpec, first: date, last: date) -> pa.Table:
+    """The rows around the days by deltalake's own engine, which knows other names of columns and rows that are deleted."""
+    column, schema = spec.time.column, pa.schema(table.schema().to_arrow())
+    kind = schema.field(column).type if schema.names.count(column) == 1 else None
+    wanted = None
+    if kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        low, high = edges(first, last)
+        name = '"' + column.replace('"', '""') + '"'
+        wanted = f"({name} >= '{low}' AND {name} < '{high}') OR {name} IS NULL"
+    found = pa.table(table.scan(predicate=wanted))
+    return found.cast(pa.schema([_plain_text(field) for field in found.schema]))
+
+
+def _plain_text(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field

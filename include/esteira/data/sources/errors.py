@@ -1,0 +1,29 @@
+"""What can be wrong with a source: its data, which a person has to mend, or its reach, which may come back by itself."""
+
+from __future__ import annotations
+
+import errno
+
+from esteira.spec import EsteiraError, OutOfReach
+
+
+class DataError(EsteiraError):
+    """A source can't be used as it is. The text says what was wrong, where, and how to mend it."""
+
+
+class Unfinished(OutOfReach):
+    """A file is still being written, or is not there yet: trying again helps, unless it was cut off for good."""
+
+
+def sentence(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split())
+
+
+def require_reachable(path: str, error: Exception) -> None:
+    """Raise OutOfReach where it is the storage that failed, and not what is in the file."""
+    number = getattr(error, "errno", None)
+    if number and number not in (errno.ENOENT, errno.EISDIR):
+        raise OutOfReach(
+            f"{path}: can't be read: {error}; see that its volume is there, and run the task again"
+        ) from error

@@ -1,0 +1,256 @@
+"""The files of a source: found by the pattern as it is written, regular files only, whole, and unchanged while they are read."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from esteira.data.sources.errors import DataError, Unfinished, require_reachable
+from esteira.data.sources.times import days
+from esteira.spec import CsvSource, ModelSpec, OutOfReach, ParquetSource
+
+DAY = "{day}"
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source. `day` is the one that it is named for; links may not lead out of `folder`."""
+
+    path: str
+    folder: str
+    day: date | None = None
+    follow_links: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path of model.yaml: the folder that it names, and the parts after it, from the first with {day} or a pattern on."""
+
+    folder: str
+    parts: tuple[str, ...]
+    key: str
+
+    def on(self, day: date) -> Place:
+        """The place on a day."""
+        parts = tuple(part.replace(DAY, day.isoformat()) for part in self.parts)
+        return Place(self.folder, parts, self.key)
+
+    def __str__(self) -> str:
+        return os.path.join(self.folder, *self.parts)  # noqa: PTH118  # a part may be a pattern
+
+
+def find(source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: date) -> list[File]:
+    """The files that match, and where the pattern has a day, each one's.
+
+    Raises OutOfReach where the folder is not there, Unfinished where a file's marker is not, DataError where a path without
+    a day matches nothing.
+    """
+    key = "source.path" if source is spec.source else "labels.source.path"
+    place = _place(spec.folder, source.path, key)
+    _require_folder(spec, place)
+    if any(DAY in part for part in place.parts):
+        return _of_days(source, spec, place, first, last)
+    _require_marker(source, spec, last)
+    found = [*_walk(place.folder, place.parts)]
+    if not found:
+        raise DataError(f"no file matches {place}; put it there, or correct {key} in model.yaml")
+    _require_markers_beside(source, spec, last, found)
+    return [File(path, place.folder, None, source.follow_links) for path in found]
+
+
+def _of_days(source: CsvSource | ParquetSource, spec: ModelSpec, place: Place, first: date, last: date) -> list[File]:
+    """The files of the days, with a day of slack: they may be cut by another clock than the model's."""
+    _require_folders_of_days(spec, place)
+    files = []
+    for day in days(first - timedelta(days=1), last + timedelta(days=1)):
+        try:
+            _require_marker(source, spec, day)
+            found = [*_walk(place.folder, place.on(day).parts)]
+            _require_markers_beside(source, spec, day, found)
+        except Unfinished as error:
+            require_beside(day, first, last, error)
+            continue
+        files += [File(path, place.folder, day, source.follow_links) for path in found]
+    return files
+
+
+def require_beside(day: date | None, first: date, last: date, error: Exception) -> None:
+    """Raise the error, unless the file that it is about is of a day beside those asked: then it is that day's own matter."""
+    if day is None or first <= day <= last:
+        raise error
+    log.warning("left out, for it is of another day: %s", error)
+
+
+def _place(folder: Path, path: str, key: str) -> Place:
+    """The folder of a path is literal, as is each further one that is there by its very name, though it has a [, * or ?."""
+    *folders, name = Path(path).parts
+    place = str(folder)
+    for index, part in enumerate(folders):
+        deeper = os.path.join(place, part)  # noqa: PTH118
+        if DAY in part or (glob.has_magic(part) and not os.path.isdir(deeper)):  # noqa: PTH112
+            return Place(place, (*folders[index:], name), key)
+        place = deeper
+    return Place(place, (name,), key)
+
+
+def _require_folder(spec: ModelSpec, place: Place) -> None:
+    try:
+        is_folder = stat.S_ISDIR(os.stat(place.folder).st_mode)  # noqa: PTH116
+    except OSError as error:
+        why = "is not there" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        raise OutOfReach(
+            f"model {spec.name}: the folder {place.folder} {why}; mount it, or correct {place.key} in model.yaml"
+        ) from None
+    if not is_folder:
+        raise DataError(f"model {spec.name}: {place.folder} is not a folder; correct {place.key} in model.yaml")
+
+
+def _require_folders_of_days(spec: ModelSpec, place: Place) -> None:
+    """Where folders before the day are a pattern, one at least must be there: else nothing would ever be found."""
+    index = next(index for index, part in enumerate(place.parts) if DAY in part)
+    before = place.parts[:index]
+    if before and not any(map(os.path.isdir, _walk(place.folder, before))):
+        raise OutOfReach(
+            f"model {spec.name}: no folder matches {os.path.join(place.folder, *before)}; mount it, or correct {place.key} "  # noqa: PTH118
+            "in model.yaml"
+        )
+
+
+def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+    """What matches, in order. Unlike glob's, a folder that can't be read is OutOfReach, and not an empty one."""
+    part, *rest = parts
+    try:
+        names = _matching(folder, part) if glob.has_magic(part) else [part]
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if rest and os.path.isdir(path):  # noqa: PTH112
+                yield from _walk(path, tuple(rest))
+            elif not rest and _is_there(path):
+                yield path
+    except OSError as error:
+        if isinstance(error, OutOfReach):
+            raise
+        raise OutOfReach(
+            f"{folder}: can't be read: {error.strerror}; see that its volume is there, and run the task again"
+        ) from None
+
+
+def _matching(folder: str, pattern: str) -> list[str]:
+    names = fnmatch.filter(os.listdir(folder), pattern)  # noqa: PTH208
+    return sorted(name for name in names if not name.startswith(".") or pattern.startswith("."))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _marker(source: CsvSource | ParquetSource, spec: ModelSpec) -> Place | None:
+    """Where the marker is to be: a bare name beside the file, any other as source.path."""
+    if source.ready is None:
+        return None
+    beside = "/" not in source.ready
+    path = str(Path(source.path).parent / source.ready) if beside else source.ready
+    return _place(spec.folder, path, "source.ready")
+
+
+def _require_marker(source: CsvSource | ParquetSource, spec: ModelSpec, day: date) -> None:
+    """Without its marker a day is not there yet, whether or not files of it are."""
+    marker = _marker(source, spec)
+    if marker and not [*_walk(marker.folder, marker.on(day).parts)]:
+        raise _not_ready(spec, str(marker.on(day)))
+
+
+def _require_markers_beside(source: CsvSource | ParquetSource, spec: ModelSpec, day: date, found: list[str]) -> None:
+    """Each folder that files were found in has its marker."""
+    if source.ready is None or "/" in source.ready:
+        return
+    for folder in sorted({os.path.dirname(path) for path in found}):  # noqa: PTH120
+        path = os.path.join(folder, source.ready.replace(DAY, day.isoformat()))  # noqa: PTH118
+        if not _is_there(path):
+            raise _not_ready(spec, path)
+
+
+def _not_ready(spec: ModelSpec, path: str) -> Unfinished:
+    return Unfinished(
+        f"model {spec.name}: not ready yet: waits for the marker {path}; make it once all files of the delivery are whole, or "
+        "correct source.ready in model.yaml"
+    )
+
+
+@contextmanager
+def opened(file: File) -> Iterator[BinaryIO]:
+    """The file, open to be read. Raises Unfinished where it changed until the block's end: what was read may be half of it."""
+    real = os.path.realpath(file.path)
+    _require_within(file, real)
+    try:
+        _require_regular(file, os.stat(real))  # noqa: PTH116  # before it is opened, for to open a device may do something
+        handle = os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe does not block
+    except FileNotFoundError:
+        raise Unfinished(f"{file.path}: was there and is gone; deliver it again, and run the task again") from None
+    except OSError as error:
+        require_reachable(file.path, error)
+        raise
+    with handle:
+        before = os.fstat(handle.fileno())
+        _require_regular(file, before)
+        try:
+            yield handle
+        except DataError:
+            _require_unchanged(file, real, before, handle)
+            raise
+        _require_unchanged(file, real, before, handle)
+
+
+def _require_within(file: File, real: str) -> None:
+    folder = os.path.realpath(file.folder)
+    if not file.follow_links and os.path.commonpath([folder, real]) != folder:
+        raise DataError(
+            f"{file.path}: is a link that leads out of {file.folder}; put the file itself there, or set source.follow_links: "
+            "true in model.yaml"
+        )
+
+
+def _require_regular(file: File, known: os.stat_result) -> None:
+    if stat.S_ISREG(known.st_mode):
+        return
+    kind = KINDS.get(stat.S_IFMT(known.st_mode), "no file")
+    hint = f"; to read the files in it write {file.path}/* in source.path" if kind == "a folder" else ""
+    raise DataError(f"{file.path}: is {kind}, and not a file; remove it{hint}, or correct source.path in model.yaml")
+
+
+def _require_unchanged(file: File, real: str, before: os.stat_result, handle: BinaryIO) -> None:
+    try:
+        now = [os.fstat(handle.fileno()), os.stat(real)]  # noqa: PTH116
+    except FileNotFoundError:
+        now = []
+    if not now or any(_version(each) != _version(before) for each in now):
+        raise Unfinished(
+            f"{file.path}: changed while it was read: it is still being written; run the task again when it is whole (let "
+            "its writer rename it into place, or set source.ready in model.yaml)"
+        )
+
+
+def _version(known: os.stat_result) -> tuple[int, ...]:
+    return known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns

@@ -1,0 +1,81 @@
+"""Parquet files, and what they share with Delta tables: rows around some days, from Arrow."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, timedelta
+from typing import BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from esteira.data.sources.columns import once
+from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
+from esteira.data.sources.files import File, opened
+from esteira.spec import ModelSpec
+
+MAGIC = b"PAR1"  # a whole file starts and ends with it
+
+
+def read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """The rows of a file around the days; all of them where it is a day's own. Raises DataError, or Unfinished if cut off."""
+    with opened(file) as handle:
+        _require_end(file.path, handle)
+        try:
+            once(
+                pd.DataFrame(columns=pq.read_schema(handle).names), file.path
+            )  # reading would fail in words about schemas
+            dataset = pads.dataset(os.path.realpath(file.path), format="parquet")
+            return between(dataset, spec, first, last, whole=file.day is not None)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            require_reachable(file.path, error)
+            raise DataError(
+                f"{file.path}: is not a whole parquet file: {sentence(error)[:200]}; deliver it again"
+            ) from None
+
+
+def _require_end(path: str, handle: BinaryIO) -> None:
+    """Refuse a file that starts as parquet, and has no end: it may get one yet."""
+    start, size = handle.read(4), os.fstat(handle.fileno()).st_size
+    handle.seek(max(size - 4, 0))
+    end = handle.read(4)
+    handle.seek(0)
+    if not size or (start == MAGIC and (end != MAGIC or size < 12)):
+        raise Unfinished(
+            f"{path}: is not a whole parquet file: it has no end: it is still being written, or was cut off; deliver it again"
+        )
+
+
+def between(dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, whole: bool = False) -> pd.DataFrame:
+    """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones).
+
+    Those without a time are read, too. `whole`: all of them, as of a file of one day.
+    """
+    column = spec.time.column
+    names = dataset.schema.names
+    kind = dataset.schema.field(column).type if names.count(column) == 1 else None
+    wanted = None
+    if not whole and kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        low, high = (pa.scalar(day).cast(kind) for day in edges(first, last))
+        wanted = (pads.field(column) >= low) & (pads.field(column) < high) | pads.field(column).is_null()
+    return as_frame(dataset.to_table(filter=wanted))
+
+
+def edges(first: date, last: date) -> tuple[date, date]:
+    """The first day to read and the one after the last, with a day of slack."""
+    return first - timedelta(days=1), last + timedelta(days=2)
+
+
+def as_frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as pandas has it; whole numbers stay whole where some are empty: a key beyond 2^53 would lose digits."""
+    rows = pd.DataFrame(table.to_pandas(integer_object_nulls=True))
+    if len(set(table.schema.names)) < len(table.schema.names):
+        return rows
+    # A column of numbers that are all empty is one of numbers still.
+    numbers = [
+        field.name for field in table.schema if pa.types.is_integer(field.type) or pa.types.is_decimal(field.type)
+    ]
+    empty = [name for name in numbers if rows[name].isna().all()]
+    return rows.astype(dict.fromkeys(empty, "float64")) if empty else rows

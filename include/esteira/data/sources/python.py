@@ -1,0 +1,120 @@
+"""A model's own code: functions of the .py files in its folder. What fails in one is said with its file and line."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from esteira.data.sources.errors import DataError, sentence
+from esteira.spec import EsteiraError, OutOfReach
+
+SHOWN = 30  # columns
+PREFIX = "esteira_model_"
+# By name, so that nothing need be imported: errors of a network or a server, which may end by themselves.
+TRANSIENT = frozenset(
+    [
+        "httpx.TransportError",
+        "sqlalchemy.InterfaceError",
+        "sqlalchemy.OperationalError",
+        "sqlalchemy.TimeoutError",
+        "urllib3.HTTPError",
+    ]
+)
+WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def function(folder: Path, dotted: str, returns: str = "a number") -> Callable[..., Any]:
+    """`module.function` of a model's own folder; what goes wrong in it is a DataError with the file, the line and the cause.
+
+    An outage that it meets is OutOfReach, so that it is tried again.
+    """
+    module_name, _, name = dotted.partition(".")
+    path = folder / f"{module_name}.py"
+
+    def checked(*args: Any) -> Any:
+        said: str = f"{name} gets {', '.join(map(_described, args))}; it must return {returns}"
+        try:
+            return getattr(_module(path), name)(*args)
+        except (EsteiraError, OutOfReach):
+            raise
+        except BaseException as error:
+            if not _is_of_the_code(error):
+                raise
+            failure = _failure(path, name, error, said)
+        raise failure  # outside of the except block, so that no traceback of ours comes with it
+
+    return checked
+
+
+def call(folder: Path, dotted: str, returns: str = "a pandas DataFrame") -> Callable[..., pd.DataFrame]:
+    """A function of a model's own folder, wrapped to say whose it is when it does not return a DataFrame."""
+
+    def checked(*args: Any) -> pd.DataFrame:
+        result = function(folder, dotted, returns)(*args)
+        if not isinstance(result, pd.DataFrame):
+            raise DataError(f"{folder}: {dotted} must return a pandas DataFrame, got {type(result).__name__}")
+        return result
+
+    return checked
+
+
+def _module(path: Path) -> ModuleType:
+    place = importlib.util.spec_from_file_location(f"{PREFIX}{path.parent.name}_{path.stem}", path)
+    assert place is not None, f"{path} is not a Python file"
+    assert place.loader is not None, f"{path} has no loader"
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
+
+
+def _is_of_the_code(error: BaseException) -> bool:
+    """Whether it is the model's code that failed, or ended the program; an interrupt or a timeout of Airflow's is not."""
+    kind = type(error).__module__
+    if kind.partition(".")[0] == "airflow":
+        return False
+    return isinstance(error, Exception | SystemExit) or kind.startswith(PREFIX)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return not isinstance(error, WRONG_PLACE)
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return bool(names & TRANSIENT)
+
+
+def _failure(path: Path, name: str, error: BaseException, said: str) -> DataError | OutOfReach:
+    where = f"{path}, line {_line(path, name, error)}"
+    text = f"{where}: {type(error).__name__}: {sentence(error)[:500]}".rstrip(": ")
+    if _is_transient(error):
+        return OutOfReach(f"{text}; see that what it reads from can be reached, and run the task again")
+    return DataError(f"{text}; {said}. Mend it there")
+
+
+def _line(path: Path, name: str, error: BaseException) -> int:
+    """The line at fault: the last of the file's own that was at work; for a file that does not compile, the one named."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if lines:
+        return lines[-1] or 1
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    defined = (number for number, text in enumerate(texts, 1) if text.startswith(f"def {name}"))
+    return next(defined, 1)
+
+
+def _described(given: object) -> str:
+    if isinstance(given, pd.DataFrame):
+        names = [str(name) for name in given.columns]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return f"a DataFrame of {len(given)} rows with the columns {', '.join(names[:SHOWN])}{more}"
+    if isinstance(given, np.ndarray):
+        return f"an array of {' x '.join(map(str, given.shape))} values of {given.dtype}"
+    return f"the day {given}" if isinstance(given, date) else type(given).__name__

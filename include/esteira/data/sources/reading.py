@@ -1,0 +1,121 @@
+"""The rows that a source holds for some days, each with its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import pandas as pd
+
+from esteira.data.kinds import SHORT
+from esteira.data.sources import csv, delta, files, parquet, sql
+from esteira.data.sources.columns import once
+from esteira.data.sources.errors import DataError, Unfinished
+from esteira.data.sources.python import call
+from esteira.data.sources.times import event_time
+from esteira.spec import CsvSource, DeltaSource, ModelSpec, ParquetSource, PythonSource, Source, SqlSource
+
+Part = tuple[pd.DataFrame, tuple[str, date | None]]
+
+
+def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """The source's rows of the days `first` to `last`, both included, with their `event_time` and `day`.
+
+    With them come rows of the day before, where the file named for `first` has any: that day may have been read without.
+
+    A row whose time can't be read has no day of its own: it is kept under its file's day, or `first`, with an empty
+    `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
+    both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
+    """
+    parts = []
+    for rows, of in _parts(spec.source, spec, first, last):
+        try:
+            parts.append(_timed(spec, rows, of, first, last))
+        except DataError as error:
+            files.require_beside(of[1], first, last, error)
+    parts = [part for part in parts if len(part.columns)]
+    if not parts:
+        return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], first: date, last: date) -> pd.DataFrame:
+    """The rows of one file (or query) that are of the days."""
+    where, file_day = of
+    if rows.columns.empty:
+        return rows
+    missing = [name for name in spec.source_columns if name not in rows.columns]
+    if missing:
+        raise DataError(
+            f"model {spec.name}: {where} has no column {', '.join(map(repr, missing))}; it has: "
+            f"{_columns_there(spec, rows)}{_separator_hint(rows, missing)}. Correct model.yaml, or the source"
+        )
+    moments = event_time(spec, rows)
+    event_days = moments.dt.normalize().astype("datetime64[s]")
+    wanted = event_days.between(pd.Timestamp(first), pd.Timestamp(last)) | moments.isna()
+    if file_day is not None:
+        own = first <= file_day <= last
+        far = (event_days - pd.Timestamp(file_day)).abs() > pd.Timedelta(days=1)
+        event_days = event_days.mask(far, pd.Timestamp(file_day)).fillna(pd.Timestamp(file_day))
+        early = (file_day == first) & (event_days == pd.Timestamp(first - timedelta(days=1)))
+        wanted = ((wanted | early) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
+    rows = rows.drop(
+        columns=[name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
+    )
+    rows = rows.assign(event_time=moments, day=event_days.fillna(pd.Timestamp(first)))
+    chosen: pd.DataFrame = rows.loc[wanted]
+    return chosen
+
+
+def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
+    """The columns of a source; where some are personal only those that are known, for without its header a file has values there."""
+    known = {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
+    there = [name for name in rows.columns if name != SHORT]
+    names = [str(name) for name in there if not spec.personal or name in known]
+    others = len(there) - len(names)
+    return ", ".join([*names, *([f"{others} that model.yaml does not name"] if others else [])])
+
+
+def _separator_hint(rows: pd.DataFrame, missing: list[str]) -> str:
+    """A word on the separator, where the header is one field that another one would part into the columns missed."""
+    if len(rows.columns) != 1:
+        return ""
+    header = str(rows.columns[0])
+    parts = {sign: [part.strip() for part in header.split(sign)] for sign in (",", ";", "\t", "|")}
+    fits = [sign for sign, names in parts.items() if set(missing) <= set(names)]
+    return f" (set source.separator to {fits[0]!r}?)" if fits else ""
+
+
+def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator[Part]:
+    """What a source gives for the days asked (or more than those): the rows of each file or query, its name and its day."""
+    match source:
+        case CsvSource() | ParquetSource():
+            for file in files.find(source, spec, first, last):
+                yield _read_file(file, source, spec, first, last), (file.path, file.day)
+        case DeltaSource():
+            path = delta.path_of(source, spec)
+            yield delta.read(path, spec, first, last), (path, None)
+        case SqlSource():
+            yield once(sql.read(source, spec, first, last), "the query"), ("the query's result", None)
+        case PythonSource():
+            where = f"{spec.folder / source.function.partition('.')[0]}.py"
+            yield once(call(spec.folder, source.function)(first, last), where), (source.function, None)
+
+
+def _read_file(
+    file: files.File, source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: date
+) -> pd.DataFrame:
+    """The rows of a file; none where it is of a day beside those asked, and can't be used."""
+    try:
+        if isinstance(source, CsvSource):
+            return once(csv.read(file, source, spec), file.path)
+        return once(parquet.read(file, spec, first, last), file.path)
+    except (DataError, Unfinished) as error:
+        files.require_beside(file.day, first, last, error)
+        return pd.DataFrame()
+
+
+def rows_of(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFrame | None:
+    """All that a source gives for the days asked (or more than those), as it comes; None where it has nothing."""
+    frames = [rows for rows, _ in _parts(source, spec, first, last)]
+    return pd.concat(frames, ignore_index=True) if frames else None

@@ -1,0 +1,127 @@
+"""A query through SQLAlchemy. What a driver says may hold a piece of the password, so no error shows it as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+import pandas as pd
+
+from esteira.data.sources.errors import DataError, sentence
+from esteira.spec import ModelSpec, OutOfReach, SqlSource
+
+HIDDEN = "***"
+SHORTEST = 3  # a piece of a secret that is hidden; shorter ones would be found in any text
+# SQLSTATE classes of an outage: connection, resources, operator, system, rollback.
+OUTAGES = ("08", "40", "53", "57", "58")
+SQLITE_WRONG = 1  # SQLITE_ERROR: the statement is wrong; all other codes are of the file
+
+
+def read(source: SqlSource, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """The rows of the query. Raises OutOfReach where the database can't be reached, DataError where the query is wrong.
+
+    Neither has the driver's own error as its cause or context, for that shows the address and the parameters.
+    """
+    key = "source" if source is spec.source else "labels.source"
+    where = f"model {spec.name}: its sql source ({key} in model.yaml)"
+    found = _read(source, where, first, last)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _read(source: SqlSource, where: str, first: date, last: date) -> pd.DataFrame | DataError | OutOfReach:
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(source.url.get_secret_value())
+    except Exception as error:
+        return DataError(
+            f"{where}: the url can't be used: {type(error).__name__}; it is dialect+driver://user:password@host/database, the "
+            "driver must be installed, and signs such as @ or / in the password are written %40, %2F"
+        )
+    try:
+        return _queried(engine, source, where, first, last)
+    finally:
+        engine.dispose()
+
+
+def _queried(
+    engine: Any, source: SqlSource, where: str, first: date, last: date
+) -> pd.DataFrame | DataError | OutOfReach:
+    import sqlalchemy
+
+    try:
+        connection = engine.connect()
+    except Exception as error:
+        return OutOfReach(
+            f"{where}: can't connect to the database: {_named(error)}; see that it is up, and that host, port, user and password "
+            "in the url are right"
+        )
+    try:
+        bounds = {"first": first.isoformat(), "last": last.isoformat()}
+        return pd.DataFrame(pd.read_sql(sqlalchemy.text(source.query), connection, params=bounds))
+    except Exception as error:
+        return _failed(error, source, where)
+    finally:
+        connection.close()
+
+
+def _failed(error: Exception, source: SqlSource, where: str) -> DataError | OutOfReach:
+    if _is_outage(error):
+        return OutOfReach(f"{where}: the database failed: {_named(error)}; see that it is up, and run the task again")
+    said = _without_secrets(sentence(getattr(error, "orig", None) or error)[:1000], source.url.get_secret_value())
+    return DataError(f"{where}: the query failed: {_named(error)}: {said[:500]}; correct the query in model.yaml")
+
+
+def _named(error: Exception) -> str:
+    """The class of an error, and of the driver's own within it: nothing that either says."""
+    inner = getattr(error, "orig", None)
+    return type(error).__name__ + (f" ({type(inner).__module__}.{type(inner).__name__})" if inner is not None else "")
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it is the database that failed, and not the query: by the driver's code where it gives one."""
+    import sqlalchemy.exc as known
+
+    if isinstance(error, known.InterfaceError | known.TimeoutError | OSError) or getattr(
+        error, "connection_invalidated", False
+    ):
+        return True
+    inner = getattr(error, "orig", None)
+    state = getattr(inner, "sqlstate", None) or getattr(inner, "pgcode", None)
+    if isinstance(state, str):
+        return state.startswith(OUTAGES)
+    code = getattr(inner, "sqlite_errorcode", None)
+    if code is not None:
+        return bool(code != SQLITE_WRONG) and isinstance(error, known.OperationalError)
+    return isinstance(error, known.OperationalError)
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """The text without any piece of the address's user, password, host or query, however it is written."""
+    for piece in sorted(set(_pieces(url)), key=len, reverse=True):
+        text = re.sub(re.escape(piece), HIDDEN, text, flags=re.IGNORECASE)
+    return text
+
+
+def _pieces(url: str) -> Iterator[str]:
+    import sqlalchemy
+
+    made = sqlalchemy.make_url(url)
+    database = made.database or ""
+    secrets = [made.username, made.password, made.host, database if "@" in database else ""]
+    secrets += [value for given in made.query.values() for value in ([given] if isinstance(given, str) else given)]
+    for secret in filter(None, secrets):
+        for written in (
+            secret,
+            unquote(secret),
+            unquote_plus(secret),
+            quote(secret, safe=""),
+            quote_plus(secret),
+            repr(secret),
+        ):
+            yield from (piece for piece in (written, *re.split(r"[\W_]+", written)) if len(piece) >= SHORTEST)
