@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundEr
 
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.sources.errors import DataError, sentence
-from esteira.data.sources.parquet import as_frame, between, edges
+from esteira.data.sources.parquet import HELD, as_frame, between, edges
 from esteira.spec import DeltaSource, ModelSpec, OutOfReach
 
 PLAIN = frozenset(["timestampNtz"])  # features that a reader need not know of
@@ -104,7 +104,7 @@ def _scanned(table: DeltaTable, spec: ModelSpec, first: date, last: date) -> pa.
     if kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         low, high = edges(first, last)
         name = '"' + column.replace('"', '""') + '"'
-        wanted = f"({name} >= '{low}' AND {name} < '{high}') OR {name} IS NULL"
+        wanted = f"({name} >= '{low}' AND {name} < '{high}') OR {name} IS NULL OR {name} < '{HELD[0]}' OR {name} >= '{HELD[1]}'"
     found = pa.table(table.scan(predicate=wanted))
     return found.cast(pa.schema([_plain_text(field) for field in found.schema]))
 

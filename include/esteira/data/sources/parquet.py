@@ -6,16 +6,23 @@ import os
 from datetime import date, timedelta
 from typing import BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from esteira.data.sources.columns import once
 from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
 from esteira.data.sources.files import File, opened
+from esteira.data.sources.times import EARLIEST, LATEST
 from esteira.spec import ModelSpec
 
+HELD = (EARLIEST.date(), LATEST.date())
+FIRST_DATE, LAST_DATE = (
+    int((np.datetime64(day) - np.datetime64("1970-01-01")).astype(int)) for day in ("0001-01-01", "9999-12-31")
+)
 MAGIC = b"PAR1"  # a whole file starts and ends with it
 
 
@@ -51,15 +58,16 @@ def _require_end(path: str, handle: BinaryIO) -> None:
 def between(dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, whole: bool = False) -> pd.DataFrame:
     """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones).
 
-    Those without a time are read, too. `whole`: all of them, as of a file of one day.
+    Those without a time that a clock holds are read, too: they are no day's own. `whole`: all of them, as of a file of one day.
     """
     column = spec.time.column
     names = dataset.schema.names
     kind = dataset.schema.field(column).type if names.count(column) == 1 else None
     wanted = None
     if not whole and kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        low, high = (pa.scalar(day).cast(kind) for day in edges(first, last))
-        wanted = (pads.field(column) >= low) & (pads.field(column) < high) | pads.field(column).is_null()
+        at = pads.field(column)
+        low, high, earliest, latest = (pa.scalar(day).cast(kind) for day in (*edges(first, last), *HELD))
+        wanted = (at >= low) & (at < high) | at.is_null() | (at < earliest) | (at >= latest)
     return as_frame(dataset.to_table(filter=wanted))
 
 
@@ -70,7 +78,7 @@ def edges(first: date, last: date) -> tuple[date, date]:
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as pandas has it; whole numbers stay whole where some are empty: a key beyond 2^53 would lose digits."""
-    rows = pd.DataFrame(table.to_pandas(integer_object_nulls=True))
+    rows = pd.DataFrame(_showable(table).to_pandas(integer_object_nulls=True))
     if len(set(table.schema.names)) < len(table.schema.names):
         return rows
     # A column of numbers that are all empty is one of numbers still.
@@ -79,3 +87,16 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
     ]
     empty = [name for name in numbers if rows[name].isna().all()]
     return rows.astype(dict.fromkeys(empty, "float64")) if empty else rows
+
+
+def _showable(table: pa.Table) -> pa.Table:
+    """The table; dates of years that Python has none of are text, for one of them would fail the others."""
+    for index, field in enumerate(table.schema):
+        if not pa.types.is_date(field.type):
+            continue
+        edges = pc.min_max(table.column(index).cast(pa.int64() if pa.types.is_date64(field.type) else pa.int32()))
+        scale = 86_400_000 if pa.types.is_date64(field.type) else 1
+        low, high = edges["min"].as_py(), edges["max"].as_py()
+        if low is not None and not (FIRST_DATE * scale <= low <= high < LAST_DATE * scale):
+            table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
+    return table
