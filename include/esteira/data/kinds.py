@@ -55,11 +55,16 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
         return values
     if key and pa.types.is_integer(kind) and not pd.api.types.is_numeric_dtype(values):
         values = values.mask(values.astype("str").str.match(ZERO_LED).fillna(False).astype(bool))
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         return as_text(values)
     if pa.types.is_floating(kind):
         return _as_float(values, exact=not feature)
     return _cast(values, kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _suggested(values: pd.Series, *, key: bool) -> pa.DataType | None:
@@ -79,6 +84,18 @@ def as_text(values: pd.Series) -> pd.Series:
     if isinstance(values.dtype, pd.StringDtype):
         return values
     return values.map(canonical, na_action="ignore").astype("str")
+
+
+def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns as text, all values at once: a file may have thousands of columns that nothing asks for."""
+    others = {name: rows[name] for name in rows.columns if not isinstance(rows[name].dtype, pd.StringDtype)}
+    if not others:
+        return {name: rows[name] for name in rows.columns}
+    every = np.concatenate([values.to_numpy(dtype=object) for values in others.values()])
+    texts = as_text(pd.Series(every, dtype=object)).array
+    starts = range(0, len(every), len(rows)) if len(rows) else [0] * len(others)
+    made = {name: pd.Series(texts[at : at + len(rows)], rows.index) for name, at in zip(others, starts, strict=True)}
+    return {name: made[name] if name in made else rows[name] for name in rows.columns}
 
 
 def as_number(values: pd.Series) -> pd.Series:

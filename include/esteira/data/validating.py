@@ -27,6 +27,8 @@ def part(rows: pd.DataFrame, failures: Iterable[Failure]) -> tuple[pd.DataFrame,
         first = failed.astype(bool) & (rule == "")
         rule[first], reason[first] = name, why[first] if isinstance(why, pd.Series) else why
     bad = rule != ""
+    if not bad.any():
+        return rows, rows.head(0).assign(rule="", reason="")
     return rows.loc[~bad], rows.loc[bad].assign(rule=rule[bad], reason=reason[bad])
 
 
@@ -41,18 +43,27 @@ def storable(
         return rows, rows.assign(rule="", reason="")
     failures = [*_short(rows), *_unreadable(spec, rows)]
     rows = rows.drop(columns=kinds.SHORT, errors="ignore")
-    fitted = {}
-    for name in rows.columns:
-        kind = known.get(name) or kinds.declared(spec, name)
-        feature = name in spec.features.numeric
-        fitted[name] = kinds.fitted(rows[name], kind, key=name in spec.key, feature=feature)
+    fitted, misfits = _fitted(spec, rows, known)
+    good, bad = part(rows, [*failures, *misfits])
+    return fitted if bad.empty else fitted.loc[good.index], bad
+
+
+def _fitted(
+    spec: ModelSpec, rows: pd.DataFrame, known: Mapping[str, pa.DataType]
+) -> tuple[pd.DataFrame, list[Failure]]:
+    """The rows with their columns' types, and the failures of those whose values do not have them."""
+    asked = {name: known.get(name) or kinds.declared(spec, name) for name in rows.columns}
+    texts = [name for name, kind in asked.items() if kind is not None and kinds.is_text(kind)]
+    fitted, failures = kinds.as_texts(rows[texts]), []  # whatever a value is, there is a text for it
+    for name in (name for name in asked if name not in fitted):
+        kind, key = asked[name], name in spec.key
+        fitted[name] = kinds.fitted(rows[name], kind, key=key, feature=name in spec.features.numeric)
         lost = rows[name].notna() & fitted[name].isna()
         if lost.any():
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
             why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)
             failures.append(("type", lost, why.reindex(rows.index)))
-    good, bad = part(rows, failures)
-    return pd.DataFrame(fitted).loc[good.index], bad
+    return pd.DataFrame({name: fitted[name] for name in rows.columns}), failures
 
 
 def _named(kind: pa.DataType | None) -> str:
@@ -89,8 +100,10 @@ def validate(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     What a model's features.py makes of a row is looked at too. The target's expectation is not: it belongs to the labels,
     which scoring must not read.
     """
-    good, bad, _ = _examine(spec, rows)
-    return good, bad
+    good, bad, _ = _examine(spec, rows[_asked(spec, rows)])
+    if bad.empty:
+        return rows, rows.head(0).assign(rule="", reason="")
+    return rows.loc[good.index], rows.loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"])
 
 
 def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,13 +111,21 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
     Where the model's folder has a features.py, its build(rows) gives the features; it must keep the rows and their index.
     """
-    good, _, built = _examine(spec, rows)
+    good, _, built = _examine(spec, rows[_asked(spec, rows)])
     if good.empty:
         return pd.DataFrame()
     columns = {name: good[name] for name in ("event_time", "day")}
     columns |= {name: typed(spec, name, good[name]) for name in spec.key}  # features.py does not change who a row is
     columns |= {name: typed(spec, name, built[name]) for name in spec.features.all if name not in spec.key}
     return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
+
+
+def _asked(spec: ModelSpec, rows: pd.DataFrame) -> list[str]:
+    """The columns that decide about a row: a features.py may look at every one."""
+    if spec.has_features_code:
+        return list(rows.columns)
+    asked = {"event_time", "day", spec.time.column, *spec.key, *spec.features.all, *spec.expect}
+    return [name for name in rows.columns if name in asked]
 
 
 def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

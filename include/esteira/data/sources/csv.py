@@ -140,8 +140,7 @@ def _require_last_line(path: str, text: bytes, source: CsvSource) -> None:
 def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
     options: dict[str, Any] = {"sep": source.separator, "encoding": "ascii" if _is_ascii(source) else "utf-8"}
     options |= {"low_memory": False} if source.separator.isascii() else {"engine": "python"}
-    header = pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, **options)
-    once(pd.DataFrame(columns=header.iloc[0].dropna()), path)  # read_csv would give the second one another name
+    once(pd.DataFrame(columns=_header(text, source)), path)  # read_csv would give the second one another name
     texts = [name for name, asked in spec.expect.items() if asked.type == "text"]
     keys = [name for name in spec.key if name not in texts]
     if texts:  # NA, None and True are words there
@@ -151,9 +150,32 @@ def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.Da
     rows: pd.DataFrame = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys([*texts, *keys], "str"), **options)
     if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
         raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
-    rows = rows.assign(**{name: _key(rows[name]) for name in keys if name in rows.columns})
-    words = [name for name in spec.key if name in rows.columns and not pd.api.types.is_numeric_dtype(rows[name])]
-    return rows.assign(**{name: rows[name].mask(rows[name].isin([""])) for name in words})
+    own = {name: _key(rows[name]) if name in keys else rows[name] for name in spec.key if name in rows.columns}
+    return rows.assign(**{name: _without_empty(values) for name, values in own.items()})
+
+
+def _header(text: bytes, source: CsvSource) -> list[str]:
+    """The names in a file's header, as they are written, without empty ones."""
+    if source.separator == BLANKS:
+        names = pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, sep=BLANKS).iloc[0].dropna()
+        return list(names)
+    lines = csv.reader(_lines(text), delimiter=source.separator)
+    names = next((row for row in lines if _is_row(row)), [])
+    return [name for name in names if name not in EMPTY]
+
+
+def _lines(text: bytes) -> io.TextIOWrapper:
+    csv.field_size_limit(2**31 - 1)  # a value may be longer than the 128 KiB that csv expects
+    return io.TextIOWrapper(io.BytesIO(text), "utf-8-sig", newline="")
+
+
+def _is_row(row: list[str]) -> bool:
+    """Whether a line is one that read_csv takes for a row: blank ones are none."""
+    return bool(row) and (len(row) > 1 or not row[0].isspace())
+
+
+def _without_empty(key: pd.Series) -> pd.Series:
+    return key if pd.api.types.is_numeric_dtype(key) else key.mask(key.isin([""]))
 
 
 def _is_ascii(source: CsvSource) -> bool:
@@ -235,8 +257,4 @@ def _fields(text: bytes, source: CsvSource) -> Iterator[int]:
     if source.separator == BLANKS:
         yield from (len(re.findall(FIELD, line)) for line in text.splitlines() if line.strip())
         return
-    csv.field_size_limit(2**31 - 1)  # a value may be longer than the 128 KiB that csv expects
-    lines = io.StringIO(text.decode("utf-8-sig"), newline="")
-    for row in csv.reader(lines, delimiter=source.separator):
-        if row and (len(row) > 1 or not row[0].isspace()):
-            yield len(row)
+    yield from map(len, filter(_is_row, csv.reader(_lines(text), delimiter=source.separator)))

@@ -36,7 +36,7 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     parts = [part for part in parts if len(part.columns)]
     if not parts:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
 
 
 def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], first: date, last: date) -> pd.DataFrame:
@@ -59,12 +59,10 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
         event_days = event_days.mask(far, pd.Timestamp(file_day)).fillna(pd.Timestamp(file_day))
         early = (file_day == first) & (event_days == pd.Timestamp(first - timedelta(days=1)))
         wanted = ((wanted | early) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
-    rows = rows.drop(
-        columns=[name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
-    )
-    rows = rows.assign(event_time=moments, day=event_days.fillna(pd.Timestamp(first)))
-    chosen: pd.DataFrame = rows.loc[wanted]
-    return chosen
+    chosen = rows if wanted.all() else rows.loc[wanted]
+    own_names = [name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
+    chosen = chosen.drop(columns=own_names) if own_names else chosen
+    return chosen.assign(event_time=moments[wanted], day=event_days[wanted].fillna(pd.Timestamp(first)))
 
 
 def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
