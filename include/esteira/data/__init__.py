@@ -5,12 +5,13 @@ from esteira.data.kinds import masked
 from esteira.data.labels import as_label, like, read_labels
 from esteira.data.sources import DataError, Unfinished, days, event_time, function, read
 from esteira.data.splitting import recent_and_sample, split_days
-from esteira.data.validating import build_features, storable, validate, validate_labels
+from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
 
 __all__ = [
     "DataError",
     "Unfinished",
     "as_label",
+    "asked_columns",
     "build_features",
     "days",
     "event_time",

@@ -94,7 +94,10 @@ def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
     every = np.concatenate([values.to_numpy(dtype=object) for values in others.values()])
     texts = as_text(pd.Series(every, dtype=object)).array
     starts = range(0, len(every), len(rows)) if len(rows) else [0] * len(others)
-    made = {name: pd.Series(texts[at : at + len(rows)], rows.index) for name, at in zip(others, starts, strict=True)}
+    made = {
+        name: pd.Series(texts[at : at + len(rows)], rows.index, copy=False)
+        for name, at in zip(others, starts, strict=True)
+    }
     return {name: made[name] if name in made else rows[name] for name in rows.columns}
 
 

@@ -63,7 +63,7 @@ def _fitted(
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
             why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)
             failures.append(("type", lost, why.reindex(rows.index)))
-    return pd.DataFrame({name: fitted[name] for name in rows.columns}), failures
+    return pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False), failures
 
 
 def _named(kind: pa.DataType | None) -> str:
@@ -100,7 +100,7 @@ def validate(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     What a model's features.py makes of a row is looked at too. The target's expectation is not: it belongs to the labels,
     which scoring must not read.
     """
-    good, bad, _ = _examine(spec, rows[_asked(spec, rows)])
+    good, bad, _ = _examine(spec, rows[asked_columns(spec, rows.columns)])
     if bad.empty:
         return rows, rows.head(0).assign(rule="", reason="")
     return rows.loc[good.index], rows.loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"])
@@ -111,7 +111,7 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
     Where the model's folder has a features.py, its build(rows) gives the features; it must keep the rows and their index.
     """
-    good, _, built = _examine(spec, rows[_asked(spec, rows)])
+    good, _, built = _examine(spec, rows[asked_columns(spec, rows.columns)])
     if good.empty:
         return pd.DataFrame()
     columns = {name: good[name] for name in ("event_time", "day")}
@@ -120,12 +120,10 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
 
 
-def _asked(spec: ModelSpec, rows: pd.DataFrame) -> list[str]:
-    """The columns that decide about a row: a features.py may look at every one."""
-    if spec.has_features_code:
-        return list(rows.columns)
+def asked_columns(spec: ModelSpec, names: Iterable[str]) -> list[str]:
+    """Those of the names that decide about a row and its features: all of them where a features.py may look at them."""
     asked = {"event_time", "day", spec.time.column, *spec.key, *spec.features.all, *spec.expect}
-    return [name for name in rows.columns if name in asked]
+    return [name for name in names if spec.has_features_code or name in asked]
 
 
 def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -139,11 +139,11 @@ def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
 
 def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     """The bad rows without those whose time can't be read and that another day has in quarantine: they are no day's own."""
-    timeless = bad[bad["rule"] == "time"]
+    timeless = bad[bad["event_time"].isna()] if len(bad) else bad
     own = isinstance(spec.source, PythonSource | SqlSource) or "{day}" in spec.source.path  # asked for by day
     if timeless.empty or own:
         return bad
-    known = tables.read("quarantine", spec.name, columns=["day", "row"], rule="time", stage="extract")
+    known = tables.read("quarantine", spec.name, columns=["day", "row"], stage="extract")
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
     again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
     if len(again):
@@ -153,9 +153,12 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     return bad.drop(index=again)
 
 
-def _raw(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
-    """The raw rows of the days, without the target: neither features nor scoring may see it."""
+def _raw(spec: ModelSpec, days: list[date], *, whole: bool = True) -> pd.DataFrame:
+    """The raw rows of the days, without the target: neither features nor scoring may see it. Else than `whole`, those of
+    their columns that features are made of.
+    """
     columns = [name for name in tables.columns("raw", spec.name) if name != spec.target]
+    columns = columns if whole else data.asked_columns(spec, columns)
     rows = tables.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
     return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
 
@@ -204,7 +207,7 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return tables.version("features", spec.name)
     quality.require_extracted(spec, days)
-    built = data.build_features(spec, _raw(spec, days))
+    built = data.build_features(spec, _raw(spec, days, whole=False))
     return tables.replace_days("features", spec.name, built, days, mark=features_mark(spec))
 
 
