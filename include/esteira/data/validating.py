@@ -54,7 +54,8 @@ def _fitted(
     """The rows with their columns' types, and the failures of those whose values do not have them."""
     asked = {name: known.get(name) or kinds.declared(spec, name) for name in rows.columns}
     texts = [name for name, kind in asked.items() if kind is not None and kinds.is_text(kind)]
-    fitted, failures = kinds.as_texts(rows[texts]), []  # whatever a value is, there is a text for it
+    fitted = kinds.as_texts(rows[texts])  # whatever a value is, there is a text for it
+    failures: list[Failure] = []
     for name in (name for name in asked if name not in fitted):
         kind, key = asked[name], name in spec.key
         fitted[name] = kinds.fitted(rows[name], kind, key=key, feature=name in spec.features.numeric)

@@ -157,11 +157,9 @@ def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.Da
 def _header(text: bytes, source: CsvSource) -> list[str]:
     """The names in a file's header, as they are written, without empty ones."""
     if source.separator == BLANKS:
-        names = pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, sep=BLANKS).iloc[0].dropna()
-        return list(names)
+        return list(pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, sep=BLANKS).iloc[0].dropna())
     lines = csv.reader(_lines(text), delimiter=source.separator)
-    names = next((row for row in lines if _is_row(row)), [])
-    return [name for name in names if name not in EMPTY]
+    return [name for name in next(filter(_is_row, lines), list[str]()) if name not in EMPTY]
 
 
 def _lines(text: bytes) -> io.TextIOWrapper:

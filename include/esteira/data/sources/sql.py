@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
@@ -65,9 +66,11 @@ def _queried(
         bounds = {"first": first.isoformat(), "last": last.isoformat()}
         return pd.DataFrame(pd.read_sql(sqlalchemy.text(source.query), connection, params=bounds))
     except Exception as error:
-        return _failed(error, source, where)
+        inner = error.__cause__ if isinstance(error, pd.errors.DatabaseError) else None  # which is pandas' envelope
+        return _failed(inner if isinstance(inner, Exception) else error, source, where)
     finally:
-        connection.close()
+        with suppress(Exception):  # it may say what it must not
+            connection.close()
 
 
 def _failed(error: Exception, source: SqlSource, where: str) -> DataError | OutOfReach:
