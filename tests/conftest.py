@@ -24,6 +24,7 @@ os.environ.update(
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "AWS_EC2_METADATA_DISABLED": "true",
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
     }

@@ -64,7 +64,8 @@ def _fitted(
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
             why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)
             failures.append(("type", lost, why.reindex(rows.index)))
-    return pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False), failures
+    every = pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False)
+    return every.copy(), failures  # at once, not column by column
 
 
 def _named(kind: pa.DataType | None) -> str:

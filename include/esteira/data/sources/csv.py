@@ -213,7 +213,7 @@ def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -
             "set source.incomplete: accept in model.yaml"
         )
     short = fields.iloc[1:].set_axis(rows.index)
-    return rows.assign(**{SHORT: short.where(short < width)})
+    return pd.concat([rows, short.where(short < width).rename(SHORT)], axis=1)
 
 
 def _are_all_whole(text: bytes, rows: pd.DataFrame, source: CsvSource) -> bool:

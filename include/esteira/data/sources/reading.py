@@ -50,6 +50,7 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
             f"model {spec.name}: {where} has no column {', '.join(map(repr, missing))}; it has: "
             f"{_columns_there(spec, rows)}{_separator_hint(rows, missing)}. Correct model.yaml, or the source"
         )
+    rows = rows if rows.index.is_unique else rows.reset_index(drop=True)  # as of frames of a source.py that were joined
     moments = event_time(spec, rows)
     event_days = moments.dt.normalize().astype("datetime64[s]")
     wanted = event_days.between(pd.Timestamp(first), pd.Timestamp(last)) | moments.isna()
@@ -60,9 +61,10 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
         early = (file_day == first) & (event_days == pd.Timestamp(first - timedelta(days=1)))
         wanted = ((wanted | early) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
     chosen = rows if wanted.all() else rows.loc[wanted]
-    own_names = [name for name in ("event_time", "day") if name in rows.columns and name != spec.time.column]
-    chosen = chosen.drop(columns=own_names) if own_names else chosen
-    return chosen.assign(event_time=moments[wanted], day=event_days[wanted].fillna(pd.Timestamp(first)))
+    times = pd.DataFrame({"event_time": moments, "day": event_days.fillna(pd.Timestamp(first))}).loc[chosen.index]
+    own_names = [name for name in times.columns if name in rows.columns]
+    timed: pd.DataFrame = pd.concat([chosen.drop(columns=own_names) if own_names else chosen, times], axis=1)
+    return timed
 
 
 def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
