@@ -8,10 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from esteira import steps
+from esteira import steps, tables
 from esteira.__main__ import main
+from esteira.steps import ingest
 
-from tests import corpora
+from tests import corpora, models
 from tests.corpora import Case
 
 CASES = corpora.cases()
@@ -84,3 +85,22 @@ def test_rows_that_come_a_day_late_wait_in_quarantine_until_their_day_is_run_aga
     assert sorted(corpora.rows("quarantine", spec, str(day))["rule"]) == ["type", "unique_key"]
     assert command("score", "corpus", "--day", str(after))[0]  # they are known by now, good or bad
     assert sorted(corpora.rows("quarantine", spec, str(day))["rule"]) == ["type", "unique_key"]
+
+
+def test_a_label_of_a_short_row_waits_in_quarantine(home: Path, tmp_path: Path) -> None:
+    lines = [
+        "at,site,amount,note",
+        "2026-01-30 00:00:00,A,10,x",
+        "2026-01-30 00:00:00,B,2",
+        "2026-01-30 01:00:00,A,11,x",
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    labels = f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
+    spec = models.write(tmp_path / "models", yaml=models.YAML + labels)
+    day = corpora.date(2026, 1, 30)
+    ingest.ensure_features(spec, [day])
+    ingest.labels(spec, day, day + timedelta(days=1))
+    assert sorted(tables.read("labels", spec.name)["label"]) == [10, 11]
+    bad = tables.read("quarantine", spec.name, stage="labels")
+    assert list(bad["rule"]) == ["short"]
+    assert '"label":2' in bad["row"].iloc[0].replace(" ", "")

@@ -80,6 +80,17 @@ def test_a_folder_that_can_not_be_listed_is_no_empty_one(tmp_path: Path, monkeyp
         data.read(spec, DAY, DAY)
 
 
+def test_a_link_to_a_folder_that_is_not_there_is_no_empty_folder(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a" / f"{DAY}.csv")
+    (tmp_path / "in" / "b").symlink_to("c")
+    (tmp_path / "in" / "note").symlink_to("a/x")
+    spec = declare(tmp_path, f'kind: csv, path: "{tmp_path}/in/?/{{day}}.csv"')
+    with pytest.raises(OutOfReach, match="in/b: is a link to a folder that is not there; mount it, or remove the link"):
+        data.read(spec, DAY, DAY)
+    (tmp_path / "in" / "c").mkdir()
+    assert len(data.read(spec, DAY, DAY)) == 2
+
+
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?b", "[!x]"])
 @pytest.mark.parametrize("relative", [True, False])
 def test_signs_of_a_pattern_in_a_folders_name_are_signs_of_a_name(tmp_path: Path, name: str, relative: bool) -> None:

@@ -1,13 +1,14 @@
 """Rows: read a source, give each its time, part the good from the bad, split by time. Nothing here writes."""
 
 from esteira.data.environment import skip_instance_metadata
-from esteira.data.kinds import masked
+from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
 from esteira.data.sources import DataError, Unfinished, days, event_time, function, read
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
 
 __all__ = [
+    "SHORT",
     "DataError",
     "Unfinished",
     "as_label",

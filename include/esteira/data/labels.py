@@ -40,6 +40,9 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     labels = pd.DataFrame(columns).assign(label=rows[spec.target])
     if kinds.SHORT in rows.columns:
         labels = labels.assign(**{kinds.SHORT: rows[kinds.SHORT]})
+        labels = labels.sort_values(
+            kinds.SHORT, na_position="first", kind="stable"
+        )  # the same label of a whole row is good
     twice = labels.duplicated(key, keep=False)
     if "day" not in key and twice.any():
         example = kinds.masked(spec, labels.loc[twice, key].head(1)).iloc[0].to_dict()

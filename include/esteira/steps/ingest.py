@@ -253,7 +253,7 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
 
 def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
     found = data.read_labels(spec, days[0], days[-1])
-    shared = [name for name in found.columns if name not in ("label", "disputed")]
+    shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
     found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
     found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
     found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))

@@ -82,9 +82,10 @@ def _of_days(source: CsvSource | ParquetSource, spec: ModelSpec, place: Place, f
     files = []
     for day in days(first - timedelta(days=1), last + timedelta(days=1)):
         try:
-            _require_marker(source, spec, day)
             found = [*_walk(place.folder, place.on(day).parts)]
-            _require_markers_beside(source, spec, day, found)
+            if found or first <= day <= last:
+                _require_marker(source, spec, day)
+                _require_markers_beside(source, spec, day, found)
         except Unfinished as error:
             require_beside(day, first, last, error)
             continue
@@ -143,6 +144,8 @@ def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
             path = os.path.join(folder, name)  # noqa: PTH118
             if rest and os.path.isdir(path):  # noqa: PTH112
                 yield from _walk(path, tuple(rest))
+            elif rest and os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
+                raise Unfinished(f"{path}: is a link to a folder that is not there; mount it, or remove the link")
             elif not rest and _is_there(path):
                 yield path
     except OSError as error:
