@@ -100,7 +100,7 @@ WRONG = [
     ("name: bike_demand", "name: bikes", 1, "the name must be that of the folder, 'bike_demand'"),
     ("kind: csv", "kind: cvs", 4, "got 'cvs'; allowed: csv, parquet, delta, sql, python; did you mean 'csv'?"),
     ("{kind: csv, path", "{path", 4, "the kind is missing"),
-    ("path:", "pth:", 4, "unknown key 'pth'; allowed: kind, path, separator, encoding; did you mean 'path'?"),
+    ("path:", "pth:", 4, "unknown key 'pth'; allowed: kind, path, separator, encoding, incomplete, ready, follow_links; did you mean 'path'?"),
     ("${DATA}", "${DTA}", 4, "the environment has no DTA; set it"),
     ('{kind: csv, path: "${DATA}/hour.csv"}', "{kind: sql, url: 'sqlite://', query: SELECT 1}", 4, "must use :first and :last"),
     ('{kind: csv, path: "${DATA}/hour.csv"}', "{kind: python, function: source.read}", 4, "source.py is not in the model's folder"),

@@ -16,6 +16,8 @@ from pydantic import (
 from esteira.spec.policy import Limit
 from esteira.spec.words import Block, Column, Days, Span, check_range, mistake, nearest
 
+ORDER = ("kind", "path", "separator", "encoding", "incomplete")
+
 
 class FileSource(Block):
     """What the sources of files share. `path` may be a glob, and `{day}` in it stands for YYYY-MM-DD.
@@ -26,6 +28,12 @@ class FileSource(Block):
     path: str = Field(min_length=1)
     ready: str | None = Field(default=None, min_length=1, exclude=True)
     follow_links: bool = Field(default=False, exclude=True)
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The keys that the block may have, those first that say what is read."""
+        last = ("ready", "follow_links")
+        return [*sorted(set(super().known_keys()) - {*last}, key=ORDER.index), *last]
 
     @field_validator("path")
     @classmethod

@@ -44,6 +44,8 @@ def read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
         raise DataError(
             f"{path}: a file of the Delta table is gone: {sentence(error)[:300]}; restore it, or write the table anew"
         ) from None
+    except OSError as error:
+        raise _out_of_reach(path, error) from None
 
 
 def _opened(path: str) -> DeltaTable:
@@ -61,6 +63,15 @@ def _opened(path: str) -> DeltaTable:
             f"{path}: the Delta table can't be opened: {why}. Its log lacks files, or it uses a feature that is not read here "
             f"(read are: {', '.join(sorted(MAPPED))}): restore _delta_log, or write the table anew without it"
         ) from None
+    except OSError as error:
+        raise _out_of_reach(path, error) from None
+
+
+def _out_of_reach(path: str, error: OSError) -> OutOfReach:
+    why = sentence(error)[:300]
+    return OutOfReach(
+        f"{path}: the Delta table can't be reached: {why}; see that its storage is there, and run the task again"
+    )
 
 
 def _require_folder(path: str) -> None:

@@ -59,7 +59,7 @@ def _queried(
         connection = engine.connect()
     except Exception as error:
         return OutOfReach(
-            f"{where}: can't connect to the database: {_named(error)}; see that it is up, and that host, port, user and password "
+            f"{where}: can't connect to the database: {_named(error)}{_of_sqlite(error, source)}; see that it is up, and that host, port, user and password "
             "in the url are right"
         )
     try:
@@ -84,6 +84,14 @@ def _named(error: Exception) -> str:
     """The class of an error, and of the driver's own within it: nothing that either says."""
     inner = getattr(error, "orig", None)
     return type(error).__name__ + (f" ({type(inner).__module__}.{type(inner).__name__})" if inner is not None else "")
+
+
+def _of_sqlite(error: Exception, source: SqlSource) -> str:
+    """What SQLite says, which has no user and no password; what other drivers say of a connection may be their address."""
+    inner = getattr(error, "orig", None)
+    if inner is None or type(inner).__module__ != "sqlite3":
+        return ""
+    return f": {_without_secrets(sentence(inner), source.url.get_secret_value())}"
 
 
 def _is_outage(error: Exception) -> bool:
@@ -116,7 +124,7 @@ def _pieces(url: str) -> Iterator[str]:
 
     made = sqlalchemy.make_url(url)
     database = made.database or ""
-    secrets = [made.username, made.password, made.host, database if "@" in database else ""]
+    secrets = [made.username, made.password, made.host, database if re.search("[@/]", database) else ""]
     secrets += [value for given in made.query.values() for value in ([given] if isinstance(given, str) else given)]
     for secret in filter(None, secrets):
         for written in (
