@@ -77,31 +77,66 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
 
 @app.command()
 def validate(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="model.yaml files; none: every model's.", show_default=False)
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models by name, or model.yaml files; none: every model.", show_default=False),
+    ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read a day of each model's source, validate it and build its features.")
+    ] = False,
+    day: Annotated[
+        Any, _day_option("The day that --data reads; else the last one that files have, or yesterday.", "--day")
     ] = None,
 ) -> None:
-    """Check model.yaml files: every key, column, range, and that each estimator exists and takes its parameters.
+    """Check models: every key, column and range, that each estimator exists and takes its parameters, and its source.
 
-    Exits with 1 if any is wrong, and names each mistake with its file, its line and its mend.
+    Exits with 1 if any is wrong, and names each mistake with its file, its line and its mend. That a source's file, or a
+    column of it, is missing is a note; with --data it is an error, and one day's features are built, of which nothing is
+    kept.
     """
-    files = paths or specs.model_files()
-    wrong = 0
-    for path in files:
-        try:
-            spec = specs.load(path)
-            from esteira import learn
-
-            learn.check_candidates(spec)
-            typer.echo(
-                f"{path}: ok: {spec.task}, {len(spec.features.all)} features, {len(spec.train.candidates)} candidates"
-            )
-        except SpecError as error:
-            typer.echo(str(error), err=True)
-            wrong += 1
+    every = specs.model_files()
+    files = [_model_file(name, every) for name in models] if models else every
+    wrong = sum(not _is_valid(path, every, data, day) for path in files)
     if not files:
         typer.echo("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS", err=True)
     raise typer.Exit(1 if wrong or not files else 0)
+
+
+def _model_file(given: str, every: list[Path]) -> Path:
+    """The model.yaml that a name or a path means."""
+    path = Path(given)
+    if path.is_dir() and (path / "model.yaml").exists():
+        return path / "model.yaml"
+    if path.exists() or path.suffix in (".yaml", ".yml"):
+        return path
+    named = {each.parent.name: each for each in every}
+    if given not in named:
+        raise SpecError(
+            f"no model and no file {given!r}; models: {', '.join(named) or 'none'}{specs.nearest(given, list(named))}"
+        )
+    return named[given]
+
+
+def _is_valid(path: Path, every: list[Path], with_data: bool, day: date | None) -> bool:
+    """Say what is wrong with a model; returns whether nothing is."""
+    from esteira import data, learn, steps
+
+    try:
+        specs.require_one(path, every)
+        spec = specs.load(path)
+        learn.check_candidates(spec)
+        sizes = counted(len(spec.features.all), "feature"), counted(len(spec.train.candidates), "candidate")
+        typer.echo(f"{path}: ok: {spec.task}, {', '.join(sizes)}")
+        for missing in data.look(spec):
+            if with_data:
+                raise data.DataError(missing)
+            typer.echo(f"{path}: note: {missing}", err=True)
+        if with_data:
+            typer.echo(steps.preview(spec, day))
+    except (EsteiraError, OutOfReach) as error:
+        typer.echo(str(error), err=True)
+        return False
+    return True
 
 
 @app.command()
@@ -214,13 +249,20 @@ def limits(
     Of a metric whose best value is 1, such as accuracy, the error is what it lacks to that.
     """
     from esteira import steps
+    from esteira.steps.training import better
 
     spec = _find(model)
     name, found = steps.limits(spec, as_of, factor)
     typer.echo(f"{name}, cross-validated on the {counted(spec.train.window, 'day')} up to {as_of}:")
-    for metric, (value, limit) in found.items():
+    for metric, (value, limit, chance) in found.items():
         bound = "min" if spec.higher_is_better(metric) else "max"
         typer.echo(f"{metric}: {value:.4g}; suggested: {metric}: {{{bound}: {limit:.3g}}}")
+        if not better(spec, metric, limit, chance):
+            typer.echo(
+                f"  note: that is no better than chance: a model that knows no feature reaches {chance:.4g}. A limit there "
+                "finds nothing: give a smaller --factor, better features, or a longer window",
+                err=True,
+            )
 
 
 @app.command()

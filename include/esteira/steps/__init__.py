@@ -26,6 +26,7 @@ from esteira.steps.measuring import decide, drift_to_report, measure, run_key
 from esteira.steps.measuring import labels as labels_for_check
 from esteira.steps.outages import is_outage
 from esteira.steps.outbox import deliver, post
+from esteira.steps.previewing import preview
 from esteira.steps.promotions import rollback, to_verify, verify
 from esteira.steps.quality import Unaccounted, accounted, left_over, require_fit
 from esteira.steps.scoring import publish, requeue, score
@@ -60,6 +61,7 @@ __all__ = [
     "measure",
     "post",
     "prepare",
+    "preview",
     "promote",
     "promote_chosen",
     "publish",

@@ -362,10 +362,11 @@ def refit(
     return ledger.registered(spec, again, as_of)
 
 
-def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float]]]:
-    """What limits the past suggests: the best candidate, and of each metric of the check its cross-validated value and a limit.
+def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float, float]]]:
+    """What limits the past suggests: the best candidate, and of each metric of the check its value, a limit, and chance.
 
-    The limit lets the error grow by `factor`; the error of a metric whose best is 1 is what it lacks to that.
+    The value is cross-validated. The limit lets the error grow by `factor`; the error of a metric whose best is 1 is what it
+    lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
     """
     frame = _frame(spec, as_of, None, _prepared(spec, as_of, None))
     half_life = spec.train.half_life
@@ -374,10 +375,17 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     values = {
         name: learn.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
     }
+    past, test = data.split_days(frame, 0.85, 0.15)
+    chance = learn.evaluate(spec, learn.scored(spec, learn.baseline(spec, past), test), tuple(values))
     return chosen.name, {
-        name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value)
+        name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value, chance[name])
         for name, value in values.items()
     }
+
+
+def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:
+    """Whether a value of a metric is better than what chance reaches; where that is not known, it is."""
+    return math.isnan(chance) or learn.better_by(spec, metric, chance, value) > 0
 
 
 def retrained(spec: ModelSpec, as_of: date, run: str) -> int:

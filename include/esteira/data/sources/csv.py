@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -55,6 +55,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+HEAD = 1 << 20  # bytes in which a header is looked for
 BLANKS = r"\s+"  # the one separator of more than a character
 FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
 
@@ -63,6 +64,15 @@ def read(file: File, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
     """The rows of a file, as they are written. Raises DataError where it can't be read, Unfinished where it is not whole."""
     with opened(file) as handle:
         return _read(file.path, handle.read, source, spec)
+
+
+def columns(path: str, handle: BinaryIO, source: CsvSource) -> list[str]:
+    """The names in a file's header, of which no more is read than that needs."""
+    content = handle.read() if infer_compression(path, "infer") else handle.read(HEAD).rpartition(b"\n")[0]
+    try:
+        return _header(_as_utf8(_decompressed(path, content), source.encoding), source)
+    except (EOFError, UnicodeError, *UNREADABLE) as error:
+        raise DataError(f"{path}: its header can't be read: {sentence(error)}") from None
 
 
 def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:

@@ -29,6 +29,11 @@ def path_of(source: DeltaSource, spec: ModelSpec) -> str:
     return source.path if "://" in source.path else str(spec.folder / source.path)
 
 
+def columns(path: str) -> list[str]:
+    """The table's columns. Raises DataError where there is no table."""
+    return list(pa.schema(_opened(path).schema().to_arrow()).names)
+
+
 def read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """The rows around the days. Raises DataError where there is no table, or one that can't be read right."""
     table = _opened(path)

@@ -43,6 +43,14 @@ def read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
             ) from None
 
 
+def columns(path: str, handle: BinaryIO) -> list[str]:
+    """The columns of a file. Raises DataError where it is none."""
+    try:
+        return list(pq.read_schema(handle).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: is not a whole parquet file: {sentence(error)[:200]}") from None
+
+
 def _require_end(path: str, handle: BinaryIO) -> None:
     """Refuse a file that starts as parquet, and has no end: it may get one yet."""
     start, size = handle.read(4), os.fstat(handle.fileno()).st_size

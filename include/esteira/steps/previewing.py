@@ -1,0 +1,48 @@
+"""One day's features, built to be looked at: nothing is kept."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+from esteira import data
+from esteira.spec import ModelSpec
+from esteira.text import counted
+
+SHOWN = 3  # rows
+
+
+def preview(spec: ModelSpec, day: date | None = None) -> str:
+    """Read a day, validate it and build its features; returns what came of it, as text.
+
+    Without a day it is the last one that the source's files have, else yesterday. Raises DataError where the day has no row,
+    or its rows can't be used.
+    """
+    day = day or data.last_day(spec) or datetime.now(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
+    rows = data.read(spec, day, day)
+    rows = rows[rows["day"] == pd.Timestamp(day)]
+    if rows.empty:
+        raise data.DataError(f"model {spec.name}: the source has no row for {day}; give another --day")
+    storable, unreadable = data.storable(spec, rows, {})
+    scored = storable.drop(columns=spec.target, errors="ignore")
+    good, bad = data.validate(spec, scored)
+    built = data.build_features(spec, scored)
+    every = pd.concat([unreadable, bad])
+    lines = [
+        f"{day}: {counted(len(rows), 'row')} read = {counted(len(good), 'good row')} + {len(every)} for quarantine",
+        *(f"  {counted(count, 'row')}: {why}" for why, count in _reasons(every).items()),
+    ]
+    if len(built):
+        shown = data.masked(spec, built.head(SHOWN))
+        lines += [f"features, the first {counted(len(shown), 'row')}:", shown.to_string(index=False)]
+        empty = [name for name in spec.features.all if built[name].isna().all()]
+        lines += [f"note: {name!r} is empty in every row" for name in empty]
+    return "\n".join(lines)
+
+
+def _reasons(bad: pd.DataFrame) -> dict[str, int]:
+    if bad.empty:
+        return {}
+    return {str(why): int(count) for why, count in (bad["rule"] + ": " + bad["reason"]).value_counts().items()}
