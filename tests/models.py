@@ -87,3 +87,47 @@ def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int |
     steps.features(spec, days)
     steps.score(spec, days, run, version)
     steps.publish(spec, days, run)
+
+
+BINARY = """\
+name: {name}
+owner: team@example.com
+task: binary
+source: {{kind: python, function: source.read}}
+time: {{column: at}}
+key: [id]
+target: late
+features: {{numeric: [load]}}
+train: {{window: 28d, candidates: [{{estimator: sklearn.linear_model.LogisticRegression}}]}}
+check: {{every: 7d, slice: 7d, metrics: {{roc_auc: {{min: 0.6}}}}}}
+"""
+# Both classes on the days before `until`, one class from then on.
+LATE = """\
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+UNTIL = date.fromisoformat("{until}")
+
+
+def read(first, last):
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    return pd.concat([of(day) for day in days], ignore_index=True)
+
+
+def of(day):
+    load = np.random.default_rng(day.toordinal()).normal(size=40)
+    late = (load > 0).astype(int) if day < UNTIL else np.zeros(40, dtype=int)
+    at = pd.Timestamp(day) + pd.to_timedelta(np.arange(40), unit="min")
+    return pd.DataFrame({{"id": np.arange(40), "at": at, "load": load, "late": late}})
+"""
+
+
+def write_late(folder: Path, until: date) -> ModelSpec:
+    """Write a binary model whose labels are of both classes until a day, and of one from then on."""
+    place = folder / "flights"
+    place.mkdir(parents=True)
+    (place / "model.yaml").write_text(BINARY.format(name="flights"))
+    (place / "source.py").write_text(LATE.format(until=until))
+    return load(place / "model.yaml")

@@ -169,7 +169,7 @@ def classes(spec: ModelSpec, labels: pd.Series) -> tuple[str, ...]:
     if len(seen) != 2 or positive not in seen:
         raise SpecError(
             f"model {spec.name}: a binary task needs two classes of which one is the positive, {positive!r}; the labels "
-            f"hold {seen}. Correct 'positive' or 'target' in model.yaml, or widen the window"
+            f"hold {seen}. Correct 'positive' or 'target' in model.yaml, widen train.window, or train for a later day"
         )
     return (*(name for name in seen if name != positive), positive)
 

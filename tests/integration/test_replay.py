@@ -186,3 +186,12 @@ def test_the_command_line_replays_in_a_place_of_its_own(
     again = CliRunner().invoke(app, asked)  # a finished one is only read
     assert again.exit_code == 0
     assert "2 checks" in again.output
+
+
+def test_a_window_of_one_class_does_not_stop_a_replay(home: Path, tmp_path: Path) -> None:
+    """roc_auc has no value there: the check waits, as it does in production."""
+    spec = models.write_late(tmp_path / "models", FIRST + timedelta(days=7))
+    checks = walk(spec, Plan(spec.name, FIRST, FIRST + timedelta(days=27), "week", "week"), "policy")
+    assert len(checks) == 4
+    assert checks[-1]["decision"] == "wait"
+    assert checks[-1]["roc_auc"] is None

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from esteira import data, learn, registry, steps, tables
 from esteira.data import DataError
-from esteira.spec import ModelSpec, find
+from esteira.spec import EsteiraError, ModelSpec, find
 from esteira.steps import ledger, training
 
 from tests import models
@@ -103,3 +103,17 @@ def test_a_training_for_the_same_day_writes_no_table(trained, kind: tables.Kind)
     before = tables.version(kind, spec.name)
     steps.train(spec, AS_OF, "again")
     assert tables.version(kind, spec.name) == before
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [
+        (60, "a binary task needs two classes of which one is the positive, '1'; the labels hold \\['0'\\]"),
+        (10, "roc_auc can't be computed on the validation part, .*: its labels hold one class only, '0'"),
+        (4, "roc_auc can't be computed on the test part, .*: its labels hold one class only, '0'"),
+    ],
+)
+def test_a_training_on_one_class_says_what_to_do(home: Path, tmp_path: Path, days: int, says: str) -> None:
+    spec = models.write_late(tmp_path / "models", AS_OF - timedelta(days=days))
+    with pytest.raises(EsteiraError, match=f"{says}.*(W|w)iden train.window, (or )?train for a later day"):
+        steps.train(spec, AS_OF, "t")

@@ -100,6 +100,7 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
         model = learn.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
         measured = learn.evaluate(spec, learn.scored(spec, model, validation), names)
+        _require_measured(spec, measured, validation, "validation")
         registry.log(
             run_id,
             params={"estimator": chosen.estimator, **chosen.params, **found.params, "trials": found.trials},
@@ -117,6 +118,19 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
         measured[spec.check.metric],
     )
     return run_id
+
+
+def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.DataFrame, part: str) -> None:
+    """Raise DataError where the gate's metric can't be computed from a part of the days, most often since it has one class."""
+    if not math.isnan(measured[spec.check.metric]):
+        return
+    span = f"{part} part, {rows['day'].min().date()} to {rows['day'].max().date()}"
+    seen = sorted(rows["label"].unique()) if spec.task != "regression" else []
+    why = f"its labels hold one class only, {seen[0]!r}" if len(seen) == 1 else f"it has {counted(len(rows), 'row')}"
+    raise data.DataError(
+        f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Widen train.window, train for a later "
+        "day, or choose a metric that one class has, such as log_loss"
+    )
 
 
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
@@ -172,6 +186,7 @@ def _compare(
     metric = spec.check.metric
     names = tuple({**spec.check.metrics, **limits})
     measured = learn.evaluate(spec, scored, names)
+    _require_measured(spec, measured, test, "test")
     simple = learn.evaluate(spec, learn.scored(spec, naive, test), names)
     evidence = {f"test_{name}": value for name, value in measured.items()} | {
         f"baseline_{name}": value for name, value in simple.items()
