@@ -44,7 +44,6 @@ up: $(READY) ## Start Airflow, MLflow and a mail catcher on 127.0.0.1
 
 down: $(READY) ## Stop what `make up` or `make demo` started
 	@$(BIN)/python -m local.stack down
-	@ESTEIRA_HOME="$${ESTEIRA_HOME:-.esteira}/demo" $(BIN)/python -m local.stack down
 
 test: test-quick test-live ## Run all tests: unit, DAGs, integration, and a live Airflow
 
@@ -127,5 +126,5 @@ soak: $(READY) ## Kill, race and break the steps hundreds of times, and print wh
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
-	@if [ -x $(BIN)/python ]; then $(MAKE) --no-print-directory down; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; fi
 	@rm -rf $(VENV) .esteira .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis include/esteira.egg-info

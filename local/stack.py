@@ -12,22 +12,38 @@ import configparser
 import json
 import os
 import secrets
+import shlex
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+
+from local import database, places, processes
+from local.api import Airflow, RunTimeout
+from local.database import Database
+from local.progress import heartbeat
 
 PROJECT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"
 READY_WITHIN = 180  # seconds
+STOP_WITHIN = 60  # seconds
+RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.registry reads it
+# What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
+OWN = (
+    *("admin-password", "airflow-users.json", "secrets.json", RUNNING, "airflow", "demo", "lake", "logs", "mail"),
+    *("mlflow", "notebooks", "postgres", "replays", "supervisor.sock", "supervisord.conf", "supervisord.pid"),
+)
 
 
 class StackError(RuntimeError):
@@ -74,18 +90,18 @@ class Stack:
 
 def up(stack: Stack) -> None:
     """Start everything and wait until it answers. Raises StackError that names a taken port or what did not start."""
-    if _supervisor(stack, "pid").returncode == 0:
+    if processes.supervisor(stack.home, database.data(stack.home)):
         raise StackError(f"it is up already: {stack.web}; stop it with `make down`")
+    _stop_what_was_left(stack)
     for name in ("WEB", "MLFLOW", "SMTP"):
         _check_port(name, getattr(stack, f"{name.lower()}_port"))
-    environment = _environment(stack)
-    _write_config(stack, environment)
-    print("preparing Airflow's database", flush=True)
-    migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
-    if migrated.returncode:
-        raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
-    subprocess.run([BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, check=True)
+    _make_home(stack)
+    metadata = database.prepare(stack.home, say)
+    environment = _environment(stack, metadata)
+    _write_config(stack, metadata)
+    _start(stack, metadata, environment)
     _wait(stack)
+    _carry_over(stack, metadata)
     print(f"""
   Airflow   {stack.web}   user admin, password in {stack.password}
   MLflow    {stack.mlflow}
@@ -95,46 +111,165 @@ def up(stack: Stack) -> None:
 """)
 
 
-def down(stack: Stack) -> None:
-    """Stop what `up` started, every process of it."""
-    known = _supervisor(stack, "pid").stdout.strip()
-    asked = _supervisor(stack, "shutdown")
-    if asked.returncode:
-        print("nothing is up")
-        return
-    limit = time.monotonic() + 60
-    while (stack.home / "supervisord.pid").exists() or (known.isdigit() and _runs(int(known))):
+def say(line: str) -> None:
+    """Print a line at once, also where the output is a file."""
+    print(line, flush=True)
+
+
+def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> None:
+    """Start the programs; Airflow's when its database is ready."""
+    subprocess.run([BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, check=True)
+    _write_running(stack)
+    with heartbeat("preparing Airflow's database"):
+        try:
+            database.wait(metadata)
+        except database.DatabaseError as error:
+            raise StackError(
+                f"{error}; see {stack.home / 'logs' / 'postgres.log'}; `make down` stops the rest. "
+                "ESTEIRA_DATABASE_URL names another server"
+            ) from None
+        migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
+    if migrated.returncode:
+        raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
+    _supervisor(stack, "start", *processes.AIRFLOW)
+
+
+def _stop_what_was_left(stack: Stack) -> None:
+    """Stop what the supervisor of this set-up has left, where that was killed."""
+    data = database.data(stack.home)
+    left = processes.of(stack.home, data)
+    if left:
+        say(f"stopping what a killed set-up has left: {', '.join(processes.names(left, stack.home, data))}")
+        processes.stop(left, data)
+
+
+def _write_running(stack: Stack) -> None:
+    """Write what runs into the state folder: the command line finds MLflow there, and `down` the ports."""
+    supervisor = None
+    limit = time.monotonic() + 10
+    while supervisor is None:
         if time.monotonic() > limit:
-            raise StackError(f"it did not stop within a minute; see {stack.home / 'logs'}")
-        time.sleep(0.2)
-    print("stopped")
+            raise StackError(f"supervisord did not start; see {stack.home / 'logs' / 'supervisord.log'}")
+        supervisor = processes.supervisor(stack.home, database.data(stack.home))
+    about = {
+        "mlflow": stack.mlflow,
+        "ports": [stack.web_port, stack.mlflow_port, stack.smtp_port],
+        "supervisor": {"pid": supervisor.pid, "created": supervisor.create_time()},
+    }
+    draft = stack.home / f"{RUNNING}.part"
+    draft.write_text(json.dumps(about), encoding="utf-8")
+    draft.replace(stack.home / RUNNING)
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+def down(stack: Stack) -> list[str]:
+    """Stop what `up` started, every process of it; returns the names of what ran. Raises StackError if something stays."""
+    data = database.data(stack.home)
+    running = processes.of(stack.home, data)
+    names = processes.names(running, stack.home, data)
+    supervisor = processes.supervisor(stack.home, data)
+    if supervisor is not None:
+        supervisor.terminate()  # it stops its programs one after the other, PostgreSQL last
+        psutil.wait_procs([supervisor], timeout=STOP_WITHIN)
+    processes.stop(processes.of(stack.home, data), data)
+    if running:
+        _check_stopped(stack)
+    for name in (RUNNING, "supervisord.pid"):
+        (stack.home / name).unlink(missing_ok=True)
+    return names
 
 
-def _supervisor(stack: Stack, *command: str) -> subprocess.CompletedProcess[str]:
-    config = stack.home / "supervisord.conf"
-    if not config.exists():
-        return subprocess.CompletedProcess([], 1, "", "")
-    asked = subprocess.run([BIN / "supervisorctl", "-c", config, *command], capture_output=True, text=True)
-    refused = "no such file" in asked.stdout or "refused connection" in asked.stdout
-    return subprocess.CompletedProcess(asked.args, 1 if refused else asked.returncode, asked.stdout, asked.stderr)
+def _check_stopped(stack: Stack) -> None:
+    left = processes.of(stack.home, database.data(stack.home))
+    if left:
+        pids = ", ".join(str(process.pid) for process in left)
+        raise StackError(f"these processes did not stop: {pids}; see {stack.home / 'logs'}")
+    running = stack.home / RUNNING
+    ports = json.loads(running.read_text(encoding="utf-8"))["ports"] if running.exists() else []
+    limit = time.monotonic() + 10
+    for port in ports:
+        while _taken(port):
+            if time.monotonic() > limit:
+                raise StackError(
+                    f"all processes are stopped, but port {port} is taken by a process that is none of them"
+                )
+            time.sleep(0.2)
+
+
+def down_all(stack: Stack) -> None:
+    """Stop the set-up and the demo, and say in a line what was stopped."""
+    stopped = []
+    for name, each in (("the set-up", stack), ("the demo", replace(stack, home=stack.home / "demo"))):
+        names = down(each)
+        if names:
+            stopped.append(f"{name}: {', '.join(names)}")
+    say(f"stopped {'; '.join(stopped)}" if stopped else "nothing is up")
+
+
+def clean(stack: Stack) -> None:
+    """Stop the set-up and the demo, and remove what they have written, wherever it is."""
+    down_all(stack)
+    for home in (stack.home / "demo", stack.home):
+        places.remove(home)
+        if (home / "secrets.json").exists() or (home / "postgres").is_symlink():  # a set-up's, not any folder
+            _remove_own(home)
+
+
+def _remove_own(home: Path) -> None:
+    for path in (home / name for name in OWN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(home.iterdir()):
+        home.rmdir()
+
+
+def _carry_over(stack: Stack, metadata: Database) -> None:
+    """After a move from SQLite: the DAGs that were not paused run on. Airflow's history starts anew."""
+    old = database.sqlite_file(stack.home)
+    if metadata.kind == "sqlite" or not old.exists():
+        return
+    with closing(sqlite3.connect(old)) as connection:
+        rows = connection.execute("SELECT dag_id FROM dag WHERE NOT is_paused AND NOT is_stale").fetchall()
+    airflow = Airflow(stack.web, "admin", stack.password.read_text(encoding="utf-8"))
+    missing = []
+    with heartbeat(f"Airflow moves from SQLite to PostgreSQL: {len(rows)} DAGs that were not paused go on"):
+        for (dag_id,) in rows:
+            try:
+                airflow.wait_for_dags([dag_id], 60)
+                airflow.unpause(dag_id)
+            except RunTimeout:
+                missing.append(dag_id)
+    kept = old.rename(old.with_name("airflow-before-postgres.db"))
+    say(f"Airflow's history starts anew; the old one, with connections and variables made in the web UI, is in {kept}")
+    if missing:
+        say(f"these DAGs are not there any more, or stay paused: {', '.join(missing)}")
+
+
+def _supervisor(stack: Stack, *command: str) -> None:
+    """Have supervisord do something. Raises StackError with what it answers where it can't."""
+    asked = subprocess.run(
+        [BIN / "supervisorctl", "-c", stack.home / "supervisord.conf", *command], capture_output=True, text=True
+    )
+    if asked.returncode:
+        raise StackError(f"supervisorctl {' '.join(command)}: {asked.stdout.strip()}; see {stack.home / 'logs'}")
 
 
 def _check_port(name: str, port: int) -> None:
+    why = _taken(port)
+    if why:
+        raise StackError(f"port {port} is taken ({why}); choose another: ESTEIRA_{name}_PORT=…")
+
+
+def _taken(port: int) -> str:
+    """Why a port can't be listened on; empty where it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise StackError(
-                f"port {port} is taken ({error.strerror}); choose another: ESTEIRA_{name}_PORT=…"
-            ) from None
+            return str(error.strerror)
+    return ""
 
 
 def _secret_file(path: Path, make: str) -> str:
@@ -144,10 +279,15 @@ def _secret_file(path: Path, make: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _environment(stack: Stack) -> dict[str, str]:
-    """The environment of every process: config/airflow.env, and the places, ports and secrets of this set-up."""
+def _make_home(stack: Stack) -> None:
     stack.home.mkdir(parents=True, exist_ok=True)
     stack.home.chmod(0o700)
+    for name in ("logs", "airflow", "mlflow"):
+        (stack.home / name).mkdir(exist_ok=True)
+
+
+def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
+    """The environment of every process: config/airflow.env, and the places, ports and secrets of this set-up."""
     password = _secret_file(stack.password, secrets.token_urlsafe(16))
     users = stack.home / "airflow-users.json"
     users.unlink(missing_ok=True)
@@ -168,6 +308,7 @@ def _environment(stack: Stack) -> dict[str, str]:
         **own,
         **shared_settings(),
         **kept,
+        **processes.environment(stack.home),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT / "config"),
         "AIRFLOW_HOME": str(stack.home / "airflow"),
@@ -180,7 +321,7 @@ def _environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.web}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{stack.home}/airflow/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url,
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(stack.web_port),
         "AIRFLOW__API__BASE_URL": stack.web,
@@ -211,7 +352,6 @@ def shared_settings() -> dict[str, str]:
 def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
     airflow = str(BIN / "airflow")
     store = stack.home / "mlflow"
-    store.mkdir(exist_ok=True)
     # Task logs are read from disk here, so the log servers (which would listen on every address) are not started.
     yield "api-server", [airflow, "api-server", "--host", LOOPBACK, "--port", str(stack.web_port), "--workers", "1"]
     yield "scheduler", [airflow, "scheduler", "--skip-serve-logs"]
@@ -249,67 +389,72 @@ def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
     )
 
 
-def _write_config(stack: Stack, environment: dict[str, str]) -> None:
+def _write_config(stack: Stack, metadata: Database) -> None:
     """supervisord's configuration. The environment goes to it by inheritance: no secret is written here."""
     logs = stack.home / "logs"
-    logs.mkdir(exist_ok=True)
-    (stack.home / "airflow").mkdir(exist_ok=True)
-    sock = _socket(stack)
+    sock = places.socket_folder(stack.home, stack.home, "supervisor.sock") / "supervisor.sock"
     config = configparser.RawConfigParser()
     config.read_dict(
         {
             "supervisord": {
-                "logfile": logs / "supervisord.log",
-                "pidfile": stack.home / "supervisord.pid",
-                "directory": PROJECT,
-                "childlogdir": logs,
+                "logfile": _plain(logs / "supervisord.log"),
+                "pidfile": _plain(stack.home / "supervisord.pid"),
+                "directory": _plain(PROJECT),
+                "childlogdir": _plain(logs),
                 "umask": "077",
             },
-            "unix_http_server": {"file": sock, "chmod": "0600"},
+            "unix_http_server": {"file": _plain(sock), "chmod": "0600"},
             "rpcinterface:supervisor": {
                 "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
             },
-            "supervisorctl": {"serverurl": f"unix://{sock}"},
+            "supervisorctl": {"serverurl": f"unix://{_plain(sock)}"},
         }
     )
     for name, command in _programs(stack):
-        config[f"program:{name}"] = {
-            "command": " ".join(_quoted(part) for part in command),
-            "autorestart": "true",
-            "startretries": "3",
-            "stopasgroup": "true",
-            "killasgroup": "true",
-            "stopwaitsecs": "15",
-            "redirect_stderr": "true",
-            "stdout_logfile": str(logs / f"{name}.log").replace("%", "%%"),
-            "stdout_logfile_maxbytes": "20MB",
-        }
+        # Airflow's programs wait for their database to be prepared.
+        own = {"autostart": "false"} if name in processes.AIRFLOW else {}
+        config[f"program:{name}"] = _program(stack, name, command) | own
+    if metadata.program:
+        config["program:postgres"] = _program(stack, "postgres", metadata.program) | _server(stack, metadata)
     with (stack.home / "supervisord.conf").open("w", encoding="utf-8") as file:
         config.write(file)
 
 
-def _socket(stack: Stack) -> Path:
-    """supervisord's socket: beside the rest, or in a private folder of /tmp where the path is too long for a socket."""
-    place = stack.home / "supervisor.sock"
-    if len(str(place)) < 100:
-        return place
-    import hashlib
-    import tempfile
+def _program(stack: Stack, name: str, command: Sequence[str]) -> dict[str, str]:
+    return {
+        "command": " ".join(_quoted(part) for part in command),
+        "autorestart": "true",
+        "startretries": "3",
+        "stopasgroup": "true",
+        "killasgroup": "true",
+        "stopwaitsecs": "15",
+        "redirect_stderr": "true",
+        "stdout_logfile": _plain(stack.home / "logs" / f"{name}.log"),
+        "stdout_logfile_maxbytes": "20MB",
+    }
 
-    folder = (
-        Path(tempfile.gettempdir())
-        / f"esteira-{os.getuid()}-{hashlib.sha256(str(stack.home).encode()).hexdigest()[:8]}"
-    )
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / "supervisor.sock"
+
+def _server(stack: Stack, metadata: Database) -> dict[str, str]:
+    """What differs for PostgreSQL: it comes first and leaves last; at SIGTERM it would wait until every client has left."""
+    own = {"priority": "1", "stopsignal": "INT", "directory": _plain(database.data(stack.home))}
+    return own | ({"user": metadata.user} if metadata.user else {})
+
+
+def _plain(path: Path) -> str:
+    """A path in supervisord's configuration, where a % begins a variable."""
+    return str(path).replace("%", "%%")
 
 
 def _quoted(part: str) -> str:
-    return '"' + part.replace("%", "%%") + '"'
+    return shlex.quote(part).replace("%", "%%")
 
 
 def _wait(stack: Stack) -> None:
-    print("waiting until Airflow and MLflow answer", flush=True)
+    with heartbeat("waiting until Airflow and MLflow answer"):
+        _until_all_answer(stack)
+
+
+def _until_all_answer(stack: Stack) -> None:
     limit = time.monotonic() + READY_WITHIN
     waited_for = {
         "Airflow": lambda: _airflow_is_well(stack),
@@ -353,8 +498,10 @@ def _answers(address: str) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("command", choices=["up", "down"])
+    parser.add_argument("command", choices=["up", "down", "clean"])
     try:
-        {"up": up, "down": down}[parser.parse_args().command](Stack.from_environment())
-    except StackError as error:
+        {"up": up, "down": down_all, "clean": clean}[parser.parse_args().command](Stack.from_environment())
+    except (StackError, places.PlaceError) as error:
         sys.exit(f"esteira: {error}")
+    except KeyboardInterrupt:
+        sys.exit("esteira: interrupted; `make down` stops what was started")
