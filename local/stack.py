@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import configparser
+import http.client
 import json
 import os
 import secrets
@@ -21,12 +22,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import xmlrpc.client
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
+from supervisor.xmlrpc import SupervisorTransport
 
 from local import database, places, processes
 from local.api import Airflow, RunTimeout
@@ -131,7 +135,9 @@ def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> Non
         migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
     if migrated.returncode:
         raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
-    _supervisor(stack, "start", *processes.AIRFLOW)
+    supervisor = _supervisor(stack)
+    for name in processes.AIRFLOW:
+        supervisor.startProcess(name, False)  # it would wait a second for each
 
 
 def _stop_what_was_left(stack: Stack) -> None:
@@ -168,7 +174,8 @@ def down(stack: Stack) -> list[str]:
     names = processes.names(running, stack.home, data)
     supervisor = processes.supervisor(stack.home, data)
     if supervisor is not None:
-        supervisor.terminate()  # it stops its programs one after the other, PostgreSQL last
+        _stop_programs(stack)
+        supervisor.terminate()
         psutil.wait_procs([supervisor], timeout=STOP_WITHIN)
     processes.stop(processes.of(stack.home, data), data)
     if running:
@@ -176,6 +183,21 @@ def down(stack: Stack) -> list[str]:
     for name in (RUNNING, "supervisord.pid"):
         (stack.home / name).unlink(missing_ok=True)
     return names
+
+
+def _stop_programs(stack: Stack) -> None:
+    """Stop all at once but PostgreSQL, which the others need to end well. supervisord alone stops one after the other."""
+    try:
+        supervisor = _supervisor(stack)
+        others = [each["name"] for each in supervisor.getAllProcessInfo() if each["name"] != "postgres"]
+        for name in others:
+            with suppress(xmlrpc.client.Fault):  # it does not run
+                supervisor.stopProcess(name, False)
+        limit = time.monotonic() + STOP_WITHIN
+        while any(supervisor.getProcessInfo(name)["pid"] for name in others) and time.monotonic() < limit:
+            time.sleep(0.1)
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+        return  # it does not answer; its processes are stopped without it
 
 
 def _check_stopped(stack: Stack) -> None:
@@ -246,13 +268,10 @@ def _carry_over(stack: Stack, metadata: Database) -> None:
         say(f"these DAGs are not there any more, or stay paused: {', '.join(missing)}")
 
 
-def _supervisor(stack: Stack, *command: str) -> None:
-    """Have supervisord do something. Raises StackError with what it answers where it can't."""
-    asked = subprocess.run(
-        [BIN / "supervisorctl", "-c", stack.home / "supervisord.conf", *command], capture_output=True, text=True
-    )
-    if asked.returncode:
-        raise StackError(f"supervisorctl {' '.join(command)}: {asked.stdout.strip()}; see {stack.home / 'logs'}")
+def _supervisor(stack: Stack) -> Any:
+    """supervisord's own interface."""
+    transport = SupervisorTransport(None, None, f"unix://{_socket(stack)}")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport).supervisor
 
 
 def _check_port(name: str, port: int) -> None:
@@ -392,7 +411,7 @@ def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
 def _write_config(stack: Stack, metadata: Database) -> None:
     """supervisord's configuration. The environment goes to it by inheritance: no secret is written here."""
     logs = stack.home / "logs"
-    sock = places.socket_folder(stack.home, stack.home, "supervisor.sock") / "supervisor.sock"
+    sock = _socket(stack)
     config = configparser.RawConfigParser()
     config.read_dict(
         {
@@ -418,6 +437,10 @@ def _write_config(stack: Stack, metadata: Database) -> None:
         config["program:postgres"] = _program(stack, "postgres", metadata.program) | _server(stack, metadata)
     with (stack.home / "supervisord.conf").open("w", encoding="utf-8") as file:
         config.write(file)
+
+
+def _socket(stack: Stack) -> Path:
+    return places.socket_folder(stack.home, stack.home, "supervisor.sock") / "supervisor.sock"
 
 
 def _program(stack: Stack, name: str, command: Sequence[str]) -> dict[str, str]:
