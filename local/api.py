@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 ENDED = ("success", "failed")
+REPEATABLE = ("GET", "HEAD", "PUT", "PATCH", "DELETE")  # said twice they leave what they leave once
+PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+PATIENCE = 60.0  # seconds after which nothing is tried again
 
 
 class RunTimeout(RuntimeError):
@@ -16,20 +21,42 @@ class RunTimeout(RuntimeError):
 
 
 class Airflow:
-    """A logged-in user of an Airflow."""
+    """A logged-in user of an Airflow. Calls that are safe to repeat are tried again while the server is at fault."""
 
-    def __init__(self, address: str, user: str, password: str) -> None:
-        self.http = httpx.Client(base_url=address, timeout=30)
-        answer = self.http.post("/auth/token", json={"username": user, "password": password})
+    def __init__(
+        self,
+        address: str,
+        user: str,
+        password: str,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.http = httpx.Client(base_url=address, timeout=30, transport=transport)
+        self.sleep = sleep
+        answer, _ = self._send("POST", "/auth/token", True, json={"username": user, "password": password})
         answer.raise_for_status()
         self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def call(self, method: str, path: str, **given: Any) -> Any:
         """The JSON answer of a call to /api/v2. Raises with the server's own words where it refuses."""
-        answer = self.http.request(method, f"/api/v2{path}", **given)
-        if answer.is_error:
-            raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
-        return answer.json() if answer.content else None
+        answer, tries = self._send(method, f"/api/v2{path}", method in REPEATABLE, **given)
+        return _content(answer, method, path, tries)
+
+    def _send(self, method: str, path: str, repeatable: bool, **given: Any) -> tuple[httpx.Response, int]:
+        """The answer, and the number of tries that it took. An outage is tried again where the call is `repeatable`."""
+        limit = time.monotonic() + PATIENCE
+        for tries, pause in enumerate((*PAUSES, None), 1):
+            last = pause is None or not repeatable or time.monotonic() > limit
+            try:
+                answer = self.http.request(method, path, **given)
+            except httpx.TransportError:
+                if last:
+                    raise
+            else:
+                if last or not answer.is_server_error:
+                    return answer, tries
+            self.sleep(pause or 0)
+        raise AssertionError("unreachable")
 
     def wait_for_dags(self, dag_ids: list[str], seconds: float = 90) -> None:
         """Wait until the DAGs are parsed."""
@@ -45,9 +72,16 @@ class Airflow:
         self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": paused})
 
     def trigger(self, dag_id: str, partition: str | None = None, **conf: Any) -> str:
-        """Start a run; returns its id."""
-        body = {"logical_date": None, "conf": conf} | ({"partition_key": partition} if partition else {})
-        return str(self.call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        """Start a run; returns its id. The id is made here: a call that is repeated finds the run that it made before."""
+        run_id = f"manual__{datetime.now(UTC).isoformat()}_{secrets.token_hex(4)}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        path = f"/dags/{dag_id}/dagRuns"
+        answer, tries = self._send(
+            "POST", f"/api/v2{path}", True, json=body | ({"partition_key": partition} if partition else {})
+        )
+        if answer.status_code == httpx.codes.CONFLICT and tries > 1:
+            return run_id
+        return str(_content(answer, "POST", path, tries)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """A run."""
@@ -100,3 +134,10 @@ class Airflow:
             if time.monotonic() > limit:
                 raise RunTimeout(f"waited {seconds:g} s for {what}")
             time.sleep(poll)
+
+
+def _content(answer: httpx.Response, method: str, path: str, tries: int) -> Any:
+    if answer.is_error:
+        often = f", the answer to {tries} tries" if tries > 1 else ""
+        raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:500]}{often}")
+    return answer.json() if answer.content else None
