@@ -25,7 +25,8 @@ setup: $(READY) ## Create .venv with everything in requirements.txt and requirem
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=/path/to/python3.11")'
 	@echo "setting up $(VENV); the first time takes a minute or two"
-	@if command -v uv >/dev/null; then \
+	@( while sleep 5 >/dev/null 2>&1; do echo "  … setting up $(VENV), $$SECONDS s"; done ) & beat=$$!; trap 'kill $$beat' EXIT; \
+	if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
 		uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt -r requirements-dev.txt; \
 		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \

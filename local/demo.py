@@ -10,6 +10,8 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -20,6 +22,7 @@ from rich.table import Table
 
 from local import stack as stacks
 from local.api import Airflow, RunTimeout
+from local.progress import heartbeat
 from local.stack import PROJECT, Stack
 
 MODELS = ("toll_traffic", "queue_time")
@@ -40,13 +43,23 @@ class Story:
 
     def run(self, title: str, kind: str, **conf: object) -> dict[str, str]:
         """Run a DAG of both models at once and wait; returns the runs by model."""
-        task = self.progress.add_task(title, total=None)
-        runs = {model: self.airflow.trigger(f"{model}_{kind}", **conf) for model in MODELS}
-        for model, run_id in runs.items():
-            state = self.airflow.wait(f"{model}_{kind}", run_id, seconds=240)
-            self.expect(state == "success", f"{title}: {model}_{kind} ended as {state}, not success")
-        self.progress.update(task, total=1, completed=1, description=f"{title} [green]done")
+        with self.step(title):
+            runs = {model: self.airflow.trigger(f"{model}_{kind}", **conf) for model in MODELS}
+            for model, run_id in runs.items():
+                state = self.airflow.wait(f"{model}_{kind}", run_id, seconds=240)
+                self.expect(state == "success", f"{title}: {model}_{kind} ended as {state}, not success")
         return runs
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Show that something goes on: a spinner on a terminal, lines elsewhere."""
+        if not self.progress.console.is_terminal:
+            with heartbeat(title):
+                yield
+            return
+        task = self.progress.add_task(title, total=None)
+        yield
+        self.progress.update(task, total=1, completed=1, description=f"{title} [green]done")
 
     def expect(self, held: bool, otherwise: str) -> None:
         """Note what should be so and is not."""
@@ -77,7 +90,9 @@ def main() -> int:
         os.environ.pop(name, None)
     stack = Stack.from_environment()
     began = time.monotonic()
-    stacks.down(stack)
+    if stacks.is_up(stack):
+        with heartbeat("stopping the demo that is up"):
+            stacks.down(stack)
     shutil.rmtree(stack.home, ignore_errors=True)
     stacks.up(stack)
     os.environ["MLFLOW_TRACKING_URI"] = stack.mlflow
@@ -98,9 +113,10 @@ def main() -> int:
 
 def _ready(story: Story) -> None:
     dag_ids = [f"{model}_{kind}" for model in MODELS for kind in ("train", "score", "check")]
-    story.airflow.wait_for_dags(dag_ids)
-    for dag_id in dag_ids:
-        story.airflow.unpause(dag_id)
+    with story.step("wait until Airflow has read the models"):
+        story.airflow.wait_for_dags(dag_ids)
+        for dag_id in dag_ids:
+            story.airflow.unpause(dag_id)
 
 
 def _train(story: Story) -> None:
@@ -177,7 +193,8 @@ def _warned(story: Story, stack: Stack) -> None:
     def arrived() -> bool:
         return any("queue_time" in mail.name and "out-of-range" in mail.name for mail in stack.mails.glob("*.eml"))
 
-    story.airflow.until(arrived, 20, "the warning e-mail")
+    with story.step("wait for the warning e-mail"):
+        story.airflow.until(arrived, 20, "the warning e-mail")
 
 
 def _summary(console: Console, story: Story, stack: Stack, seconds: float) -> None:
@@ -206,5 +223,7 @@ def _summary(console: Console, story: Story, stack: Stack, seconds: float) -> No
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except stacks.StackError as error:
+    except stacks.FAULTS as error:
         sys.exit(f"esteira: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"esteira: {stacks.INTERRUPTED}")

@@ -12,7 +12,7 @@ EVERY = 5.0  # seconds
 
 @contextmanager
 def heartbeat(what: str, every: float = EVERY) -> Iterator[None]:
-    """Say what is being done, and again every few seconds until it is done."""
+    """Say what is being done, again every few seconds while it lasts, and how long it took."""
     began, over = time.monotonic(), threading.Event()
 
     def beat() -> None:
@@ -27,3 +27,4 @@ def heartbeat(what: str, every: float = EVERY) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    print(f"  done in {time.monotonic() - began:.0f} s", flush=True)

@@ -54,6 +54,10 @@ class StackError(RuntimeError):
     """The embedded set-up can't do what it was asked; the text says why and what to do."""
 
 
+FAULTS = (StackError, places.PlaceError)
+INTERRUPTED = "interrupted; `make down` stops what was started"
+
+
 @dataclass(frozen=True)
 class Stack:
     """Where the set-up lies and the ports it listens on."""
@@ -165,6 +169,11 @@ def _write_running(stack: Stack) -> None:
     draft = stack.home / f"{RUNNING}.part"
     draft.write_text(json.dumps(about), encoding="utf-8")
     draft.replace(stack.home / RUNNING)
+
+
+def is_up(stack: Stack) -> bool:
+    """Whether anything of the set-up runs, also without its supervisor."""
+    return bool(processes.of(stack.home, database.data(stack.home)))
 
 
 def down(stack: Stack) -> list[str]:
@@ -524,7 +533,7 @@ if __name__ == "__main__":
     parser.add_argument("command", choices=["up", "down", "clean"])
     try:
         {"up": up, "down": down_all, "clean": clean}[parser.parse_args().command](Stack.from_environment())
-    except (StackError, places.PlaceError) as error:
+    except FAULTS as error:
         sys.exit(f"esteira: {error}")
     except KeyboardInterrupt:
-        sys.exit("esteira: interrupted; `make down` stops what was started")
+        sys.exit(f"esteira: {INTERRUPTED}")

@@ -21,6 +21,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+import psutil
 import skops.io
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -52,6 +53,9 @@ ALLOWED_TYPES = (
 )
 
 
+SAME_START = 2  # seconds by which a clock that is set may move the time at which a process started
+
+
 class ModelRefused(EsteiraError):
     """A model file holds types outside the allow-list, or is not in the skops format."""
 
@@ -61,8 +65,27 @@ class UnknownVersion(EsteiraError):
 
 
 def uri() -> str:
-    """The tracking server: MLFLOW_TRACKING_URI, else a database file under tables.home()."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{tables.home()}/mlflow/mlflow.db"
+    """The tracking server: MLFLOW_TRACKING_URI, else that of `make up` while it runs, else the database file of that server.
+
+    The file is under tables.home(). client() sets MLFLOW_TRACKING_URI: a process stays with what it has begun with.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or _running_server(tables.home()) or f"sqlite:///{tables.home()}/mlflow/mlflow.db"
+
+
+def _running_server(home: Path) -> str:
+    """The address of the MLflow that `make up` has started for this state folder; empty where it does not run any more.
+
+    Nothing is asked over the network: another server may have its port by now. Its supervisor, known by its number and the
+    time of its start, is looked for.
+    """
+    try:
+        running = json.loads((home / "running.json").read_text(encoding="utf-8"))
+        supervisor = running["supervisor"]
+        alive = abs(psutil.Process(supervisor["pid"]).create_time() - supervisor["created"]) < SAME_START
+        return str(running["mlflow"]) if alive else ""
+    except (OSError, ValueError, TypeError, KeyError, psutil.Error):
+        return ""
 
 
 def client() -> MlflowClient:
