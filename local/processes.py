@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 VARIABLE = "ESTEIRA_SETUP"
+SUPERVISOR = "supervisord"
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 STOP_WITHIN = 20  # seconds, before what is left is killed
 
@@ -33,12 +34,12 @@ def of(home: Path, data: Path) -> list[psutil.Process]:
 
 def supervisor(home: Path, data: Path) -> psutil.Process | None:
     """The supervisord of the set-up at `home`, if it runs."""
-    return next((process for process in of(home, data) if _name(process, home, data) == "supervisord"), None)
+    return next((process for process in of(home, data) if _name(process, home, data) == SUPERVISOR), None)
 
 
 def names(processes: Iterable[psutil.Process], home: Path, data: Path) -> list[str]:
     """What the processes are, for a person to read: airflow, mlflow, mail-catcher, postgres."""
-    programs = {_name(process, home, data) for process in processes} - {"", "supervisord"}
+    programs = {_name(process, home, data) for process in processes} - {"", SUPERVISOR}
     return sorted({"airflow" if name in AIRFLOW else name for name in programs})
 
 
@@ -74,13 +75,15 @@ def _name(process: psutil.Process, home: Path, data: Path) -> str:
         variables = process.environ()
         if variables.get(VARIABLE) != str(home):
             return ""
-        return variables.get("SUPERVISOR_PROCESS_NAME") or _started_directly(process)
+        return variables.get("SUPERVISOR_PROCESS_NAME") or _unsupervised(process)
     except (psutil.Error, OSError):
         return ""
 
 
-def _started_directly(process: psutil.Process) -> str:
-    return "supervisord" if any(part.endswith("/supervisord") for part in process.cmdline()[:2]) else "airflow"
+def _unsupervised(process: psutil.Process) -> str:
+    # A child that supervisord has forked looks like it for a moment, but does not lead the session.
+    leads = os.getsid(process.pid) == process.pid
+    return SUPERVISOR if leads and any(part.endswith("/supervisord") for part in process.cmdline()[:2]) else "airflow"
 
 
 def works_in(process: psutil.Process, folder: Path) -> bool:

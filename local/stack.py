@@ -42,6 +42,7 @@ BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"
 READY_WITHIN = 180  # seconds
 STOP_WITHIN = 60  # seconds
+FREE_WITHIN = 10  # seconds
 RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.registry reads it
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
@@ -161,6 +162,7 @@ def _write_running(stack: Stack) -> None:
         if time.monotonic() > limit:
             raise StackError(f"supervisord did not start; see {stack.home / 'logs' / 'supervisord.log'}")
         supervisor = processes.supervisor(stack.home, database.data(stack.home))
+        time.sleep(0.05)
     about = {
         "mlflow": stack.mlflow,
         "ports": [stack.web_port, stack.mlflow_port, stack.smtp_port],
@@ -216,7 +218,7 @@ def _check_stopped(stack: Stack) -> None:
         raise StackError(f"these processes did not stop: {pids}; see {stack.home / 'logs'}")
     running = stack.home / RUNNING
     ports = json.loads(running.read_text(encoding="utf-8"))["ports"] if running.exists() else []
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + FREE_WITHIN
     for port in ports:
         while _taken(port):
             if time.monotonic() > limit:
@@ -461,7 +463,7 @@ def _program(stack: Stack, name: str, command: Sequence[str]) -> dict[str, str]:
         "killasgroup": "true",
         "stopwaitsecs": "15",
         "redirect_stderr": "true",
-        "stdout_logfile": _plain(stack.home / "logs" / f"{name}.log"),
+        "stdout_logfile": _plain(_plain(stack.home / "logs" / f"{name}.log")),  # which is read twice
         "stdout_logfile_maxbytes": "20MB",
     }
 
@@ -472,7 +474,7 @@ def _server(stack: Stack, metadata: Database) -> dict[str, str]:
     return own | ({"user": metadata.user} if metadata.user else {})
 
 
-def _plain(path: Path) -> str:
+def _plain(path: Path | str) -> str:
     """A path in supervisord's configuration, where a % begins a variable."""
     return str(path).replace("%", "%%")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import Engine, create_engine
 
+from local import database, places, processes
 from local import stack as stacks
 from local.api import Airflow
 from local.stack import Stack
@@ -69,6 +71,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             kept = os.environ.get("ESTEIRA_KEEP_LOGS")
             if kept:
                 shutil.copytree(stack.home / "logs", kept, dirs_exist_ok=True)
+            places.remove(stack.home)
 
 
 def _processes(stack: Stack) -> list[psutil.Process]:
@@ -78,6 +81,16 @@ def _processes(stack: Stack) -> list[psutil.Process]:
         return []
     supervisor = psutil.Process(int(pid.read_text()))
     return [supervisor, *supervisor.children(recursive=True)]
+
+
+@pytest.fixture(scope="session")
+def metadata(stack: Stack) -> Iterator[Engine]:
+    """Airflow's database, whichever it runs on."""
+    supervisor = processes.supervisor(stack.home, database.data(stack.home))
+    assert supervisor is not None
+    engine = create_engine(supervisor.environ()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

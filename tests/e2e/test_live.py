@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import email
 import email.policy
 import json
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import httpx
 import psutil
 import pytest
 from esteira import data, spec, steps, tables
+from sqlalchemy import Engine, inspect, text
 
 from local.api import Airflow
 from local.stack import PROJECT, Stack
@@ -149,21 +148,21 @@ def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> 
     airflow.until(lambda: bool(warned()), 20, "the warning")
     mail = email.message_from_bytes(warned()[0].read_bytes(), policy=email.policy.default)
     assert mail["To"] == "ops@example.com"
-    text, html = (mail.get_body((kind,)).get_content() for kind in ("plain", "html"))  # type: ignore[union-attr]
-    for shown in (text, html):
+    shown_as = (mail.get_body((kind,)).get_content() for kind in ("plain", "html"))  # type: ignore[union-attr]
+    for shown in shown_as:
         assert "OUT OF RANGE" in shown
         assert "hopeless_check/runs/" in shown
         assert "window 7d" in shown
     assert set(tables.read("ledger", "hopeless")["to_state"]) >= {"champion", "warned", "delivered"}
 
 
-def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, stack: Stack) -> None:
+def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, stack: Stack, metadata: Engine) -> None:
     airflow.unpause("untrained_score")
     run_id = airflow.trigger("untrained_score", day="2026-02-03", check=False)
     assert airflow.wait("untrained_score", run_id) == "failed"  # there is no champion: a person has to see to it
-    with contextlib.closing(sqlite3.connect(stack.home / "airflow" / "airflow.db", timeout=30)) as database, database:
-        sql = "UPDATE deadline SET deadline_time = '2026-02-04 12:00:00' WHERE dagrun_id = (SELECT id FROM dag_run WHERE run_id = ?)"
-        assert database.execute(sql, [run_id]).rowcount == 1  # six hours, without the waiting
+    with metadata.begin() as connection:
+        sql = "UPDATE deadline SET deadline_time = '2026-02-04 12:00:00' WHERE dagrun_id = (SELECT id FROM dag_run WHERE run_id = :run)"
+        assert connection.execute(text(sql), {"run": run_id}).rowcount == 1  # six hours, without the waiting
     found: list[Path] = []
 
     def caught() -> bool:
@@ -174,9 +173,9 @@ def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, st
     mail = email.message_from_bytes(found[0].read_bytes(), policy=email.policy.default)
     body = mail.get_body(("plain",))
     assert body is not None
-    text = " ".join(body.get_content().split())
-    assert f"6 hours after the run untrained_score/{run_id} was queued; the run is failed" in text
-    assert f"/dags/untrained_score/runs/{run_id}" in text
+    said = " ".join(body.get_content().split())
+    assert f"6 hours after the run untrained_score/{run_id} was queued; the run is failed" in said
+    assert f"/dags/untrained_score/runs/{run_id}" in said
     # A run with a deadline can be cleared; with Airflow's own reference that is an error.
     again = airflow.trigger("untrained_score", day="2026-02-03", check=False)
     assert airflow.wait("untrained_score", again) == "failed"
@@ -186,8 +185,8 @@ def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, st
     assert airflow.wait("untrained_score", again) == "failed"
 
 
-def test_a_secret_is_nowhere_in_what_a_run_leaves(airflow: Airflow, stack: Stack) -> None:
-    """Logs, XComs, rendered templates, serialized DAGs, MLflow, mails: all of them are files here."""
+def test_a_secret_is_nowhere_in_what_a_run_leaves(airflow: Airflow, stack: Stack, metadata: Engine) -> None:
+    """Logs, MLflow, mails, which are files here; XComs, rendered templates, serialized DAGs in Airflow's database."""
     airflow.unpause("vaulted_train")
     run_id = airflow.trigger("vaulted_train", day=str(AS_OF))
     assert airflow.wait("vaulted_train", run_id) == "failed"
@@ -199,6 +198,14 @@ def test_a_secret_is_nowhere_in_what_a_run_leaves(airflow: Airflow, stack: Stack
         if path.is_file() and not path.is_symlink() and SECRET.encode() in path.read_bytes()
     ]
     assert holding == []
+    with metadata.connect() as connection:
+        tables_of = {table: connection.execute(text(f'SELECT * FROM "{table}"')).all() for table in names_of(metadata)}
+    assert run_id in str(tables_of["dag_run"])
+    assert [table for table, rows in tables_of.items() if SECRET in str(rows)] == []
+
+
+def names_of(metadata: Engine) -> list[str]:
+    return inspect(metadata).get_table_names()
 
 
 def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflow, due: datetime) -> None:

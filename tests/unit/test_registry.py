@@ -58,6 +58,8 @@ def test_half_a_file_is_no_server(state: Path, text: str) -> None:
     assert registry.uri() == file_of(state)
 
 
-def test_another_state_folder_has_another_registry(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_state_folder_has_another_registry(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
     assert registry.uri() == file_of(tmp_path)
