@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop soak \
+.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak \
 	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
@@ -122,6 +122,9 @@ bench-day: $(READY) ## Print how long a day of a small model takes: in one proce
 
 bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two hours)
 	@$(BIN)/python -m benchmarks.loop
+
+bench-start: $(READY) ## Print how long N first starts take on a busy machine, and how many calls fail under writers (N=10: 15 minutes)
+	@$(BIN)/python -m benchmarks.start --rounds "$${N:-10}" $(BENCH)
 
 soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (90 minutes; needs cc)
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)

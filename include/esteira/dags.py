@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -734,7 +735,8 @@ are left to the task that wrote them, and tries to send them itself."""
     minutes = Param(
         15, type="number", minimum=0, maximum=525_600, title="Minutes", description="How old a mail must be."
     )
-    with _operation("outbox", "*/10 * * * *", doc, params={"minutes": minutes}) as dag:
+    schedule = os.environ.get("ESTEIRA_OUTBOX_SCHEDULE", "*/10 * * * *")
+    with _operation("outbox", schedule, doc, params={"minutes": minutes}) as dag:
 
         @task(map_index_template="{{ name }}")
         def deliver(index: int) -> int:
