@@ -39,7 +39,9 @@ def supervisor(home: Path, data: Path) -> psutil.Process | None:
 
 def names(processes: Iterable[psutil.Process], home: Path, data: Path) -> list[str]:
     """What the processes are, for a person to read: airflow, mlflow, mail-catcher, postgres."""
-    programs = {_name(process, home, data) for process in processes} - {"", SUPERVISOR}
+    programs = {_name(process, home, data) for process in processes} - {""}
+    if len(programs) > 1:
+        programs.discard(SUPERVISOR)  # which is worth a word only where it is alone
     return sorted({"airflow" if name in AIRFLOW else name for name in programs})
 
 

@@ -46,8 +46,8 @@ FREE_WITHIN = 10  # seconds
 RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.registry reads it
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
-    *("admin-password", "airflow-users.json", "secrets.json", RUNNING, "airflow", "demo", "lake", "logs", "mail"),
-    *("mlflow", "notebooks", "postgres", "replays", "supervisor.sock", "supervisord.conf", "supervisord.pid"),
+    *("admin-password", "airflow-users.json", "secrets.json", f"{RUNNING}*", "airflow", "demo", "lake", "logs", "mail"),
+    *("mlflow", "notebooks", "postgres", "replays", "supervisor.sock*", "supervisord.conf", "supervisord.pid"),
 )
 
 
@@ -127,6 +127,10 @@ def say(line: str) -> None:
 
 def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> None:
     """Start the programs; Airflow's when its database is ready."""
+    sock = _socket(stack)
+    if sock.exists() and not sock.is_socket():
+        raise StackError(f"{sock} is in the way of supervisord's socket; remove it")
+    sock.unlink(missing_ok=True)  # a killed supervisord's
     subprocess.run([BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, check=True)
     _write_running(stack)
     with heartbeat("preparing Airflow's database"):
@@ -248,7 +252,7 @@ def clean(stack: Stack) -> None:
 
 
 def _remove_own(home: Path) -> None:
-    for path in (home / name for name in OWN):
+    for path in (path for name in OWN for path in home.glob(name)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
