@@ -7,7 +7,6 @@ import http.server
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import threading
 import time
@@ -17,7 +16,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
+from sqlalchemy import create_engine, text
 
+from local import database, places, processes
 from local import stack as stacks
 from local.api import ENDED, Airflow
 from local.stack import BIN, Stack
@@ -56,6 +57,7 @@ class Live(Runs):
     def down(self) -> None:
         """Stop everything, and give the mount back."""
         stacks.down(self.stack)
+        places.remove(self.stack.home)
         if self.mounted:
             subprocess.run(["umount", "-l", self.place / "volume"], check=True)
 
@@ -164,13 +166,17 @@ def dawdle(handler: http.server.BaseHTTPRequestHandler) -> None:
 @contextmanager
 def locked(live: Live) -> Iterator[None]:
     """Somebody holds Airflow's database."""
-    held = sqlite3.connect(live.stack.home / "airflow" / "airflow.db", timeout=60, isolation_level=None)
-    held.execute("BEGIN EXCLUSIVE")
+    supervisor = processes.supervisor(live.stack.home, database.data(live.stack.home))
+    assert supervisor is not None, "the set-up is up"
+    engine = create_engine(supervisor.environ()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    assert engine.dialect.name == "postgresql", "another database is locked by another statement"
     try:
-        yield
+        with engine.connect() as held:
+            held.execute(text("LOCK TABLE dag_run, task_instance IN ACCESS EXCLUSIVE MODE"))
+            yield
+            held.rollback()
     finally:
-        held.execute("ROLLBACK")
-        held.close()
+        engine.dispose()
 
 
 @contextmanager
