@@ -332,11 +332,11 @@ def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
     }
     kept = json.loads(_secret_file(stack.home / "secrets.json", json.dumps(fresh)))
-    # PYTHONDONTWRITEBYTECODE would double every start.
+    # The one would double every start; the other may hold a password, which only Airflow's own setting needs.
     own = {
         name: value
         for name, value in os.environ.items()
-        if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("AIRFLOW__")
+        if name not in ("PYTHONDONTWRITEBYTECODE", "ESTEIRA_DATABASE_URL") and not name.startswith("AIRFLOW__")
     }
     return {
         **own,
