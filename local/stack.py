@@ -26,6 +26,7 @@ import xmlrpc.client
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,8 @@ def clean(stack: Stack) -> None:
 
 
 def _remove_own(home: Path) -> None:
-    for path in (path for name in OWN for path in home.glob(name)):
+    # A link whose folder is gone is there, too; glob() would not say so.
+    for path in [path for path in home.iterdir() if any(fnmatch(path.name, name) for name in OWN)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
