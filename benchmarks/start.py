@@ -26,7 +26,7 @@ import httpx
 from local import database, places
 from local import stack as stacks
 from local.api import Airflow, RunTimeout
-from local.stack import Stack
+from local.layout import LOOPBACK, Stack, StackError
 
 FIRST = "toll_traffic_train"
 WRITTEN = ("queue_time_train", "queue_time_score")  # by one client each
@@ -70,7 +70,7 @@ def set_up(sqlite: bool) -> Iterator[tuple[Stack, float]]:
         began = time.monotonic()
         started = subprocess.run([sys.executable, "-m", "local.stack", "up"], capture_output=True, text=True)
         if started.returncode:
-            raise stacks.StackError(f"a set-up did not start: {started.stderr[-1000:]}")
+            raise StackError(f"a set-up did not start: {started.stderr[-1000:]}")
         yield stack, began
     finally:
         stacks.down(stack)
@@ -144,7 +144,7 @@ def _log_in(stack: Stack, transport: Counted | None) -> Airflow:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((stacks.LOOPBACK, 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 

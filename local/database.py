@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -234,7 +235,7 @@ def _make(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
 
 
 def _run(command: list[str], user: pwd.struct_passwd | None, folder: Path, given: str = "") -> None:
-    other = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    other: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     done = subprocess.run(
         [*_clean_environment(), *command], input=given, cwd=folder, capture_output=True, text=True, timeout=120, **other
     )

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from local import stack as stacks
 from local.api import Airflow, RunTimeout
+from local.layout import PROJECT, Stack
 from local.progress import heartbeat
-from local.stack import PROJECT, Stack
 
 MODELS = ("toll_traffic", "queue_time")
 AS_OF = date(2026, 1, 31)

@@ -91,6 +91,6 @@ def _unsupervised(process: psutil.Process) -> str:
 def works_in(process: psutil.Process, folder: Path) -> bool:
     """Whether a folder is the process's working folder, as PostgreSQL's data are for each of its processes."""
     try:
-        return process.cwd() == str(folder)
+        return bool(process.cwd() == str(folder))
     except (psutil.Error, OSError):
         return False

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-import configparser
-import http.client
 import json
 import os
 import secrets
-import shlex
 import shutil
 import socket
 import sqlite3
@@ -22,25 +19,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import xmlrpc.client
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import psutil
-from supervisor.xmlrpc import SupervisorTransport
 
-from local import database, places, processes
+from local import database, places, processes, supervision
 from local.api import Airflow, RunTimeout
 from local.database import Database
+from local.layout import BIN, LOOPBACK, PROJECT, Stack, StackError
 from local.progress import heartbeat
 
-PROJECT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-LOOPBACK = "127.0.0.1"
 READY_WITHIN = 180  # seconds
 STOP_WITHIN = 60  # seconds
 FREE_WITHIN = 10  # seconds
@@ -52,50 +43,8 @@ OWN = (
 )
 
 
-class StackError(RuntimeError):
-    """The embedded set-up can't do what it was asked; the text says why and what to do."""
-
-
 FAULTS = (StackError, places.PlaceError)
 INTERRUPTED = "interrupted; `make down` stops what was started"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Where the set-up lies and the ports it listens on."""
-
-    home: Path
-    web_port: int
-    mlflow_port: int
-    smtp_port: int
-
-    @classmethod
-    def from_environment(cls) -> Stack:
-        """The set-up that the environment asks for: ESTEIRA_HOME, ESTEIRA_WEB_PORT, ESTEIRA_MLFLOW_PORT, ESTEIRA_SMTP_PORT."""
-        home = Path(os.environ.get("ESTEIRA_HOME") or PROJECT / ".esteira").absolute()
-        defaults = {"WEB": 8080, "MLFLOW": 5000, "SMTP": 2525}
-        web, mlflow, smtp = (int(os.environ.get(f"ESTEIRA_{name}_PORT") or port) for name, port in defaults.items())
-        return cls(home, web, mlflow, smtp)
-
-    @property
-    def web(self) -> str:
-        """Airflow's address."""
-        return f"http://{LOOPBACK}:{self.web_port}"
-
-    @property
-    def mlflow(self) -> str:
-        """MLflow's address."""
-        return f"http://{LOOPBACK}:{self.mlflow_port}"
-
-    @property
-    def password(self) -> Path:
-        """The file with the password of the user admin."""
-        return self.home / "admin-password"
-
-    @property
-    def mails(self) -> Path:
-        """The folder of caught mails."""
-        return self.home / "mail"
 
 
 def up(stack: Stack) -> None:
@@ -108,7 +57,7 @@ def up(stack: Stack) -> None:
     _make_home(stack)
     metadata = database.prepare(stack.home, say)
     environment = _environment(stack, metadata)
-    _write_config(stack, metadata)
+    supervision.write_config(stack, metadata)
     _start(stack, metadata, environment)
     _wait(stack)
     _carry_over(stack, metadata)
@@ -128,7 +77,7 @@ def say(line: str) -> None:
 
 def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> None:
     """Start the programs; Airflow's when its database is ready."""
-    sock = _socket(stack)
+    sock = supervision.socket_path(stack)
     if sock.exists() and not sock.is_socket():
         raise StackError(f"{sock} is in the way of supervisord's socket; remove it")
     sock.unlink(missing_ok=True)  # a killed supervisord's
@@ -145,7 +94,7 @@ def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> Non
         migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
     if migrated.returncode:
         raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
-    supervisor = _supervisor(stack)
+    supervisor = supervision.interface(stack)
     for name in processes.AIRFLOW:
         supervisor.startProcess(name, False)  # it would wait a second for each
 
@@ -190,7 +139,7 @@ def down(stack: Stack) -> list[str]:
     names = processes.names(running, stack.home, data)
     supervisor = processes.supervisor(stack.home, data)
     if supervisor is not None:
-        _stop_programs(stack)
+        supervision.stop_programs(stack, STOP_WITHIN)
         supervisor.terminate()
         psutil.wait_procs([supervisor], timeout=STOP_WITHIN)
     processes.stop(processes.of(stack.home, data), data)
@@ -199,21 +148,6 @@ def down(stack: Stack) -> list[str]:
     for name in (RUNNING, "supervisord.pid"):
         (stack.home / name).unlink(missing_ok=True)
     return names
-
-
-def _stop_programs(stack: Stack) -> None:
-    """Stop all at once but PostgreSQL, which the others need to end well. supervisord alone stops one after the other."""
-    try:
-        supervisor = _supervisor(stack)
-        others = [each["name"] for each in supervisor.getAllProcessInfo() if each["name"] != "postgres"]
-        for name in others:
-            with suppress(xmlrpc.client.Fault):  # it does not run
-                supervisor.stopProcess(name, False)
-        limit = time.monotonic() + STOP_WITHIN
-        while any(supervisor.getProcessInfo(name)["pid"] for name in others) and time.monotonic() < limit:
-            time.sleep(0.1)
-    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
-        return  # it does not answer; its processes are stopped without it
 
 
 def _check_stopped(stack: Stack) -> None:
@@ -283,12 +217,6 @@ def _carry_over(stack: Stack, metadata: Database) -> None:
     say(f"Airflow's history starts anew; the old one, with connections and variables made in the web UI, is in {kept}")
     if missing:
         say(f"these DAGs are not there any more, or stay paused: {', '.join(missing)}")
-
-
-def _supervisor(stack: Stack) -> Any:
-    """supervisord's own interface."""
-    transport = SupervisorTransport(None, None, f"unix://{_socket(stack)}")
-    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport).supervisor
 
 
 def _check_port(name: str, port: int) -> None:
@@ -383,110 +311,6 @@ def shared_settings() -> dict[str, str]:
     """The settings of config/airflow.env."""
     lines = (PROJECT / "config" / "airflow.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
-def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
-    airflow = str(BIN / "airflow")
-    store = stack.home / "mlflow"
-    # Task logs are read from disk here, so the log servers (which would listen on every address) are not started.
-    yield "api-server", [airflow, "api-server", "--host", LOOPBACK, "--port", str(stack.web_port), "--workers", "1"]
-    yield "scheduler", [airflow, "scheduler", "--skip-serve-logs"]
-    yield "dag-processor", [airflow, "dag-processor"]
-    yield "triggerer", [airflow, "triggerer", "--skip-serve-logs"]
-    yield (
-        "mlflow",
-        [
-            str(BIN / "mlflow"),
-            "server",
-            "--host",
-            LOOPBACK,
-            "--port",
-            str(stack.mlflow_port),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            f"sqlite:///{store}/mlflow.db",
-            "--default-artifact-root",
-            (store / "artifacts").as_uri(),
-            "--no-serve-artifacts",
-        ],
-    )
-    yield (
-        "mail-catcher",
-        [
-            sys.executable,
-            "-m",
-            "local.mail_catcher",
-            "--folder",
-            str(stack.mails),
-            "--port",
-            str(stack.smtp_port),
-        ],
-    )
-
-
-def _write_config(stack: Stack, metadata: Database) -> None:
-    """supervisord's configuration. The environment goes to it by inheritance: no secret is written here."""
-    logs = stack.home / "logs"
-    sock = _socket(stack)
-    config = configparser.RawConfigParser()
-    config.read_dict(
-        {
-            "supervisord": {
-                "logfile": _plain(logs / "supervisord.log"),
-                "pidfile": _plain(stack.home / "supervisord.pid"),
-                "directory": _plain(PROJECT),
-                "childlogdir": _plain(logs),
-                "umask": "077",
-            },
-            "unix_http_server": {"file": _plain(sock), "chmod": "0600"},
-            "rpcinterface:supervisor": {
-                "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
-            },
-            "supervisorctl": {"serverurl": f"unix://{_plain(sock)}"},
-        }
-    )
-    for name, command in _programs(stack):
-        # Airflow's programs wait for their database to be prepared.
-        own = {"autostart": "false"} if name in processes.AIRFLOW else {}
-        config[f"program:{name}"] = _program(stack, name, command) | own
-    if metadata.program:
-        config["program:postgres"] = _program(stack, "postgres", metadata.program) | _server(stack, metadata)
-    with (stack.home / "supervisord.conf").open("w", encoding="utf-8") as file:
-        config.write(file)
-
-
-def _socket(stack: Stack) -> Path:
-    return places.socket_folder(stack.home, stack.home, "supervisor.sock") / "supervisor.sock"
-
-
-def _program(stack: Stack, name: str, command: Sequence[str]) -> dict[str, str]:
-    return {
-        "command": " ".join(_quoted(part) for part in command),
-        "autorestart": "true",
-        "startretries": "3",
-        "stopasgroup": "true",
-        "killasgroup": "true",
-        "stopwaitsecs": "15",
-        "redirect_stderr": "true",
-        "stdout_logfile": _plain(_plain(stack.home / "logs" / f"{name}.log")),  # which is read twice
-        "stdout_logfile_maxbytes": "20MB",
-    }
-
-
-def _server(stack: Stack, metadata: Database) -> dict[str, str]:
-    """What differs for PostgreSQL: it comes first and leaves last; at SIGTERM it would wait until every client has left."""
-    own = {"priority": "1", "stopsignal": "INT", "directory": _plain(database.data(stack.home))}
-    return own | ({"user": metadata.user} if metadata.user else {})
-
-
-def _plain(path: Path | str) -> str:
-    """A path in supervisord's configuration, where a % begins a variable."""
-    return str(path).replace("%", "%%")
-
-
-def _quoted(part: str) -> str:
-    return shlex.quote(part).replace("%", "%%")
 
 
 def _wait(stack: Stack) -> None:

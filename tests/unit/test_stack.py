@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import sqlite3
 import subprocess
@@ -17,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from local import database, places, processes, progress, stack
+from local import database, places, processes, stack, supervision
 from local.database import Database
-from local.stack import Stack, StackError
+from local.layout import Stack, StackError
 
 SLEEPER = "import sys, time; print('up', flush=True); time.sleep(120)"
 # Ignores SIGTERM, and has a child in a session of its own, as what has escaped has.
@@ -136,32 +135,16 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 
 def test_what_is_in_the_way_of_the_socket_is_named(made: Stack) -> None:
     stack._make_home(made)
-    stack._write_config(made, Database("sqlite:///x"))
+    supervision.write_config(made, Database("sqlite:///x"))
     (made.home / "supervisor.sock").mkdir()
     with pytest.raises(StackError, match=r"supervisor\.sock is in the way of supervisord's socket; remove it"):
         stack._start(made, Database("sqlite:///x"), {})
 
 
-def test_supervisord_reads_what_was_written(made: Stack) -> None:
-    from supervisor.options import ServerOptions
-
-    stack._make_home(made)
-    stack._write_config(made, Database("postgresql://", ("env", "-i", "postgres", "-c", "listen_addresses="), "nobody"))
-    options = ServerOptions()
-    options.realize(["-c", str(made.home / "supervisord.conf")])
-    programs = {each.name: each.process_configs[0] for each in options.process_group_configs}
-    assert {name for name, each in programs.items() if not each.autostart} == set(processes.AIRFLOW)
-    assert programs["postgres"].stopsignal.name == "SIGINT"
-    assert programs["postgres"].priority == min(each.priority for each in programs.values())
-    assert shlex.split(programs["postgres"].command)[-1] == "listen_addresses="
-    assert f"sqlite:///{made.home}/mlflow/mlflow.db" in shlex.split(programs["mlflow"].command)
-    assert programs["mlflow"].stdout_logfile == str(made.home / "logs" / "mlflow.log")
-
-
 def test_no_key_or_password_is_in_the_configuration(made: Stack) -> None:
     stack._make_home(made)
     environment = stack._environment(made, Database("sqlite:///x"))
-    stack._write_config(made, Database("sqlite:///x"))
+    supervision.write_config(made, Database("sqlite:///x"))
     written = (made.home / "supervisord.conf").read_text()
     for secret in (made.password.read_text(), *json.loads((made.home / "secrets.json").read_text()).values()):
         assert secret not in written
@@ -223,14 +206,3 @@ def test_dags_that_ran_on_sqlite_run_on_after_the_move(
     assert f"the old one, with connections and variables made in the web UI, is in {old.parent}" in said
     assert "these DAGs are not there any more, or stay paused: gone_score" in said
     assert not old.exists()
-
-
-def test_a_long_step_shows_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.heartbeat("making it", every=0.01):
-        limit = progress.time.monotonic() + 10
-        shown = ""
-        while "  … making it, 0 s\n" not in shown and progress.time.monotonic() < limit:
-            shown += capsys.readouterr().out
-    shown += capsys.readouterr().out
-    assert shown.startswith("making it\n  … making it, 0 s\n")
-    assert shown.endswith("  done in 0 s\n")
