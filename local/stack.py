@@ -81,7 +81,11 @@ def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> Non
     if sock.exists() and not sock.is_socket():
         raise StackError(f"{sock} is in the way of supervisord's socket; remove it")
     sock.unlink(missing_ok=True)  # a killed supervisord's
-    subprocess.run([BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, check=True)
+    started = subprocess.run(
+        [BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, capture_output=True, text=True
+    )
+    if started.returncode:
+        raise StackError(f"supervisord did not start: {started.stderr.strip()[-500:]}")
     _write_running(stack)
     with heartbeat("preparing Airflow's database"):
         try:

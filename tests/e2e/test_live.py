@@ -18,6 +18,7 @@ import pytest
 from esteira import data, spec, steps, tables
 from sqlalchemy import Engine, inspect, text
 
+from local import database
 from local.api import Airflow
 from local.stack import PROJECT, Stack
 from tests.e2e.conftest import SECRET, TODAY
@@ -91,6 +92,24 @@ def test_a_taken_port_is_named(stack: Stack, tmp_path: Path, monkeypatch: pytest
     assert done.returncode == 1
     assert f"port {stack.web_port} is taken" in done.stderr
     assert "choose another: ESTEIRA_WEB_PORT=" in done.stderr
+
+
+def test_the_command_line_finds_the_registry_of_the_set_up(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    asked = "from esteira import registry; print(registry.uri())"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == stack.mlflow
+
+
+def test_a_killed_database_comes_back_and_no_call_is_lost(airflow: Airflow, stack: Stack, metadata: Engine) -> None:
+    if metadata.dialect.name != "postgresql":
+        pytest.skip("no PostgreSQL can run here; make up said why")
+    killed = psutil.Process(int((database.data(stack.home) / "postmaster.pid").read_text().splitlines()[0]))
+    killed.kill()
+    airflow.unpause("queue_time_score", paused=False)
+    airflow.unpause("queue_time_score", paused=True)
+    assert airflow.call("GET", "/dags/queue_time_score")["is_paused"] is True
+    assert not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_broken_model_is_shown_and_the_others_run(airflow: Airflow) -> None:
