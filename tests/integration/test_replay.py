@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from esteira import replay, replays, steps, tables
 from esteira.replay import Plan, spans, walk
@@ -195,3 +201,27 @@ def test_a_window_of_one_class_does_not_stop_a_replay(home: Path, tmp_path: Path
     assert len(checks) == 4
     assert checks[-1]["decision"] == "wait"
     assert checks[-1]["roc_auc"] is None
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_replay_that_is_stopped_leaves_no_worker(spec: ModelSpec, home: Path, how: signal.Signals) -> None:
+    last = str(FIRST + timedelta(days=60))
+    asked = [sys.executable, "-m", "esteira", "replay", spec.name, "--from", str(FIRST), "--to", last, "--fresh"]
+    with subprocess.Popen(
+        asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as started:
+        parent = psutil.Process(started.pid)
+        workers = until(lambda: [each for each in parent.children() if "spawn_main" in " ".join(each.cmdline())])
+        started.send_signal(how)
+        started.wait(30)
+    gone, left = psutil.wait_procs(workers, timeout=30)
+    assert left == [], f"{how.name} left {left}; {gone} ended"
+
+
+def until(found: Callable[[], list], seconds: float = 60) -> list:
+    """Poll until something is found, for a bounded time."""
+    limit = time.monotonic() + seconds
+    while not (seen := found()):
+        assert time.monotonic() < limit, "nothing was found in time"
+        time.sleep(0.05)
+    return seen

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,46 @@ def test_a_future_day_is_refused() -> None:
     done = esteira("check", "toll_traffic", "--day", "2099-01-01")
     assert done.returncode == 2
     assert "2099-01-01" in done.stderr
+
+
+def test_training_prints_what_came_of_it_and_no_line_of_a_library(tmp_path: Path) -> None:
+    models.write(tmp_path / "models", "sales")
+    done = esteira(
+        "train", "sales", "--as-of", "2026-01-31", ESTEIRA_MODELS=str(tmp_path / "models"), ESTEIRA_HOME=str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("version 1 is the champion from 2026-02-01 on: ")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["train", "sales", "--as-of", "0001-01-01"], "is too early; give a day from 1900-01-01 on"),
+        (["train", "sales", "--as-of", "soon"], "a day is written YYYY-MM-DD"),
+        (["train", "sales", "--as-of", "2026-01-31", "--window", "99999999999"], "Input should be less than or equal to 36500"),
+        (["score", "sales", "--day", "2026-02-01", "--version", str(10**30)], "Input should be less than or equal to 2147483647"),
+        (["score", "sales", "--day", "2026-02-02", "--last-day", "2026-02-01"], "is before --day 2026-02-02"),
+        (["score", "sales", "--day", "2199-01-01"], "is in the future; give a day that has ended"),
+    ],
+)
+def test_what_can_not_be_is_a_sentence(tmp_path: Path, asked: list[str], says: str) -> None:
+    models.write(tmp_path, "sales")
+    done = esteira(*asked, ESTEIRA_MODELS=str(tmp_path), ESTEIRA_HOME=str(tmp_path / "home"))
+    assert done.returncode == 2
+    assert says in " ".join(re.sub("[│╭╰─╮╯]", " ", done.stderr).split())
+    assert "Traceback" not in done.stderr
+
+
+def test_redirected_progress_has_a_line_every_thirty_seconds(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from esteira import __main__ as cli
+
+    now = 1000.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    lines = cli._Lines("replaying: {done} of {of} checks")
+    for done in range(200):  # one check every second
+        lines.show(done, 200)
+        now += 1
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"replaying: {done} of 200 checks" for done in (0, 30, 60, 90, 120, 150, 180)]

@@ -166,7 +166,7 @@ def accounted(spec: ModelSpec, days: list[date]) -> str:
     read = len(_raw(spec, days, ["day"])) + int(bad["stage"].isin(["extract", "late"]).sum())
     rows = tables.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
     published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
-    said = f"{counted(read, 'row')} read = {published} published + {len(bad)} in quarantine"
+    said = f"{counted(read, 'row')} read = {published:,} published + {len(bad):,} in quarantine"
     if read != published + len(bad):
         raise Unaccounted(
             f"model {spec.name}, {days[0]} to {days[-1]}: {said} does not add up: another run of these days is at work, or one "

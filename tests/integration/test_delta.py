@@ -1,0 +1,142 @@
+"""A table that a process has open follows what others write, and reads nothing twice that can't have changed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from deltalake import DeltaTable
+from esteira import delta, tables
+
+from tests.conftest import PROJECT
+
+DAY = date(2026, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
+
+
+def day(number: int) -> date:
+    return DAY + timedelta(days=number)
+
+
+def write(number: int, value: float = 1.0, mark: int = 1, rows: int = 3) -> None:
+    frame = pd.DataFrame({"day": pd.to_datetime([day(number)] * rows), "value": value})
+    tables.replace_days("raw", "m", frame, [day(number)], mark=mark)
+
+
+def elsewhere(code: str) -> None:
+    """Run a line with the tables in another process."""
+    begin = "import pandas as pd; from datetime import date; from esteira import tables; "
+    subprocess.run([sys.executable, "-c", begin + code], cwd=PROJECT, check=True, timeout=60)
+
+
+def values(number: int) -> list[float]:
+    return list(tables.read("raw", "m", day=day(number))["value"])
+
+
+def test_what_another_process_writes_is_seen() -> None:
+    write(0)
+    assert values(0) == [1.0] * 3
+    assert tables.missing_days("raw", "m", [day(0)], mark=1) == []
+    elsewhere(
+        "tables.replace_days('raw', 'm', pd.DataFrame({'day': pd.to_datetime(['2026-01-01']), 'value': [5.0]}), "
+        "[date(2026, 1, 1)], mark=2)"
+    )
+    assert values(0) == [5.0]
+    assert tables.missing_days("raw", "m", [day(0)], mark=1) == [day(0)]
+    assert tables.missing_days("raw", "m", [day(0)], mark=2) == []
+
+
+def test_a_table_is_opened_anew_before_it_becomes_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = delta.DeltaTable
+    monkeypatch.setattr(delta, "DeltaTable", lambda place, **options: opened.append(place) or real(place, **options))
+    for number in range(3 * delta.FOLLOWED):
+        write(number)
+        assert values(number) == [1.0] * 3
+    assert 3 <= len(opened) <= 5  # not for each of the 24 writes, and not once
+
+
+def test_a_table_that_was_made_anew_is_another_one() -> None:
+    write(0)
+    write(1)
+    assert len(tables.read("raw", "m")) == 6
+    shutil.rmtree(tables.path("raw", "m"))
+    assert tables.read("raw", "m").empty
+    assert tables.missing_days("raw", "m", [day(0)]) == [day(0)]
+    write(0, value=7.0)
+    write(2)
+    assert values(0) == [7.0] * 3
+    assert tables.unwritten_days("raw", "m", [day(0), day(1), day(2)]) == [day(1)]
+
+
+def test_a_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = delta.pads.ParquetFileFormat.make_fragment
+
+    class Counted(delta.pads.ParquetFileFormat):
+        def make_fragment(self, path, *given, **options):
+            read.append(path)
+            return real(self, path, *given, **options)
+
+    monkeypatch.setattr(delta.pads, "ParquetFileFormat", Counted)
+    for number in range(4):
+        write(number)
+    for _ in range(3):
+        assert len(tables.read("raw", "m", day=(day(0), day(3)))) == 12
+    assert len(read) == len(set(read)) == 4
+    write(2, value=9.0)
+    assert sorted(tables.read("raw", "m", day=(day(0), day(3)))["value"])[-3:] == [9.0] * 3
+    assert len(read) == 5
+
+
+def test_a_column_that_came_later_is_empty_in_files_that_were_read_before() -> None:
+    write(0)
+    assert values(0) == [1.0] * 3
+    frame = pd.DataFrame({"day": pd.to_datetime([day(1)]), "value": [1.0], "extra": ["x"]})
+    tables.replace_days("raw", "m", frame, [day(1)])
+    found = tables.read("raw", "m").sort_values("day")
+    assert list(found["extra"].fillna("-")) == ["-", "-", "-", "x"]
+
+
+def test_a_large_file_is_not_kept_and_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write(number, value=float(number))
+    small = tables.read("raw", "m", columns=["value"], day=(day(1), day(2)))
+    before = len(delta._files)
+    monkeypatch.setattr(delta, "SMALL", 0)
+    large = tables.read("raw", "m", columns=["value"], day=(day(1), day(2)))
+    pd.testing.assert_frame_equal(
+        small.sort_values("value", ignore_index=True), large.sort_values("value", ignore_index=True)
+    )
+    assert len(delta._files) == before
+    assert list(tables.read("raw", "m", value=2.0)["value"]) == [2.0] * 3
+
+
+def test_what_is_kept_is_bounded() -> None:
+    assert delta._files.maxsize == delta.KEPT
+    assert delta._files.currsize <= delta.KEPT
+
+
+def test_days_are_found_without_reading_rows() -> None:
+    for number in (3, 0, 1):
+        write(number)
+    tables.replace_days("raw", "m", pd.DataFrame(), [day(1)])
+    assert tables.days_of("raw", "m") == [day(0), day(3)]
+    assert tables.days_of("served", "m") == []
+
+
+def test_a_checkpoint_comes_every_twenty_versions() -> None:
+    for number in range(21):
+        write(number, rows=1)
+    log = Path(tables.path("raw", "m"), "_delta_log")
+    assert [path.name[:20] for path in sorted(log.glob("*.checkpoint.parquet"))] == [f"{19:020}"]
+    assert DeltaTable(str(log.parent)).version() == 20
