@@ -83,7 +83,23 @@ class OutagesOnly(ExceptionRetryPolicy):
         return RetryDecision.fail("an attempt that did not improve")
 
 
+class Waiting(ExceptionRetryPolicy):
+    """For tasks that read a source: one that is not whole yet is waited for, an hour and a half; all else as usual."""
+
+    def evaluate(self, exception: BaseException, try_number: int, *given: Any, **options: Any) -> RetryDecision:
+        """The pauses before an unfinished source is looked at again grow to ten minutes."""
+        from esteira.data import Unfinished
+
+        if isinstance(exception, Unfinished):
+            return RetryDecision.retry(timedelta(minutes=min(2 ** (try_number - 1), 10)), "the source is not whole yet")
+        if try_number > RETRIES:
+            return RetryDecision.fail("tried often enough")
+        return super().evaluate(exception, try_number, *given, **options)
+
+
+RETRIES = 2
 ATTEMPT = OutagesOnly(rules=[])
+READS: Mapping[str, Any] = {"retries": 12, "retry_policy": Waiting(rules=PERMANENT.rules)}
 BUDGET = 3.0  # seconds to read one model.yaml and build its DAGs; usual are some hundredths
 LARGEST = 2**31 - 1  # a number that a form takes at most
 
@@ -158,7 +174,7 @@ def _dag(spec: ModelSpec, kind: str, doc: str, **options: Any) -> DAG:
         owner_links={spec.owner: f"mailto:{spec.owner}"},
         default_args={
             "owner": spec.owner,
-            "retries": 2,
+            "retries": RETRIES,
             "retry_delay": timedelta(seconds=5),
             "retry_exponential_backoff": True,
             "max_retry_delay": timedelta(minutes=5),
@@ -258,7 +274,7 @@ the last, against a naive baseline and the champion. A version promoted for an a
     }
     with _dag(spec, "train", doc, params=params, **options) as dag:
 
-        @task
+        @task(**READS)
         def extract() -> int:
             from esteira import steps
 
@@ -385,7 +401,7 @@ stays in the table `served`. A check follows by itself: of the day, or of the la
 
     with _dag(spec, "score", doc, params=params, **options) as dag:
 
-        @task
+        @task(**READS)
         def extract() -> int:
             from esteira import steps
 
@@ -523,7 +539,7 @@ def _check_tasks(spec: ModelSpec) -> None:
 
 
 def _measured(spec: ModelSpec) -> Any:
-    @task
+    @task(**READS)
     def labels() -> int:
         from esteira import steps
 
