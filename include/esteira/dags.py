@@ -99,7 +99,7 @@ class Waiting(ExceptionRetryPolicy):
 
 RETRIES = 2
 ATTEMPT = OutagesOnly(rules=[])
-READS: Mapping[str, Any] = {"retries": 12, "retry_policy": Waiting(rules=PERMANENT.rules)}
+WAITING, LOOKS = Waiting(rules=PERMANENT.rules), 12
 BUDGET = 3.0  # seconds to read one model.yaml and build its DAGs; usual are some hundredths
 LARGEST = 2**31 - 1  # a number that a form takes at most
 
@@ -274,7 +274,7 @@ the last, against a naive baseline and the champion. A version promoted for an a
     }
     with _dag(spec, "train", doc, params=params, **options) as dag:
 
-        @task(**READS)
+        @task(retries=LOOKS, retry_policy=WAITING)
         def extract() -> int:
             from esteira import steps
 
@@ -401,7 +401,7 @@ stays in the table `served`. A check follows by itself: of the day, or of the la
 
     with _dag(spec, "score", doc, params=params, **options) as dag:
 
-        @task(**READS)
+        @task(retries=LOOKS, retry_policy=WAITING)
         def extract() -> int:
             from esteira import steps
 
@@ -539,7 +539,7 @@ def _check_tasks(spec: ModelSpec) -> None:
 
 
 def _measured(spec: ModelSpec) -> Any:
-    @task(**READS)
+    @task(retries=LOOKS, retry_policy=WAITING)
     def labels() -> int:
         from esteira import steps
 

@@ -218,6 +218,20 @@ def test_a_timeout_is_not_tried_again() -> None:
         assert policy.evaluate(AirflowTaskTimeout("Timeout"), 1, 3).action is RetryAction.FAIL
 
 
+def test_a_source_that_is_not_whole_is_waited_for_and_nothing_else_is() -> None:
+    from airflow.sdk import RetryAction
+    from esteira import dags
+    from esteira.data import DataError, Unfinished
+
+    waits = [dags.WAITING.evaluate(Unfinished("not yet"), number, 12) for number in range(1, 13)]
+    assert {each.action for each in waits} == {RetryAction.RETRY}
+    assert [each.retry_delay for each in waits[:5]] == [timedelta(minutes=pause) for pause in (1, 2, 4, 8, 10)]
+    assert sum((each.retry_delay for each in waits), timedelta()) == timedelta(minutes=95)
+    assert dags.WAITING.evaluate(DataError("wrong"), 1, 12).action is RetryAction.FAIL
+    assert dags.WAITING.evaluate(OutOfReach("gone"), 2, 12).action is RetryAction.DEFAULT
+    assert dags.WAITING.evaluate(OutOfReach("gone"), 3, 12).action is RetryAction.FAIL
+
+
 def test_a_model_that_takes_too_long_stops_no_other(dag_bag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from esteira import dags
 

@@ -84,8 +84,14 @@ def test_training_prints_what_came_of_it_and_no_line_of_a_library(tmp_path: Path
     [
         (["train", "sales", "--as-of", "0001-01-01"], "is too early; give a day from 1900-01-01 on"),
         (["train", "sales", "--as-of", "soon"], "a day is written YYYY-MM-DD"),
-        (["train", "sales", "--as-of", "2026-01-31", "--window", "99999999999"], "Input should be less than or equal to 36500"),
-        (["score", "sales", "--day", "2026-02-01", "--version", str(10**30)], "Input should be less than or equal to 2147483647"),
+        (
+            ["train", "sales", "--as-of", "2026-01-31", "--window", "99999999999"],
+            "Input should be less than or equal to 36500",
+        ),
+        (
+            ["score", "sales", "--day", "2026-02-01", "--version", str(10**30)],
+            "Input should be less than or equal to 2147483647",
+        ),
         (["score", "sales", "--day", "2026-02-02", "--last-day", "2026-02-01"], "is before --day 2026-02-02"),
         (["score", "sales", "--day", "2199-01-01"], "is in the future; give a day that has ended"),
     ],
