@@ -91,6 +91,10 @@ FAILURES = [
     ("def build():\n    return None\n", r"features\.py, line 1: TypeError: build\(\) takes 0 positional arguments"),
     ("def build(rows):\n    open('/no/such/file')\n", r"line 2: FileNotFoundError"),
     ("def build(rows):\n    1 / 0\n", r"line 2: ZeroDivisionError"),
+    (
+        "class Mute(Exception):\n    def __str__(self): return 1 / 0\ndef build(rows):\n    raise Mute\n",
+        r"line 4: Mute; build gets",
+    ),
     ("import json\ndef build(rows):\n    return json.loads('{')\n", r"features\.py, line 3: JSONDecodeError"),
 ]
 

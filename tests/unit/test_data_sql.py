@@ -132,3 +132,14 @@ def test_the_drivers_code_tells_an_outage_from_a_wrong_query(state: str, outage:
     inner = Exception("x")
     inner.sqlstate = state  # type: ignore[attr-defined]
     assert sql._is_outage(sqlalchemy.exc.OperationalError("select", {}, inner)) == outage
+
+
+def test_an_option_that_the_driver_does_not_know_is_a_persons_matter(tmp_path: Path) -> None:
+    spec = declare(tmp_path, "postgresql+psycopg2://u:s3cret@127.0.0.1:1/d?t0psecret=s3cret")
+    with pytest.raises(
+        DataError, match=r"can't connect to the database: ProgrammingError .*; see that it is up"
+    ) as said:
+        data.read(spec, DAY, DAY)
+    for secret in ("s3cret", "t0psecret"):
+        assert secret not in str(said.value)
+    assert everything(said.value)

@@ -68,6 +68,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _suggested(values: pd.Series, *, key: bool) -> pa.DataType | None:
+    if isinstance(values.dtype, pd.StringDtype) or (isinstance(values.dtype, np.dtype) and values.dtype.kind in "fbM"):
+        return None  # to look at each value would tell nothing more
     look = pd.api.types.infer_dtype(values, skipna=True)
     if look in ("integer", "mixed-integer-float"):
         largest = values.dropna().abs().max()
@@ -115,7 +117,8 @@ def _as_float(values: pd.Series, *, exact: bool) -> pd.Series:
     number = as_number(values)
     if not exact or pd.api.types.infer_dtype(values, skipna=True) != "integer":
         return number
-    return number.where(values.dropna().abs().reindex(values.index, fill_value=0) <= EXACT)
+    within = values.dropna().abs() <= EXACT
+    return number if within.all() else number.where(within.reindex(values.index, fill_value=True))
 
 
 def _cast(values: pd.Series, kind: pa.DataType) -> pd.Series:

@@ -57,9 +57,11 @@ def _fitted(
     fitted = kinds.as_texts(rows[texts])  # whatever a value is, there is a text for it
     failures: list[Failure] = []
     for name in (name for name in asked if name not in fitted):
-        kind, key = asked[name], name in spec.key
-        fitted[name] = kinds.fitted(rows[name], kind, key=key, feature=name in spec.features.numeric)
-        lost = rows[name].notna() & fitted[name].isna()
+        given, kind = rows[name], asked[name]
+        fitted[name] = kinds.fitted(given, kind, key=name in spec.key, feature=name in spec.features.numeric)
+        if fitted[name] is given:
+            continue
+        lost = given.notna() & fitted[name].isna()
         if lost.any():
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
             why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)

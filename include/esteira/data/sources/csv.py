@@ -111,8 +111,11 @@ def _decompressed(path: str, content: bytes) -> bytes:
     method = infer_compression(path, "infer")
     if method is None:
         return content
-    with get_handle(io.BytesIO(content), "rb", compression=method, is_text=False) as handles:
-        text: bytes = handles.handle.read()
+    try:
+        with get_handle(io.BytesIO(content), "rb", compression=method, is_text=False) as handles:
+            text: bytes = handles.handle.read()
+    except zipfile.BadZipFile as error:  # its end says what is in it
+        raise EOFError(error) if content.startswith(b"PK") else error from None
     return text
 
 

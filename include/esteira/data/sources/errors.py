@@ -16,8 +16,11 @@ class Unfinished(OutOfReach):
 
 
 def sentence(error: BaseException) -> str:
-    """An error's text in one line."""
-    return " ".join(str(error).split())
+    """An error's text in one line; none where it fails to give any."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:
+        return ""
 
 
 def require_reachable(path: str, error: Exception) -> None:

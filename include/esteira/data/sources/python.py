@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import traceback
 from collections.abc import Callable
 from datetime import date
@@ -100,9 +101,10 @@ def _failure(path: Path, name: str, error: BaseException, said: str) -> DataErro
 
 def _line(path: Path, name: str, error: BaseException) -> int:
     """The line at fault: the last of the file's own that was at work; for a file that does not compile, the one named."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    own = os.path.abspath(path)  # noqa: PTH100  # as the loader names it: links stay as they are
+    if isinstance(error, SyntaxError) and error.filename == own:
         return error.lineno or 1
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
     if lines:
         return lines[-1] or 1
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

@@ -58,9 +58,10 @@ def _queried(
     try:
         connection = engine.connect()
     except Exception as error:
-        return OutOfReach(
-            f"{where}: can't connect to the database: {_named(error)}{_of_sqlite(error, source)}; see that it is up, and that host, port, user and password "
-            "in the url are right"
+        kind = OutOfReach if _is_of_the_network(error) else DataError
+        return kind(
+            f"{where}: can't connect to the database: {_named(error)}{_of_sqlite(error, source)}; see that it is up, and that host, "
+            "port, user, password and options in the url are right"
         )
     try:
         bounds = {"first": first.isoformat(), "last": last.isoformat()}
@@ -92,6 +93,14 @@ def _of_sqlite(error: Exception, source: SqlSource) -> str:
     if inner is None or type(inner).__module__ != "sqlite3":
         return ""
     return f": {_without_secrets(sentence(inner), source.url.get_secret_value())}"
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether a connection may succeed the next time: not with an option that the driver does not know."""
+    import sqlalchemy.exc as known
+
+    kinds = known.OperationalError | known.InterfaceError | known.InternalError | known.TimeoutError | OSError
+    return isinstance(error, kinds)
 
 
 def _is_outage(error: Exception) -> bool:
