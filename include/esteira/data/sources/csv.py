@@ -222,7 +222,7 @@ def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -
         return rows
     if len(fields) != len(rows) + 1:
         raise DataError(
-            f"{path}: {int((fields < width).sum())} rows have fewer fields than the header, which has {width}; mend them, or "
+            f"{path}: {int((fields < width).sum())} rows have fewer fields than the header, which has {width}; fix them, or "
             "set source.incomplete: accept in model.yaml"
         )
     short = fields.iloc[1:].set_axis(rows.index)

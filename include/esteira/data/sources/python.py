@@ -96,7 +96,7 @@ def _failure(path: Path, name: str, error: BaseException, said: str) -> DataErro
     text = f"{where}: {type(error).__name__}: {sentence(error)[:500]}".rstrip(": ")
     if _is_transient(error):
         return OutOfReach(f"{text}; see that what it reads from can be reached, and run the task again")
-    return DataError(f"{text}; {said}. Mend it there")
+    return DataError(f"{text}; {said}. Fix it there")
 
 
 def _line(path: Path, name: str, error: BaseException) -> int:
