@@ -104,3 +104,22 @@ def test_a_label_of_a_short_row_waits_in_quarantine(home: Path, tmp_path: Path) 
     bad = tables.read("quarantine", spec.name, stage="labels")
     assert list(bad["rule"]) == ["short"]
     assert '"label":2' in bad["row"].iloc[0].replace(" ", "")
+
+
+def test_a_short_row_without_a_time_is_told_once(home: Path, tmp_path: Path) -> None:
+    lines = [
+        "site,hour,heat,open,amount,at",
+        "A,1,1.5,True,10,2026-01-30 01:00",
+        "B,2",
+        "A,1,1.5,True,10,2026-01-31 01:00",
+    ]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    source = f"{{{{kind: csv, path: {tmp_path}/all.csv}}}}"
+    spec = models.write(tmp_path, yaml=models.YAML.replace("{{kind: python, function: source.read}}", source))
+    for day in (corpora.date(2026, 1, 30), corpora.date(2026, 1, 31)):
+        for _ in range(2):
+            ingest.ensure_features(spec, [day])
+            ingest.extract(spec, [day])
+    bad = tables.read("quarantine", spec.name)
+    assert (list(bad["rule"]), list(bad["day"].dt.day)) == (["short"], [30])
+    assert bad["reason"].iloc[0] == "the row has 2 fields, fewer than the header"

@@ -86,7 +86,11 @@ def _short(rows: pd.DataFrame) -> Iterator[Failure]:
     """Rows with fewer fields than their file's header: the last one there may be half of itself."""
     if kinds.SHORT in rows.columns:
         fields = rows[kinds.SHORT]
-        yield "short", fields.notna(), "the row has " + fields.map("{:.0f}".format) + " fields, fewer than the header"
+        yield "short", fields.notna(), fields.map(_too_few, na_action="ignore")
+
+
+def _too_few(fields: float) -> str:
+    return f"the row has {fields:.0f} field{'s' if fields > 1 else ''}, fewer than the header"
 
 
 def _unreadable(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[Failure]:

@@ -17,6 +17,8 @@ from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
 from esteira.text import counted, shown_days
 
+TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
+
 log = logging.getLogger(__name__)
 
 
@@ -143,7 +145,10 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     own = isinstance(spec.source, PythonSource | SqlSource) or "{day}" in spec.source.path  # asked for by day
     if timeless.empty or own:
         return bad
-    known = tables.read("quarantine", spec.name, columns=["day", "row"], stage="extract")
+    rules = [
+        tables.read("quarantine", spec.name, columns=["day", "row"], rule=rule, stage="extract") for rule in TIMELESS
+    ]
+    known = pd.concat([rows for rows in rules if len(rows)] or rules[:1])
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
     again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
     if len(again):
