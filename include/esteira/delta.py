@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from esteira.data import skip_instance_metadata
 from esteira.spec import OutOfReach
 
 MENDS = {
@@ -90,6 +91,8 @@ def reaching(place: str) -> Iterator[None]:
 
 def opened(place: str) -> DeltaTable | None:
     """The table at `place` as it is now; None where there is none."""
+    if not is_local(place):
+        skip_instance_metadata()
     found = _current(place)
     return None if found is None else found.table
 

@@ -30,6 +30,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from esteira import tables
+from esteira.data import skip_instance_metadata
 from esteira.drift import Profile
 from esteira.learn import Model, design
 from esteira.spec import EsteiraError, ModelSpec, digest
@@ -90,6 +91,7 @@ def _running_server(home: Path) -> str:
 
 def client() -> MlflowClient:
     """A client of the tracking server."""
+    skip_instance_metadata()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if uri().startswith("sqlite:///"):

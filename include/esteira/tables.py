@@ -206,8 +206,9 @@ def read(
         empty = _to_pandas(SCHEMAS[kind].empty_table()) if kind in SCHEMAS else pd.DataFrame(columns=columns)
         return empty if columns is None else empty[columns]
     known = _schema(table)
-    wanted = [name for name in columns if name in known.names] if columns is not None else None
-    if not all(name in known.names for name in where):  # a table that only ever had empty days
+    names = set(known.names)  # which is made anew each time it is asked for
+    wanted = [name for name in columns if name in names] if columns is not None else None
+    if not all(name in names for name in where):  # a table that only ever had empty days
         return _to_pandas(
             (known if wanted is None else pa.schema([known.field(name) for name in wanted])).empty_table()
         )
