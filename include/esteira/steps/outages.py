@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
+from esteira.data import TRANSIENT
 from esteira.spec import OutOfReach
 
-# By name, so that nothing need be imported: Delta's own errors are OutOfReach by then.
-OUTAGES = frozenset(
-    [
-        "_internal.CommitFailedError",
-        "httpx.TransportError",
-        "sqlalchemy.InterfaceError",
-        "sqlalchemy.OperationalError",
-        "sqlalchemy.TimeoutError",
-        "urllib3.HTTPError",
-    ]
-)
+OUTAGES = TRANSIENT | {"_internal.CommitFailedError"}  # Delta's other errors are OutOfReach by then
 WRONG = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 

@@ -2,8 +2,20 @@
 
 from esteira.data.sources.errors import DataError, Unfinished
 from esteira.data.sources.looking import last_day, look
-from esteira.data.sources.python import call, function
+from esteira.data.sources.python import TRANSIENT, call, function
 from esteira.data.sources.reading import read, rows_of
 from esteira.data.sources.times import days, event_time
 
-__all__ = ["DataError", "Unfinished", "call", "days", "event_time", "function", "last_day", "look", "read", "rows_of"]
+__all__ = [
+    "TRANSIENT",
+    "DataError",
+    "Unfinished",
+    "call",
+    "days",
+    "event_time",
+    "function",
+    "last_day",
+    "look",
+    "read",
+    "rows_of",
+]
