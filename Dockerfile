@@ -11,10 +11,11 @@ RUN apt-get update \
 USER 50000
 
 # An environment of its own: the lock and nothing else, beside the many providers that the base image brings.
-# It comes first: a change of code installs nothing anew.
+# It comes first: a change of code installs nothing anew. Only files with a hash in the lock are installed, and none is built.
 COPY requirements.txt /opt/airflow/
 RUN python -m venv /opt/esteira \
- && /opt/esteira/bin/pip install --no-cache-dir --no-deps --requirement /opt/airflow/requirements.txt
+ && /opt/esteira/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: \
+      --requirement /opt/airflow/requirements.txt
 ENV PATH=/opt/esteira/bin:$PATH VIRTUAL_ENV=/opt/esteira
 
 COPY pyproject.toml README.md LICENSE /opt/airflow/

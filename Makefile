@@ -8,6 +8,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKS := requirements.txt requirements-dev.txt
 
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,18 +24,19 @@ help: ## Show this help
 
 setup: $(READY) ## Create .venv with everything in requirements.txt and requirements-dev.txt (other targets do so by themselves)
 
-$(READY): requirements.txt requirements-dev.txt pyproject.toml
+# Only files with a hash in the locks are installed, and nothing is built but the project itself, by the setuptools of the lock.
+$(READY): $(LOCKS) pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=/path/to/python3.11")'
 	@echo "setting up $(VENV); the first time takes a minute or two"
 	@( while sleep 5 >/dev/null 2>&1; do echo "  … setting up $(VENV), $$SECONDS s"; done ) & beat=$$!; trap 'kill $$beat' EXIT; \
 	if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
-		uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt -r requirements-dev.txt; \
-		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
+		uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-build $(LOCKS:%=-r %); \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
 		"$(PYTHON)" -m venv $(VENV); \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+		$(PIP) --require-hashes --only-binary :all: $(LOCKS:%=-r %); \
+		$(PIP) --no-deps --no-build-isolation --editable .; \
 	fi
 	@touch $(READY)
 
@@ -102,16 +105,16 @@ scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network); .t
 	@rm .esteira/image.tar
 
 audit: $(READY) ## Look for known holes in the packages of requirements.txt (needs the network)
-	@$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip --strict
+	@$(BIN)/pip-audit --requirement requirements.txt --require-hashes --disable-pip --strict
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-lock: ## Make requirements.txt and requirements-dev.txt from their .in files; pins that still fit stay (needs uv)
-	@for name in requirements requirements-dev; do \
+lock: ## Make the requirements*.txt, with hashes, from their .in files; pins that still fit stay (needs uv)
+	@for name in requirements requirements-dev requirements-uv; do \
 		uv pip compile --quiet $$name.in --output-file $$name.txt --python-version 3.11 --universal \
-			--no-annotate --custom-compile-command 'make lock' $(LOCKFLAGS); \
+			--generate-hashes --no-annotate --custom-compile-command 'make lock' $(LOCKFLAGS); \
 	done
 
 bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1 and of 100 models

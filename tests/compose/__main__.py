@@ -227,13 +227,13 @@ def build(stack: Stack) -> None:
         notes.append("50000:0, none, as locked, as the official image's")
 
 
-_AS_LOCKED = """
+_AS_LOCKED = r"""
 from importlib.metadata import distributions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 there = {canonicalize_name(each.name): each.version for each in distributions()}
-lines = (line.strip() for line in open("/opt/airflow/requirements.txt"))
-wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+lines = (line.rstrip(" \\\n") for line in open("/opt/airflow/requirements.txt"))
+wanted = [Requirement(line) for line in lines if line and not line.startswith(("#", " "))]  # hashes are indented
 wanted = [each for each in wanted if each.marker is None or each.marker.evaluate()]
 for each in wanted:
     if there.get(canonicalize_name(each.name), "none") not in each.specifier:

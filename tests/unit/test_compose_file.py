@@ -44,7 +44,7 @@ def test_an_image_is_of_a_version(name: str) -> None:
 
 def test_the_base_image_is_of_airflow_s_locked_version() -> None:
     base = re.search(r"^FROM apache/airflow:([\d.]+)-python3.11$", (PROJECT / "Dockerfile").read_text(), re.M)
-    locked = re.search(r"^apache-airflow==([\d.]+)$", (PROJECT / "requirements.txt").read_text(), re.M)
+    locked = re.search(r"^apache-airflow==([\d.]+)\s", (PROJECT / "requirements.txt").read_text(), re.M)
     assert base is not None
     assert locked is not None
     assert base[1] == locked[1]
