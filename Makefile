@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak \
 	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
@@ -35,7 +35,7 @@ $(READY): $(LOCKS) pyproject.toml
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
 		"$(PYTHON)" -m venv $(VENV); \
-		$(PIP) --require-hashes --only-binary :all: $(LOCKS:%=-r %); \
+		$(PIP) --require-hashes --no-deps --only-binary :all: $(LOCKS:%=-r %); \
 		$(PIP) --no-deps --no-build-isolation --editable .; \
 	fi
 	@touch $(READY)
@@ -49,13 +49,16 @@ up: $(READY) ## Start Airflow, MLflow and a mail catcher on 127.0.0.1
 down: $(READY) ## Stop what `make up` or `make demo` started
 	@$(BIN)/python -m local.stack down
 
-test: test-quick test-live ## Run all tests: unit, DAGs, integration, and a live Airflow
+test: test-quick test-live ## Run the tests: unit, DAGs, integration, and a live Airflow (test-slow has the slow ones)
 
 test-live: $(READY) ## Run the tests with a live Airflow and a browser
-	@$(BIN)/python -m pytest -m live
+	@$(BIN)/python -m pytest -m live --durations=15
 
-test-quick: $(READY) ## Run the tests that need no live Airflow
-	@$(BIN)/python -m pytest -m "not live" -n 2 --dist worksteal
+test-quick: $(READY) ## Run the tests that need no live Airflow and are quick
+	@$(BIN)/python -m pytest -m "not live and not slow" -n 2 --dist worksteal --durations=15
+
+test-slow: $(READY) ## Run the slow tests that need no live Airflow: every command and snippet of the docs
+	@$(BIN)/python -m pytest -m slow --durations=15
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 	@$(BIN)/python -m pytest tests/dags/test_integrity.py
