@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -188,6 +188,8 @@ def clean(stack: Stack) -> None:
         places.remove(home)
         if (home / "secrets.json").exists() or (home / "postgres").is_symlink():  # a set-up's, not any folder
             _remove_own(home)
+        with suppress(OSError):  # it is not there, or a user's own files are
+            home.rmdir()
 
 
 def _remove_own(home: Path) -> None:
@@ -197,8 +199,6 @@ def _remove_own(home: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    if not any(home.iterdir()):
-        home.rmdir()
 
 
 def _carry_over(stack: Stack, metadata: Database) -> None:

@@ -165,6 +165,14 @@ def test_clean_removes_what_the_set_up_wrote_and_nothing_else(made: Stack) -> No
         assert not places.short_folder(home).exists()
 
 
+def test_clean_leaves_no_folder_where_only_a_demo_ran(made: Stack) -> None:
+    demo = Stack(made.home / "demo", 1, 2, 3)
+    stack._make_home(demo)
+    stack._environment(demo, Database("sqlite:///x"))
+    stack.clean(made)
+    assert not made.home.exists()
+
+
 def test_clean_leaves_a_folder_that_is_no_set_up_s(made: Stack) -> None:
     (made.home / "lake").mkdir()
     stack.clean(made)
