@@ -158,6 +158,7 @@ def test_clean_removes_what_the_set_up_wrote_and_nothing_else(made: Stack) -> No
         stack._environment(each, Database("sqlite:///x"))
         places.own_folder(places.short_folder(home))
         (home / "postgres").symlink_to("/nowhere")
+    (made.home / "notebooks.lock").touch()
     (made.home / "mine.txt").write_text("a user's own")
     stack.clean(made)
     assert [path.name for path in made.home.iterdir()] == ["mine.txt"]
