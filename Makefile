@@ -52,13 +52,14 @@ down: $(READY) ## Stop what `make up` or `make demo` started
 test: test-quick test-live ## Run the tests: unit, DAGs, integration, and a live Airflow (test-slow has the slow ones)
 
 test-live: $(READY) ## Run the tests with a live Airflow and a browser
-	@$(BIN)/python -m pytest -m live --durations=15
+	@$(BIN)/python -m pytest -m "live and not slow" --durations=15
 
 test-quick: $(READY) ## Run the tests that need no live Airflow and are quick
 	@$(BIN)/python -m pytest -m "not live and not slow" -n 2 --dist worksteal --durations=15
 
-test-slow: $(READY) ## Run the slow tests that need no live Airflow: every command and snippet of the docs
-	@$(BIN)/python -m pytest -m slow --durations=15
+test-slow: $(READY) ## Run the slow tests: the whole corpus by DAG, replays, a year of real data live, every command of the docs
+	@$(BIN)/python -m pytest -m "slow and not live" -n 2 --dist worksteal --durations=15
+	@$(BIN)/python -m pytest -m "slow and live" --durations=15
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 	@$(BIN)/python -m pytest tests/dags/test_integrity.py

@@ -11,11 +11,18 @@ def preload() -> None:
         # At its import skops asks every loaded module for the names of scipy's functions; Airflow's deprecated modules warn.
         warnings.simplefilter("ignore")
         import esteira.steps
+        import IPython
         import mlflow.sklearn
+        import mlflow.tracking.request_header.registry
         import optuna
+        import pandas
+        import pandera.pandas
         from esteira import plots
 
-        assert all((mlflow.sklearn, optuna, esteira.steps, plots))
+        assert all((mlflow.sklearn, mlflow.tracking.request_header.registry, optuna, esteira.steps, plots))
+        assert IPython  # MLflow asks it at its first request whether it is in a notebook
+        # pandera loads its checks, and Hypothesis where that is installed, at its first use: a quarter of a task's time.
+        pandera.pandas.DataFrameSchema({"x": pandera.pandas.Column(float)}).validate(pandas.DataFrame({"x": [0.0]}))
 
 
 # The scheduler forks workers with LocalExecutor only.

@@ -205,8 +205,9 @@ def requeue(
     before = sum(steps.left_over(spec, days).values())
     said = steps.requeue(spec, days, f"requeue/{uuid4()}", "replace" if allow_empty else "refuse")
     left = steps.left_over(spec, days)
-    was = "was" if before == 1 else "were"
-    typer.echo(f"{counted(len(days), 'day')}: {said}; {before} {was} in quarantine before, {sum(left.values())} left")
+    was, rest = "was" if before == 1 else "were", sum(left.values())
+    still = f"{rest} {'is' if rest == 1 else 'are'} left"
+    typer.echo(f"{counted(len(days), 'day')}: {said}; {before} {was} in quarantine before, {still}")
     for reason, count in left.items():
         typer.echo(f"  {counted(count, 'row')}: {reason}")
     raise typer.Exit(1 if left else 0)

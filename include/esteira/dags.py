@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ from esteira.spec import (
     require_one,
 )
 from esteira.text import counted
-from esteira.timeouts import end_with_its_process, within
+from esteira.timeouts import TooSlow, end_with_its_process, within
 
 if TYPE_CHECKING:
     from esteira.steps.mails import Mail
@@ -100,7 +101,11 @@ class Waiting(ExceptionRetryPolicy):
 RETRIES = 2
 ATTEMPT = OutagesOnly(rules=[])
 WAITING, LOOKS = Waiting(rules=PERMANENT.rules), 12
-BUDGET = 3.0  # seconds to read one model.yaml and build its DAGs; usual are some hundredths
+# Seconds to read one model.yaml, and to build its DAGs; usual are some hundredths, on a busy machine tenths.
+BUDGET = 10.0
+# Seconds that such models may cost in all; beyond these each has LEAST, so that those of the others are built before
+# Airflow's own limit for a file (AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT in config/airflow.env).
+LOST, LEAST = 60.0, 1.0
 LARGEST = 2**31 - 1  # a number that a form takes at most
 
 
@@ -108,19 +113,19 @@ def build() -> dict[str, DAG]:
     """The DAGs of every model whose spec is right, by id; where a task runs, only the one DAG that it asks for."""
     asked = get_parsing_context().dag_id
     dags: dict[str, DAG] = {}
-    files = model_files()
+    files, budget = model_files(), Budget()
     for path in files:
         name = path.parent.name
         kinds = [kind for kind in KINDS if asked in (None, f"{name}_{kind}")]
         if not kinds:
             continue
         try:
-            spec = _loaded(path, files)
+            spec = _loaded(path, files, budget)
         except Exception as error:  # whatever it is: dags/broken_models.py shows it, and the other models' DAGs stay
             log.error("%s", error)
             continue
         try:
-            with within(BUDGET, f"{path}: to build its DAGs"):
+            with budget.of(f"{path}: to build its DAGs"):
                 dags |= {f"{name}_{kind}": BUILDERS[kind](spec) for kind in kinds}
         except Exception as error:  # Airflow refused what the spec allowed: shown as a DAG, and the other models' stay
             log.exception("model %s: its DAGs can't be built", name)
@@ -128,10 +133,28 @@ def build() -> dict[str, DAG]:
     return dags
 
 
-def _loaded(path: Path, files: list[Path]) -> ModelSpec:
+class Budget:
+    """The time that models may take, one after the other, before they are given up."""
+
+    def __init__(self) -> None:
+        self.lost = 0.0
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """Give the block a model's time. Raises TooSlow where it takes longer."""
+        seconds = BUDGET if self.lost < LOST else LEAST
+        try:
+            with within(seconds, what):
+                yield
+        except TooSlow:
+            self.lost += seconds
+            raise
+
+
+def _loaded(path: Path, files: list[Path], budget: Budget) -> ModelSpec:
     """The model of one of the files, read in bounded time. Raises SpecError, or TooSlow."""
     require_one(path, files)
-    with within(BUDGET, f"{path}: to read it"):
+    with budget.of(f"{path}: to read it"):
         return load(path)
 
 
@@ -147,10 +170,10 @@ def raise_broken() -> None:
     """Raise what is wrong with the specs, all of it, so that Airflow shows it as an import error."""
     if get_parsing_context().dag_id:
         return
-    mistakes, files = [], model_files()
+    mistakes, files, budget = [], model_files(), Budget()
     for path in files:
         try:
-            _loaded(path, files)
+            _loaded(path, files, budget)
         except SpecError as error:
             mistakes.append(str(error))
         except Exception as error:  # not a mistake that load() knows: shown all the same, with its kind
@@ -688,10 +711,10 @@ def operations() -> dict[str, DAG]:
     """The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
     if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox"):
         return {}
-    specs, files = [], model_files()
+    specs, files, budget = [], model_files(), Budget()
     for path in files:
         try:
-            specs.append(_loaded(path, files))
+            specs.append(_loaded(path, files, budget))
         except Exception as error:  # dags/broken_models.py shows it
             log.error("%s", error)
     return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs))}

@@ -11,7 +11,7 @@ from esteira.spec import FIRST_DAY
 
 def until_today(zone: str) -> str:
     """The name of the format: a day from 1900 on that has begun in the time zone."""
-    return f"a day from {FIRST_DAY} until today in {zone}"
+    return f"day from {FIRST_DAY} until today in {zone}"
 
 
 def register() -> None:

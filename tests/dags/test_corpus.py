@@ -12,10 +12,14 @@ from tests.corpora import Case
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
-CASES = corpora.cases()
+# One of each outcome at each change; all of them in `make test-slow` (and each by its steps, in tests/integration).
+QUICK = {"plain", "out_of_range", "missing_column", "cut_in_its_last_value"}
+CASES = [
+    pytest.param(case, id=case.name, marks=[] if case.name in QUICK else pytest.mark.slow) for case in corpora.cases()
+]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_bag) -> None:
     from esteira import dags
 

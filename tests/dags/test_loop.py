@@ -186,6 +186,17 @@ def test_a_future_day_is_refused(run, tmp_path: Path, sent: list) -> None:
     assert "day 2099-01-01 is in the future" in sent[0].lead
 
 
+def test_a_partition_passes_no_form_and_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from esteira import dags
+
+    spec = models.write(tmp_path)
+    for day, why in (("2099-01-01", "is in the future"), ("0001-01-01", "is too early")):
+        with pytest.raises(AirflowFailException, match=f"day {day} {why}"):
+            dags._past(spec, day)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "champion"), [({"change": str(CHANGE)}, 2), ({"noise": str(CHANGE)}, 1)])
 def test_the_three_dags_live_through_a_change_for_real(
     home: Path, run, tmp_path: Path, sent: list, world: dict[str, str], champion: int
@@ -214,6 +225,7 @@ def test_the_three_dags_live_through_a_change_for_real(
         assert "is out of range, and retraining did not help" in sent[0].subject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [{"change": str(CHANGE)}, {"noise": str(CHANGE)}])
 def test_the_command_line_decides_as_the_dag_does(
     home: Path, run, tmp_path: Path, world: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -252,6 +264,7 @@ def decisions(spec: ModelSpec) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [{"change": str(CHANGE)}, {"noise": str(CHANGE)}])
 def test_a_replay_decides_as_the_dags_do(
     home: Path, run, tmp_path: Path, sent: list, world: dict[str, str], monkeypatch: pytest.MonkeyPatch, mlflow_template

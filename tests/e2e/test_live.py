@@ -259,6 +259,7 @@ def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
     airflow.unpause("clockwork_score", paused=True)
 
 
+@pytest.mark.slow
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
     """Real data with real drift: two weeks day by day, the rest of a year by range, checked as it goes."""
     model = spec.find("bike_demand")
@@ -307,6 +308,7 @@ def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None
     assert now.effective_day > date(2011, 9, 1)
 
 
+@pytest.mark.slow
 def test_electricity_is_scored_and_checked_by_range(airflow: Airflow, esteira_data: Path) -> None:
     airflow.wait_for_dags(["electricity_check"])
     finished(airflow, "electricity_train", day="1996-12-31")

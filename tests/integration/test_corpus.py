@@ -76,7 +76,7 @@ def test_rows_that_come_a_day_late_wait_in_quarantine_until_their_day_is_run_aga
     for _ in range(2):
         done, said = command("score", "corpus", "--day", str(after))
         assert done, said
-        assert "1 rows read = 1 published + 0 in quarantine" in said
+        assert "1 row read = 1 published + 0 in quarantine" in said
         bad = corpora.rows("quarantine", spec, str(day))
         assert list(bad["rule"]) == ["late", "late"]
         assert f"esteira requeue corpus --day {day}" in bad["reason"].iloc[0]

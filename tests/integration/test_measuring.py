@@ -50,6 +50,7 @@ def test_every_whole_window_of_a_range_is_measured_and_the_last_day_decides(trai
     assert sorted(single["last_day"].dt.date) == data.days(FIRST, last - timedelta(days=1))  # each day once
 
 
+@pytest.mark.slow
 def test_a_range_day_by_day_and_at_once_measures_the_same_windows(trained, home, mlflow_template) -> None:
     spec, last = trained(change=str(CHANGE)), FIRST + timedelta(days=35)
     score_days(spec, data.days(FIRST, last))

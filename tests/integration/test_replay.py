@@ -62,6 +62,7 @@ def without_clock(rows: list[dict]) -> list[dict]:
     return json.loads(json.dumps(rows))
 
 
+@pytest.mark.slow
 def test_a_replay_heals_what_a_frozen_model_does_not(spec: ModelSpec, another_home) -> None:
     last = CHANGE + timedelta(days=34)
     plan = Plan(spec.name, FIRST, last, "week", "week")
@@ -109,6 +110,7 @@ def test_a_report_is_one_page_and_escapes_what_users_wrote(spec: ModelSpec) -> N
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["rescore", "promote_chosen", "recheck", "measure"])
 def test_a_replay_that_was_killed_goes_on_where_it_was(
     spec: ModelSpec, another_home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
@@ -137,6 +139,7 @@ def test_a_replay_that_was_killed_goes_on_where_it_was(
     assert walk(spec, plan, "policy", tmp_path / "killed.jsonl")[-1]["day"] == whole[-1]["day"]
 
 
+@pytest.mark.slow
 def test_in_memory_it_is_the_same(spec: ModelSpec, another_home) -> None:
     plan = Plan(spec.name, FIRST, LAST, "week", "week")
     another_home("delta")
@@ -203,6 +206,7 @@ def test_a_window_of_one_class_does_not_stop_a_replay(home: Path, tmp_path: Path
     assert checks[-1]["roc_auc"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_replay_that_is_stopped_leaves_no_worker(spec: ModelSpec, home: Path, how: signal.Signals) -> None:
     last = str(FIRST + timedelta(days=60))

@@ -182,8 +182,10 @@ def test_texts_made_all_at_once_are_those_made_one_by_one() -> None:
     assert [len(values) for values in kinds.as_texts(rows.head(0)).values()] == [0] * len(rows.columns)
 
 
-@pytest.mark.timeout(120)
-def test_ten_thousand_columns_take_seconds(tmp_path: Path) -> None:
+def test_of_ten_thousand_columns_only_those_that_are_asked_for_are_looked_at_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one they took 90 seconds for six rows; `make bench-day` prints what they take."""
     kinds_of = [range(6), np.arange(6) * 1.5, list("uvwxyz"), [True, False] * 3, [None] * 6]
     frame = pd.DataFrame({f"c{n}": kinds_of[n % 5] for n in range(10_000)})
     own = {
@@ -196,13 +198,14 @@ def test_ten_thousand_columns_take_seconds(tmp_path: Path) -> None:
     pd.concat([pd.DataFrame(own), frame], axis=1).to_csv(tmp_path / "x.csv", index=False)
     source = f"{{{{kind: csv, path: {tmp_path}/x.csv}}}}"
     spec = models.write(tmp_path, yaml=models.YAML.replace("{{kind: python, function: source.read}}", source))
-    started = time.process_time()
+    real, one_by_one = kinds.fitted, []
+    monkeypatch.setattr(kinds, "fitted", lambda *given, **options: one_by_one.append(given) or real(*given, **options))
     good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
     fine, _ = data.validate(spec, good)
     assert len(data.build_features(spec, good)) == len(fine) == 6
     assert bad.empty
     assert len(fine.columns) == 10_007
-    assert time.process_time() - started < 10  # 2 or 3 are usual; it was 30
+    assert 0 < len(one_by_one) < 20, len(one_by_one)
 
 
 def test_no_metadata_service_is_asked_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

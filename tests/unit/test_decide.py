@@ -162,6 +162,7 @@ def equal_models(random: random.Random, days: int, correlation: float, rows: int
     return gains
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "correlation"), [(7, 0.0), (7, 0.3), (14, 0.0), (14, 0.3), (14, 0.5), (28, 0.5)])
 def test_of_two_equal_models_one_is_seldom_promoted(days: int, correlation: float) -> None:
     """At most 7 % of 1,000 seeds, by a single look at 95 %, with neighbouring days that depend on each other."""
