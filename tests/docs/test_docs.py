@@ -259,24 +259,22 @@ def test_an_override_of_a_page_fits_the_stack(snippet: Snippet, tmp_path: Path) 
         assert set(service.get("networks", [])) <= set(stack["networks"])
 
 
-# The features and metrics of the pages, in a model whose source gives no hour.
 METRICS = "metrics: {mae_over_mean: {max: 0.3}, r2: {min: 0.1}}"
-TRIED = {"def build(": "features.py", "def cost(": "metrics.py"}
 
 
-@pytest.mark.parametrize("snippet", pages.of_kind("python"), ids=str)
-def test_python_of_a_page_works_in_a_model(snippet: Snippet, world: World) -> None:
-    (file,) = (file for first, file in TRIED.items() if first in snippet.text)
+def braced(text: str) -> str:
+    """A text as str.format gives it back."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def run_with(world: World, file: str, snippet: Snippet, model: str) -> str:
+    """Train, score and measure a model that has the snippet as `file`; what was printed."""
     folder = world.folder / f"models-with-{file}"
-    of_model = models.YAML
-    if file == "metrics.py":
-        said = re.search(r"\{metrics\.cost: \{max: \d+\}\}", snippet.text)
-        assert said is not None, "the snippet says what to write into model.yaml"
-        of_model = of_model.replace(METRICS.replace("{", "{{").replace("}", "}}"), f"metrics: {{{said[0]}}}")
-    place = models.write(folder, yaml=of_model).folder
-    (place / file).write_text(snippet.text)
+    (folder / "sales").mkdir(parents=True)
+    (folder / "sales" / file).write_text(snippet.text)
+    models.write(folder, yaml=model)
+    source = folder / "sales" / "source.py"
     if file == "features.py":
-        source = place / "source.py"
         source.write_text(source.read_text().replace('        "hour": hour,\n', ""))
     done = world.run(
         "esteira validate\nesteira train sales --as-of 2026-01-31\nesteira score sales --day 2026-02-01\n"
@@ -285,5 +283,25 @@ def test_python_of_a_page_works_in_a_model(snippet: Snippet, world: World) -> No
         ESTEIRA_HOME=str(world.folder / f"state-with-{file}"),
     )
     assert done.returncode == 0, done.stderr
-    assert "72 rows read = 72 published" in done.stdout
-    assert ("metrics.cost: " in done.stdout) == (file == "metrics.py")
+    return done.stdout
+
+
+def test_each_python_block_is_tried() -> None:
+    firsts = sorted(re.findall(r"^def (\w+)", each.text, re.M) for each in pages.of_kind("python"))
+    assert firsts == [["build"], ["cost"]]
+
+
+@pytest.mark.parametrize("snippet", [each for each in pages.of_kind("python") if "def build(" in each.text], ids=str)
+def test_features_of_a_page_build_what_the_source_lacks(snippet: Snippet, world: World) -> None:
+    said = run_with(world, "features.py", snippet, models.YAML)
+    assert "72 rows read = 72 published" in said
+
+
+@pytest.mark.parametrize("snippet", [each for each in pages.of_kind("python") if "def cost(" in each.text], ids=str)
+def test_a_metric_of_a_page_is_measured(snippet: Snippet, world: World) -> None:
+    limits = re.search(r"\{metrics\.cost: \{max: \d+\}\}", snippet.text)
+    assert limits is not None, "the snippet says what to write into model.yaml"
+    model = models.YAML.replace(braced(METRICS), braced(f"metrics: {limits[0]}"))
+    said = run_with(world, "metrics.py", snippet, model)
+    assert "metrics.cost: " in said
+    assert "mae_over_mean" not in said
