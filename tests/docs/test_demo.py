@@ -12,7 +12,7 @@ from local.places import remove
 from tests.docs.pages import PROJECT
 from tests.e2e.conftest import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(900)]
 
 
 def make(target: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
