@@ -152,7 +152,7 @@ def live() -> None:
             shown = f"median {statistics.median(took):.2f} s, fastest {min(took):.2f} s, slowest {max(took):.2f} s"
             print(f"live, trigger to {name:<20} {shown}", flush=True)
     finally:
-        stacks.down(stack)
+        stacks.clean(stack)
 
 
 def _is_checked(airflow: Any, day: str) -> bool:

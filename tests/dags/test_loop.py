@@ -180,12 +180,6 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
     assert "the lake is gone" in sent[0].lead
 
 
-def test_a_future_day_is_refused(run, tmp_path: Path, sent: list) -> None:
-    states = run(models.write(tmp_path), "check", day="2099-01-01")
-    assert states["labels"] == "failed"
-    assert "day 2099-01-01 is in the future" in sent[0].lead
-
-
 def test_a_partition_passes_no_form_and_is_looked_at_all_the_same(tmp_path: Path) -> None:
     from airflow.sdk.exceptions import AirflowFailException
     from esteira import dags
