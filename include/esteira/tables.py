@@ -307,7 +307,7 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
             delta.remember(path(kind, model), marks, before)
         return version(kind, model)
 
-    return _retried(commit)
+    return _retried(path(kind, model), commit)
 
 
 def _to_arrow(rows: pd.DataFrame, table: DeltaTable | MemoryTable | None, schema: pa.Schema | None) -> pa.Table:
@@ -348,7 +348,7 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
         ) from None
 
 
-def _retried(commit: Callable[[], int]) -> int:
+def _retried(place: str, commit: Callable[[], int]) -> int:
     """Commit; where another writer of the same rows was faster, again from a fresh read, a bounded number of times."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -356,6 +356,7 @@ def _retried(commit: Callable[[], int]) -> int:
         except CommitFailedError:
             if attempt == ATTEMPTS:
                 raise
+            delta.forget(place)  # its log is listed anew: a network's file system may not show the next entry at once
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  # a pause, not a secret
     raise AssertionError("unreachable")
 
@@ -410,7 +411,7 @@ def append_once(model: str, row: Mapping[str, object]) -> bool:
         return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
     with delta.reaching(path("ledger", model)):
-        return bool(_retried(commit))
+        return bool(_retried(path("ledger", model), commit))
 
 
 def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tuple[int, int]:
@@ -429,7 +430,7 @@ def maintain(kind: Kind, model: str, *, keep: Iterable[int], hours: int) -> tupl
         return int(found["numFilesRemoved"])
 
     with delta.reaching(place):
-        compacted = _retried(compact)
+        compacted = _retried(place, compact)
         removed = _vacuum(place, keep, hours)
         DeltaTable(place).create_checkpoint()
     return compacted, removed
