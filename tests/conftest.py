@@ -54,10 +54,15 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state folder of the test's own: lake, MLflow, notebooks."""
     place = tmp_path / "home"
-    (place / "mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
+    fresh_home(place, mlflow_template)
     use_home(place, monkeypatch)
     return place
+
+
+def fresh_home(place: Path, mlflow_template: Path) -> None:
+    """Make a state folder with an empty MLflow database."""
+    (place / "mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
 
 
 def use_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +77,7 @@ def corpus_trained(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Pa
     from tests import corpora
 
     place = tmp_path_factory.mktemp("corpus")
-    (place / "mlflow").mkdir()
-    shutil.copy(mlflow_template, place / "mlflow" / "mlflow.db")
+    fresh_home(place, mlflow_template)
     with pytest.MonkeyPatch.context() as patch:
         use_home(place, patch)
         corpora.train(place / "models")

@@ -998,7 +998,7 @@ def test_a_training_on_garbage_is_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_file_that_was_changed_since_is_refused_unread(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = trained()
+    spec = trained(own=True)
     (path,) = tables.home().glob("mlflow/artifacts/models/*/artifacts/model.skops")
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
         warnings.simplefilter("ignore")  # of a name that is there twice
