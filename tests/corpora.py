@@ -130,6 +130,6 @@ def require_outcome(case: Case, spec: ModelSpec, succeeded: bool, said: str) -> 
 
 def copy_home(trained: Path, place: Path) -> None:
     """A state folder with a champion, of the test's own: tables and MLflow's database; the model files stay where they are."""
-    shutil.copytree(trained / "lake", place / "lake")
+    shutil.copytree(trained / "lake", place / "lake", dirs_exist_ok=True)
     (place / "mlflow").mkdir(parents=True, exist_ok=True)
     shutil.copy(trained / "mlflow" / "mlflow.db", place / "mlflow" / "mlflow.db")
