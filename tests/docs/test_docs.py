@@ -39,6 +39,7 @@ ELSEWHERE = {
     "make setup": ".ci/run",  # each target makes .venv
     "make lint": ".ci/run",
     "make test": ".ci/run",
+    "make test-slow": ".ci/run",
     "make audit": ".github/workflows/ci.yml",
     "make scan": ".github/workflows/ci.yml",
     "make test-compose": ".github/workflows/compose.yml",
@@ -60,7 +61,12 @@ ELSEWHERE = {
     "source .venv/bin/activate": "tests/docs/test_docs.py::test_the_commands_of_the_pages_do_what_they_say",
 }
 # What a reader puts in the place of <…>; the day of a training is one before the first that is scored.
-PLACEHOLDERS = {"--as-of <day>": "--as-of 2026-01-31", "<day>": "2026-02-01", "<model>": "toll_traffic"}
+PLACEHOLDERS = {
+    "--as-of <day>": "--as-of 2026-01-31",
+    "<day>": "2026-02-01",
+    "<model>": "toll_traffic",
+    "<name>": "toll_traffic",
+}
 # What must have happened before a command that a sentence names.
 BEFORE = {
     "esteira init": "export ESTEIRA_LAKE=$ESTEIRA_HOME/another-lake",
