@@ -72,7 +72,9 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
     for noisy in ("alembic", "mlflow", "papermill", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as for Airflow's tasks: on a busy machine more of them stall each other
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # as for Airflow's tasks: on a busy machine more of them stall each other
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 

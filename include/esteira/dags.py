@@ -47,9 +47,10 @@ from esteira.spec import (
     find,
     load,
     model_files,
+    nearest,
     require_one,
 )
-from esteira.text import counted
+from esteira.text import counted, printable
 from esteira.timeouts import TooSlow, end_with_its_process, within
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _loaded(path: Path, files: list[Path], budget: Budget) -> ModelSpec:
 def _broken(name: str, error: Exception) -> DAG:
     """A DAG without tasks, in place of a model's own, whose documentation says why those could not be built."""
     why = f"The DAGs of {name} can't be built: {type(error).__name__}: {error}"
+    why = printable(why)
     return DAG(
         dag_id=f"{name}_broken", schedule=None, description=why[:500], doc_md=why, tags={"esteira", "broken", name}
     )
@@ -234,8 +236,13 @@ def _number(title: str, about: str, least: int = 1, most: int = LARGEST) -> Para
 def _context() -> tuple[Mapping[str, Any], str, str | None]:
     """The run's params, its name, and the day that it is a partition of, if it is one."""
     context = get_current_context()
-    run = context["dag_run"]
-    return context["params"], f"{run.dag_id}/{run.run_id}", run.partition_key
+    run, params = context["dag_run"], context["params"]
+    unknown = sorted(set(run.conf or {}) - set(params))
+    if unknown:  # which Airflow passes on without a word: the run would be one of another day, or version
+        raise AirflowFailException(
+            f"unknown key {unknown[0]!r} in the run's configuration; allowed: {', '.join(params)}{nearest(unknown[0], list(params))}"
+        )
+    return params, f"{run.dag_id}/{run.run_id}", run.partition_key
 
 
 def _run_day(spec: ModelSpec) -> date:
@@ -449,7 +456,8 @@ stays in the table `served`. A check follows by itself: of the day, or of the la
             from esteira import steps
 
             params, run, _ = _context()
-            return steps.score(spec, days(), run, params["version"])
+            # A form's 1.0 is a whole number, too.
+            return steps.score(spec, days(), run, None if params["version"] is None else int(params["version"]))
 
         # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
         # checks of all its days would start in any order, and only the one of the newest day decides.

@@ -39,6 +39,7 @@ FOLLOWED = 8
 # A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
+LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
 
 Filter = tuple[str, str, object]
 
@@ -237,8 +238,9 @@ def _read(place: str, file: File, schema: pa.Schema) -> pa.Table:
         partition = reduce(and_, equal) if equal else None
         fragment = pads.ParquetFileFormat().make_fragment(path, pafs.LocalFileSystem(), partition)
         known = fragment.to_table(schema=schema, use_threads=False)
-        with _files_lock:
-            _files[path] = known
+        if known.nbytes <= LARGE:
+            with _files_lock:
+                _files[path] = known
     return known
 
 

@@ -23,6 +23,7 @@ import mlflow
 import pandas as pd
 import psutil
 import skops.io
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -96,9 +97,27 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if uri().startswith("sqlite:///"):
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _require_database(Path(uri().removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri())
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # warns of pip's own version at each model
     return MlflowClient()
+
+
+def _require_database(path: Path) -> None:
+    """Let one process make a registry's database: of several that begin at once the others would find half of it."""
+    if path.exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables
+    from sqlalchemy import create_engine
+
+    with FileLock(f"{path}.lock", timeout=300):
+        if not path.exists():
+            draft = path.with_suffix(".part")
+            draft.unlink(missing_ok=True)
+            engine = create_engine(f"sqlite:///{draft}")
+            _initialize_tables(engine)
+            engine.dispose()
+            draft.replace(path)
 
 
 def experiment(spec: ModelSpec) -> str:

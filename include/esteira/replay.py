@@ -53,8 +53,7 @@ class Plan:
 
     def place(self, spec: ModelSpec) -> Path:
         """The folder of this replay: another one as soon as the plan, the model.yaml or the model's code differ."""
-        code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
-        text = json.dumps(asdict(self), default=str).encode() + spec.model_dump_json().encode() + code
+        text = json.dumps(asdict(self), default=str).encode() + spec.model_dump_json().encode() + spec.code
         return tables.home() / "replays" / self.model / hashlib.sha256(text).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,10 +178,23 @@ def _condition(where: Mapping[str, object]) -> str:
     def quoted(value: object) -> str:
         return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
 
-    return " AND ".join(
-        f"{column} IN ({', '.join(map(quoted, value))})" if isinstance(value, list) else f"{column} = {quoted(value)}"
-        for column, value in where.items()
-    )
+    def held(column: str, value: object) -> str:
+        if not isinstance(value, list):
+            return f"{column} = {quoted(value)}"
+        if len(value) > 1 and value == _whole(
+            value[0], value[-1]
+        ):  # of thousands of days a list would overflow Delta's stack
+            return f"{column} >= {quoted(value[0])} AND {column} <= {quoted(value[-1])}"
+        return f"{column} IN ({', '.join(map(quoted, value))})"
+
+    return " AND ".join(held(column, value) for column, value in where.items())
+
+
+def _whole(first: object, last: object) -> list[date]:
+    """Every day of a span; none where it is none of days."""
+    if not (isinstance(first, date) and isinstance(last, date)):
+        return []
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
 def _filters(where: Mapping[str, object]) -> list[delta.Filter]:

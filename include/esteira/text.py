@@ -11,6 +11,18 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
+def printable(text: str) -> str:
+    """A text in which what can't be shown, or kept in a database, is escaped: NUL, half a character, a byte of a file's name."""
+    return "".join(
+        sign
+        if sign.isprintable() or sign == "\n"
+        else sign.encode("ascii", "backslashreplace").decode()
+        if not sign.isascii()
+        else f"\\x{ord(sign):02x}"
+        for sign in text
+    )
+
+
 def shown_days(days: Sequence[date]) -> str:
     """Days as a sentence names them: '2026-02-01', or '2026-02-01 and 2 more days'."""
     return f"{days[0]} and {counted(len(days) - 1, 'more day')}" if len(days) > 1 else str(days[0])

@@ -140,3 +140,24 @@ def test_a_checkpoint_comes_every_twenty_versions() -> None:
     log = Path(tables.path("raw", "m"), "_delta_log")
     assert [path.name[:20] for path in sorted(log.glob("*.checkpoint.parquet"))] == [f"{19:020}"]
     assert DeltaTable(str(log.parent)).version() == 20
+
+
+def test_a_file_that_is_larger_in_memory_than_what_is_kept_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that compresses well is small on disk."""
+    monkeypatch.setattr(delta, "LARGE", 8)
+    before = len(delta._files)
+    write(0, rows=50)
+    assert values(0) == [1.0] * 50
+    assert len(delta._files) == before
+
+
+def test_a_century_of_days_is_one_commit() -> None:
+    """As a list of days it overflowed the stack of Delta's engine, and killed the process."""
+    days = [date(1900, 1, 1) + timedelta(days=n) for n in range(36_500)]
+    frame = pd.DataFrame({"day": pd.to_datetime([days[0], days[-1]]), "value": 1.0})
+    for value in (1.0, 2.0):
+        tables.replace_days("raw", "m", frame.assign(value=value), days)
+    assert list(tables.read("raw", "m")["value"]) == [2.0, 2.0]
+    assert tables.missing_days("raw", "m", [days[1], days[-2]]) == []
+    tables.replace_days("raw", "m", frame.head(1).assign(value=3.0), [days[0], days[2]])  # with a gap it is a list
+    assert sorted(tables.read("raw", "m")["value"]) == [2.0, 3.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from esteira.data import DataError
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
 
+from tests import models
 from tests.models import AS_OF, FIRST, score_days
 
 SECOND = FIRST + timedelta(days=1)
@@ -95,3 +97,39 @@ def test_features_that_were_never_built_do_not_publish_a_day(trained) -> None:
     steps.score(spec, [FIRST], "r")  # validate and features were marked as a success by hand
     with pytest.raises(steps.Unaccounted, match="72 rows read = 0 published"):
         steps.publish(spec, [FIRST], "r")
+
+
+def test_a_days_features_do_not_depend_on_the_days_read_with_it(home: Path, tmp_path: Path) -> None:
+    """A features.py may look across rows: it gets one day, whether that is scored alone, in a range or trained on."""
+    spec = models.write(tmp_path / "models")
+    code = "def build(rows):\n    return rows.assign(heat=rows['heat'] - rows['heat'].mean())\n"
+    (spec.folder / "features.py").write_text(code)
+    days = [FIRST, SECOND]
+
+    def built() -> pd.DataFrame:
+        for asked in [days] if together else [[day] for day in days]:
+            ingest.extract(spec, asked)
+            ingest.validate(spec, asked)
+            ingest.features(spec, asked)
+        return tables.read("features", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+
+    together = True
+    at_once = built()
+    together = False
+    pd.testing.assert_frame_equal(built(), at_once)
+    assert abs(at_once.groupby("day")["heat"].mean()).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("pd.concat([rows, rows[['heat']]], axis=1)", "must return columns of one name each; twice: heat"),
+        ("rows.head(3)", "must return the 72 rows that it got, with their index; it returned 3"),
+    ],
+)
+def test_nonsense_of_a_features_py_is_a_sentence(home: Path, tmp_path: Path, code: str, says: str) -> None:
+    spec = models.write(tmp_path / "models")
+    (spec.folder / "features.py").write_text(f"import pandas as pd\n\n\ndef build(rows):\n    return {code}\n")
+    steps.extract(spec, [FIRST])
+    with pytest.raises(DataError, match=says):
+        steps.validate(spec, [FIRST])

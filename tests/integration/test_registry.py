@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -129,3 +132,20 @@ def test_a_run_is_found_by_a_key_with_quotes(home: Path, spec: ModelSpec) -> Non
         with registry.run(spec, key, "test", kind="attempt"):
             pass
     assert [len(registry.runs(spec, key=key)) for key in keys] == [1, 1, 1, 1]
+
+
+def test_processes_that_make_the_registry_at_once_all_find_it_whole(tmp_path: Path) -> None:
+    code = "from esteira import registry; print(len(registry.client().search_experiments()))"
+    environment = {
+        **os.environ,
+        "ESTEIRA_HOME": str(tmp_path),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow/mlflow.db",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said

@@ -298,3 +298,49 @@ def test_a_model_that_two_folders_declare_is_refused_by_name(tmp_path: Path, mon
     assert specs.find("other").name == "other"
     monkeypatch.setenv("ESTEIRA_MODELS", f"{tmp_path / 'one'}:{tmp_path / 'one'}")  # the same folder twice is one
     assert specs.find("sales").name == "sales"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("expect: {temp:", 'expect: {"a\\0b": {min: x}, temp:', r"expect.a\x00b"),
+        ("expect: {temp:", 'expect: {"a\\uD800b": {min: x}, temp:', "expect.a"),
+        ('path: "${DATA}/hour.csv"', 'path: "a\\0b.csv"', "which has a NUL"),
+        ("time: {column: dteday, hour: hr}", 'time: {column: dteday, format: "%"}', "a % stands alone"),
+        ("target: cnt", "target: event_time", "is a column that esteira writes itself"),
+        ("target: cnt", "target: day", "is a column that esteira writes itself"),
+        ("cnt: {min: 0}", "cnt: {matches: '" + "(" * 2000 + ")" * 2000 + "'}", "cnt.matches"),
+        ('score: {schedule: "0 6 * * *"', 'score: {start: 9999-12-31, schedule: "0 6 * * *"', "to 2200-01-01"),
+    ],
+    ids=["nul", "half", "path", "format", "event_time", "day", "brackets", "start"],
+)
+def test_what_no_table_and_no_database_takes_is_refused_in_words_that_can_be_kept(
+    write, old: str, new: str, message: str
+) -> None:
+    assert old in FULL
+    with pytest.raises(SpecError) as caught:
+        load(write(FULL.replace(old, new, 1)), {"DATA": "/data"})
+    said = str(caught.value)
+    assert message in said
+    assert said.replace("\n", "").isprintable()
+
+
+def test_a_folder_whose_name_is_no_text_is_named_in_signs_that_are(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/bad\xff"))
+    folder.mkdir()
+    (folder / "model.yaml").write_text(FULL)
+    with pytest.raises(SpecError) as caught:
+        load(folder / "model.yaml", {"DATA": "/data"})
+    assert str(caught.value).encode()  # a half character could not be
+    assert r"bad\udcff/model.yaml" in str(caught.value)
+
+
+def test_an_editors_lock_is_no_code_of_the_model(tmp_path: Path) -> None:
+    spec = models.write(tmp_path, "sales")
+    before = spec.code
+    (spec.folder / ".#source.py").symlink_to("user@host.1234")  # Emacs', which leads nowhere
+    (spec.folder / "folder.py").mkdir()
+    os.mkfifo(spec.folder / "pipe.py")
+    assert spec.code == before
+    (spec.folder / "more.py").write_text("x = 1\n")
+    assert spec.code != before

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from esteira.data import kinds
 from esteira.data.sources import DataError, call
 from esteira.spec import Expectation, ModelSpec, canonical
+from esteira.text import counted
 
 BUILT = "a pandas DataFrame of the same rows, with their index and every feature that model.yaml names"
 
@@ -153,17 +154,30 @@ def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """What the model's features.py makes of the rows, or the rows themselves, with every feature and the same index."""
     built = rows
     if spec.has_features_code and len(rows):
-        built = call(spec.folder, "features.build", BUILT)(rows.drop(columns=[spec.target], errors="ignore").copy())
-        if not built.index.sort_values().equals(rows.index.sort_values()):
-            raise DataError(
-                f"{spec.folder / 'features.py'}: build must return the {len(rows)} rows that it got, with their index; "
-                f"it returned {len(built)}"
-            )
-        built = built.loc[rows.index]
+        # Day by day, whoever asks: a day's features must not depend on which other days are read with it.
+        known = rows.drop(columns=[spec.target], errors="ignore")
+        parts = [_built_day(spec, part.copy()) for _, part in known.groupby("day", sort=False)]
+        built = (pd.concat(parts) if len(parts) > 1 else parts[0]).loc[rows.index]
     missing = [name for name in (*spec.key, *spec.features.all) if name not in built.columns]
     if missing and len(rows):
         raise DataError(
             f"model {spec.name}: {missing} neither come from the source nor from features.py; it gave {list(built.columns)}"
+        )
+    return built
+
+
+def _built_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the model's features.py makes of a day's rows: the same rows, and no column twice."""
+    built = call(spec.folder, "features.build", BUILT)(rows)
+    where = f"{spec.folder / 'features.py'}: build"
+    if not built.index.sort_values().equals(rows.index.sort_values()):
+        raise DataError(
+            f"{where} must return the {counted(len(rows), 'row')} that it got, with their index; it returned {len(built)}"
+        )
+    if built.columns.nlevels > 1 or not built.columns.is_unique:
+        twice = [str(name) for name in built.columns[built.columns.duplicated()]]
+        raise DataError(
+            f"{where} must return columns of one name each; twice: {', '.join(twice) or 'none, but in levels'}"
         )
     return built
 

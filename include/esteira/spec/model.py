@@ -87,6 +87,12 @@ class ModelSpec(Block):
         return (self.folder / "features.py").is_file()
 
     @property
+    def code(self) -> bytes:
+        """The model's own code: what was made by other code is stale. Hidden files are an editor's."""
+        files = (path for path in self.folder.glob("*.py") if not path.name.startswith(".") and path.is_file())
+        return b"".join(path.read_bytes() for path in sorted(files))
+
+    @property
     def source_columns(self) -> tuple[str, ...]:
         """The columns that the source must have to be scored, each once: never the target."""
         wanted = (self.time.column, *((self.time.hour,) if self.time.hour else ()), *self.key, *self.inputs)
@@ -106,7 +112,7 @@ class ModelSpec(Block):
             raise mistake(
                 f"{foreign[0]!r} is not part of the model's key {list(self.key)}; name columns of it", "labels", "key"
             )
-        for name in (*self.features.all, *self.key, *self.inputs):
+        for name in (*self.features.all, *self.key, *self.inputs, self.target):
             if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
                 raise mistake(f"{name!r} is a column that esteira writes itself; rename the source's column")
         known = list(dict.fromkeys((*self.source_columns, *self.features.all, self.target)))

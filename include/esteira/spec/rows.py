@@ -38,6 +38,8 @@ class FileSource(Block):
     @field_validator("path")
     @classmethod
     def _path_is_of_files(cls, path: str) -> str:
+        if "\0" in path:
+            raise mistake(f"got {path!r}, which has a NUL; no file's name has one")
         if "://" in path:
             raise mistake(f"got {path!r}; csv and parquet are files of this machine: mount them, or use kind: delta")
         if path.endswith("/"):
@@ -141,6 +143,16 @@ class Time(Block):
     format: str | None = None
     timezone: str = "UTC"
 
+    @field_validator("format")
+    @classmethod
+    def _format_is_one(cls, form: str | None) -> str | None:
+        stray = re.search(r"%(?![a-zA-Z%])", form or "")
+        if stray:
+            raise mistake(
+                f"got {form!r}, in which a % stands alone; a format is such as %Y-%m-%d %H:%M, and %% is a percent sign"
+            )
+        return form
+
     @field_validator("timezone")
     @classmethod
     def _timezone_is_known(cls, name: str) -> str:
@@ -227,6 +239,10 @@ class Expectation(Block):
     def _is_a_pattern(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
+        except RecursionError:
+            raise mistake(
+                "got a regular expression with too many brackets within each other; write it simpler"
+            ) from None
         except re.error as error:
             raise mistake(f"got {pattern!r}, which is no regular expression: {error}") from None
         if pattern is not None:

@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from esteira.text import printable
+
 ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
 RESERVED_COLUMNS = frozenset(
     [
@@ -42,6 +44,7 @@ RESERVED_COLUMNS = frozenset(
 )
 
 CENTURY = 36_500  # days
+LAST_DAY = date(2200, 1, 1)
 FIRST_DAY = date(1900, 1, 1)  # from here on a hundred years back is a day, too
 Task = Literal["regression", "binary", "multiclass"]
 HIGHER, LOWER = True, False
@@ -72,7 +75,13 @@ class OutOfReach(OSError):
 
 
 class SpecError(EsteiraError):
-    """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend."""
+    """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend.
+
+    Airflow keeps it in its database, which takes no NUL and no half a character: such signs are escaped.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 def nearest(word: object, allowed: Iterator[str] | list[str] | tuple[str, ...]) -> str:
@@ -127,10 +136,10 @@ def _minutes(given: object) -> int:
 
 
 def _day_or_none(given: object) -> object:
-    if given is None or (type(given) is date and given >= FIRST_DAY):
+    if given is None or (type(given) is date and FIRST_DAY <= given <= LAST_DAY):
         return given
     if type(given) is date:
-        raise mistake(f"got {given}; days are from {FIRST_DAY} on")
+        raise mistake(f"got {given}; days are from {FIRST_DAY} to {LAST_DAY}")
     raise mistake(f"got {given!r}; a day is written YYYY-MM-DD, such as 2026-01-31")
 
 

@@ -26,8 +26,7 @@ def _mark(spec: ModelSpec, *blocks: str) -> int:
     """A number that changes when the blocks of the spec, or the model's own code, do: what was made before is stale then."""
     text = json.dumps(spec.model_dump(mode="json", include=set(blocks)), sort_keys=True)
     secrets = [source.url.get_secret_value() for source in _sources(spec) if isinstance(source, SqlSource)]
-    code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
-    return zlib.crc32("".join([text, *secrets]).encode() + code)
+    return zlib.crc32("".join([text, *secrets]).encode() + spec.code)
 
 
 def _sources(spec: ModelSpec) -> list[Source]:

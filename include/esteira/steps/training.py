@@ -61,11 +61,10 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
 
 def _identity(spec: ModelSpec, as_of: date, versions: str, window: int | None) -> str:
     """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
-    code = b"".join(path.read_bytes() for path in sorted(spec.folder.glob("*.py")))
     asked = json.dumps(
         [str(as_of), versions, window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
     )
-    return hashlib.sha256(asked.encode() + code).hexdigest()
+    return hashlib.sha256(asked.encode() + spec.code).hexdigest()
 
 
 def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None) -> int | None:
