@@ -39,7 +39,7 @@ RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, w
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
     *("admin-password", "airflow-users.json", "secrets.json", f"{RUNNING}*", "airflow", "demo", "lake", "logs", "mail"),
-    *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays"),
+    *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "train-*.lock"),
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid"),
 )
 FAULTS = (StackError, places.PlaceError)

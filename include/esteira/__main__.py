@@ -160,10 +160,20 @@ def train(
     Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next. Said
     twice it registers one version.
     """
-    from esteira import steps
+    from filelock import FileLock, Timeout
 
-    run = f"cli/train/{as_of}"
-    typer.echo(steps.train(_find(model), as_of, run, window=window, promoted=promote, again=again))
+    from esteira import steps, tables
+
+    spec, run = _find(model), f"cli/train/{as_of}"
+    lock = tables.home() / f"train-{spec.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):  # two of them would take each other's runs for what a killed one left
+            typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
+    except Timeout:
+        raise EsteiraError(
+            f"model {spec.name}: another `esteira train` of it is at work on this machine; wait for it ({lock})"
+        ) from None
 
 
 @app.command()

@@ -291,13 +291,18 @@ def version_of(spec: ModelSpec, run_id: str) -> int | None:
 
 
 def alias(spec: ModelSpec, name: str, version: int | None) -> None:
-    """Point an alias at a version, or remove it; nothing is written where it already is so."""
+    """Point an alias at a version, or remove it; nothing is written where it already is so. Raises UnknownVersion."""
     api = client()
     now = aliases(spec).get(name)
     if version is None and now is not None:
         api.delete_registered_model_alias(spec.name, name)
     elif version is not None and now != version:
-        api.set_registered_model_alias(spec.name, name, str(version))
+        try:
+            api.set_registered_model_alias(spec.name, name, str(version))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise _unknown(spec.name, version) from None
 
 
 def aliases(spec: ModelSpec) -> dict[str, int]:
@@ -322,7 +327,14 @@ def _run_of(_: str, name: str, version: int) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UnknownVersion(f"model {name} has no version {version}; see `esteira status {name}`") from None
+        raise _unknown(name, version) from None
+
+
+def _unknown(name: str, version: int) -> UnknownVersion:
+    return UnknownVersion(
+        f"model {name} has no version {version}; see `esteira status {name}`. If it was deleted in MLflow, restore it there, go to "
+        f"another one (`esteira rollback {name} --to …`), or train anew"
+    )
 
 
 def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from esteira import data, learn, registry, steps, tables
 from esteira.data import DataError
 from esteira.spec import EsteiraError, ModelSpec, find
 from esteira.steps import ledger, training
+from filelock import FileLock
 
 from tests import models
-from tests.models import AS_OF
+from tests.models import AS_OF, FIRST, score_days
 
 
 def versions(spec: ModelSpec) -> int:
@@ -117,3 +120,27 @@ def test_a_training_on_one_class_says_what_to_do(home: Path, tmp_path: Path, day
     spec = models.write_late(tmp_path / "models", AS_OF - timedelta(days=days))
     with pytest.raises(EsteiraError, match=f"{says}.*(W|w)iden train.window, (or )?train for a later day"):
         steps.train(spec, AS_OF, "t")
+
+
+def test_a_champion_that_was_deleted_in_mlflow_can_be_replaced(trained, caplog: pytest.LogCaptureFixture) -> None:
+    spec = trained()
+    registry.client().delete_model_version(spec.name, "1")
+    registry._run_of.cache_clear()  # as in the next process
+    with pytest.raises(
+        registry.UnknownVersion, match="If it was deleted in MLflow, restore it there, go to another one"
+    ):
+        score_days(spec, [FIRST])
+    said = steps.train(spec, AS_OF + timedelta(days=1), "next")
+    assert "version 2 is the champion from 2026-02-02 on: the champion, version 1, is no longer in MLflow" in said
+    assert registry.aliases(spec)["champion"] == 2
+
+
+def test_two_trainings_of_a_model_from_the_command_line_do_not_meet(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    models.write(tmp_path / "models")
+    with FileLock(home / "train-sales.lock"):
+        code = "from esteira.__main__ import main; main()"
+        asked = [sys.executable, "-c", code, "train", "sales", "--as-of", str(AS_OF)]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "another `esteira train` of it is at work on this machine; wait for it" in done.stderr

@@ -238,7 +238,11 @@ def repair_aliases(spec: ModelSpec) -> None:
             registry.alias(spec, "champion", None)
         return
     if known.get("champion") != now.version:
-        registry.alias(spec, "champion", now.version)
+        try:
+            registry.alias(spec, "champion", now.version)
+        except registry.UnknownVersion as error:  # a new training must still be able to replace it
+            log.error("%s", error)
+            return
     if known.get("challenger") == now.version:
         registry.alias(spec, "challenger", None)
 

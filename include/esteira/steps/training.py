@@ -220,7 +220,10 @@ def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
 def _against_champion(
     spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
 ) -> tuple[bool, str, dict[str, float]]:
-    old = ledger.load_version(spec, version)
+    try:
+        old = ledger.load_version(spec, version)
+    except registry.UnknownVersion:
+        return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
     days = test.loc[unseen, "day"].nunique()
     if days < spec.check.min_days:
