@@ -139,3 +139,4 @@ soak: $(READY) ## Kill, race and break the steps hundreds of times, and print wh
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; fi
 	@rm -rf $(VENV) .esteira .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis include/esteira.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,7 +52,12 @@ def up(stack: Stack) -> None:
         raise StackError(f"it is up already: {stack.web}; stop it with `make down`")
     _stop_what_was_left(stack)
     for name in ("WEB", "MLFLOW", "SMTP"):
-        _check_port(name, getattr(stack, f"{name.lower()}_port"))
+        try:
+            _check_port(name, getattr(stack, f"{name.lower()}_port"))
+        except StackError as error:
+            if is_up(replace(stack, home=stack.home / "demo")):
+                raise StackError("the demo is still up and holds the ports; `make down` stops it") from None
+            raise error
     _make_home(stack)
     metadata = database.prepare(stack.home, say)
     environment = _environment(stack, metadata)

@@ -392,7 +392,10 @@ def status(
     """Show each model's champion, the last day scored and checked, and the last metric."""
     from esteira import steps
 
-    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
+    names = [model] if model else [path.parent.name for path in specs.model_files()]
+    if not names:
+        raise SpecError("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS")
+    for name in names:
         for key, value in steps.status(_find(name)).items():
             typer.echo(f"{key:<30} {value}")
         typer.echo("")
@@ -418,6 +421,8 @@ def main() -> None:
         app()
     except (EsteiraError, OutOfReach) as error:
         sys.exit(f"esteira: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:  # a folder that can't be written, a disk that is full
         sys.exit(f"esteira: {error}")
 

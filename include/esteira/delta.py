@@ -75,10 +75,12 @@ def reaching(place: str) -> Iterator[None]:
     """Say which table could not be reached, why, and how to mend it, where the storage fails."""
     try:
         yield
-    except (OutOfReach, CommitFailedError, TableNotFoundError):
+    except (OutOfReach, CommitFailedError):
         raise
     except (DeltaError, OSError) as error:
-        found = re.search(r"os error (\d+)", str(error))
+        found = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))
+        if isinstance(error, TableNotFoundError) and not found:  # and it is not that its folder can't be made
+            raise
         number = int(found[1]) if found else getattr(error, "errno", None) or 0
         storage = isinstance(error, OSError) or found or re.search(r"Generic (?!delta)\w+ error", str(error))
         if not storage or number == errno.ENOENT:

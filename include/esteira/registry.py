@@ -95,6 +95,7 @@ def client() -> MlflowClient:
     skip_instance_metadata()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if uri().startswith("sqlite:///"):
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         _require_database(Path(uri().removeprefix("sqlite:///")))

@@ -279,6 +279,10 @@ def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     }
 
 
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _end_with_parent() -> None:
     """End this worker when the process that started it ends, however that does; it leaves Ctrl-C to that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -314,7 +318,11 @@ def run(
     context = multiprocessing.get_context("spawn")
     workers = min(os.cpu_count() or 1, len(kinds))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        # Workers begin with what this process does at Ctrl-C: nothing, for it is this one that ends them.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main() else None
         futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(isolated, plan, kind, place) for kind in kinds}
+        if interrupt is not None:
+            signal.signal(signal.SIGINT, interrupt)
         try:
             while wait(futures.values(), timeout=0.5).not_done:
                 progress(sum(_checks_done(place, kind) for kind in kinds), total)

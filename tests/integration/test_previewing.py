@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import tables
+from esteira import steps, tables
 from esteira.__main__ import app
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, OutOfReach
 from typer.testing import CliRunner, Result
 
 from tests import models
@@ -101,6 +101,34 @@ def test_a_day_without_rows_says_so(spec: ModelSpec) -> None:
     said = validate("sales", "--data", "--day", str(AS_OF - timedelta(days=9)))
     assert said.exit_code == 1
     assert "the source has no row for 2026-01-22; give another --day" in said.output
+
+
+def test_a_day_that_would_be_refused_is_no_ok(spec: ModelSpec) -> None:
+    """Dates that are not written as ISO says, and no time.format."""
+    path = spec.folder / "in" / f"{AS_OF}.csv"
+    rows = pd.read_csv(path)
+    rows.assign(at=pd.to_datetime(rows["at"]).dt.strftime("%d/%m/%Y %H:%M")).to_csv(path, index=False)
+    said = validate("sales", "--data", "--day", str(AS_OF))
+    assert said.exit_code == 1
+    assert "72 rows read = 0 good rows + 72 for quarantine" in said.output
+    assert "set time.format, such as %d/%m/%Y %H:%M" in said.output
+    model = spec.folder / "model.yaml"
+    model.write_text(model.read_text().replace("time: {column: at}", 'time: {column: at, format: "%d/%m/%Y %H:%M"}'))
+    assert validate("sales", "--data", "--day", str(AS_OF)).exit_code == 0
+
+
+def test_a_state_folder_that_can_not_be_made_is_a_sentence(spec: ModelSpec, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutOfReach, match="is out of reach: Could not create local directory"):
+        steps.extract(spec, [AS_OF])
+
+
+def test_status_without_a_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "none"))
+    said = CliRunner().invoke(app, ["status"])
+    assert said.exit_code != 0
+    assert "no model.yaml was found" in str(said.exception)
 
 
 def test_limits_that_chance_reaches_are_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,7 +255,7 @@ def status(spec: ModelSpec) -> dict[str, Any]:
         spec.name,
         columns=["check_day", "attempt", "role", "segment", "window", "metric", "value", "in_range", "last_day"],
     )
-    events = tables.read("ledger", spec.name, columns=["at", "to_state", "why"])
+    events = tables.read("ledger", spec.name, columns=["at", "to_state", "why", "version"])
     mine = (checks["role"] == "champion") & (checks["segment"] == "") & (checks["attempt"] == 0)
     latest = checks[mine & (checks["metric"] == spec.check.metric) & (checks["window"] == "window")]
     latest = latest.sort_values(["check_day", "last_day"]).tail(1)
@@ -264,6 +264,8 @@ def status(spec: ModelSpec) -> dict[str, Any]:
     return {
         "model": spec.name,
         "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
+        "versions": ", ".join(map(str, sorted(events.loc[events["to_state"] == "challenger", "version"].astype(int))))
+        or "none",
         "last day scored": str(max(tables.days_of("predictions", spec.name), default="never")),
         "last check": str(max(tables.days_of("metrics", spec.name), default="never")),
         f"last window's {spec.check.metric}": "not measured yet" if latest.empty else _measured(spec, latest.iloc[0]),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.spec import ModelSpec
+from esteira.steps.quality import time_hint
 from esteira.text import counted
 
 SHOWN = 3  # rows
@@ -31,9 +32,14 @@ def preview(spec: ModelSpec, day: date | None = None) -> str:
     built = data.build_features(spec, scored)
     every = pd.concat([unreadable, bad])
     lines = [
-        f"{day}: {counted(len(rows), 'row')} read = {counted(len(good), 'good row')} + {len(every)} for quarantine",
+        f"{day}: {counted(len(rows), 'row')} read = {counted(len(good), 'good row')} + {len(every):,} for quarantine",
         *(f"  {counted(count, 'row')}: {why}" for why, count in _reasons(every).items()),
     ]
+    if len(every) > spec.quality.max_quarantined * len(rows):
+        share = f"more than quality.max_quarantined ({spec.quality.max_quarantined:.0%})"
+        raise data.DataError(
+            "\n".join([*lines, f"that is {share}: the day would be refused{time_hint(spec, every['rule'])}"])
+        )
     if len(built):
         shown = data.masked(spec, built.head(SHOWN))
         lines += [f"features, the first {counted(len(shown), 'row')}:", shown.to_string(index=False)]

@@ -85,9 +85,16 @@ def _too_many_bad(spec: ModelSpec, days: list[date]) -> str:
     reasons = _reasons(bad)
     most = next(iter(reasons))
     return (
-        f"{len(bad)} of {counted(read, 'row')} {'is' if len(bad) == 1 else 'are'} in quarantine, more than quality.max_quarantined ({spec.quality.max_quarantined:.0%}), "
-        f"{reasons[most]} of them by the rule {most}"
+        f"{len(bad):,} of {counted(read, 'row')} {'is' if len(bad) == 1 else 'are'} in quarantine, more than quality.max_quarantined ({spec.quality.max_quarantined:.0%}), "
+        f"{reasons[most]:,} of them by the rule {most}{time_hint(spec, bad['rule'])}"
     )
+
+
+def time_hint(spec: ModelSpec, rules: pd.Series) -> str:
+    """A word on time.format, where most rows' times can't be read and the model.yaml gives none."""
+    if spec.time.format or (rules == "time").mean() <= 0.5:
+        return ""
+    return f"; if {spec.time.column!r} is not written like 2026-01-31 or 2026-01-31T08:00, set time.format, such as %d/%m/%Y %H:%M"
 
 
 def _reasons(bad: pd.DataFrame) -> dict[str, int]:
