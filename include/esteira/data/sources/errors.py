@@ -19,7 +19,7 @@ def sentence(error: BaseException) -> str:
     """An error's text in one line; none where it fails to give any."""
     try:
         return " ".join(str(error).split())
-    except Exception:
+    except Exception:  # a user's own error may raise where it should say what it is
         return ""
 
 

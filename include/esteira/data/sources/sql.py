@@ -39,7 +39,7 @@ def _read(source: SqlSource, where: str, first: date, last: date) -> pd.DataFram
 
     try:
         engine = sqlalchemy.create_engine(source.url.get_secret_value())
-    except Exception as error:
+    except Exception as error:  # whatever a driver raises: its text may hold the password
         return DataError(
             f"{where}: the url can't be used: {type(error).__name__}; it is dialect+driver://user:password@host/database, the "
             "driver must be installed, and signs such as @ or / in the password are written %40, %2F"
