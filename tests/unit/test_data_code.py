@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -156,3 +158,22 @@ def test_what_fails_in_a_metric_is_told_too(tmp_path: Path) -> None:
         match=r"metrics\.py, line 2: IndexError: .*cost gets an array of 3 values of float64.*must return a number",
     ):
         data.function(tmp_path, "metrics.cost")(*[np.zeros(3)] * 3)
+
+
+def test_an_edit_within_the_same_second_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's bytecode cache goes by a file's size and its second."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "metrics.py"
+    for value in range(5):
+        path.write_text(f"def cost():\n    return {value}\n")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        assert data.function(tmp_path, "metrics.cost")() == value
+
+
+def test_code_may_declare_dataclasses_and_stays_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "metrics.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n"
+        "@dataclass\nclass Toll:\n    cost: float = 2\n\ndef cost():\n    return Toll().cost\n"
+    )
+    assert data.function(tmp_path, "metrics.cost")() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.py"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import date
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,13 +69,28 @@ def call(folder: Path, dotted: str, returns: str = "a pandas DataFrame") -> Call
     return checked
 
 
+class _AsWritten(SourceFileLoader):
+    """Compiles the file as it stands: Python's bytecode cache can't tell an edit of the same second and size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _module(path: Path) -> ModuleType:
-    place = importlib.util.spec_from_file_location(f"{PREFIX}{path.parent.name}_{path.stem}", path)
+    name = f"{PREFIX}{path.parent.name}_{path.stem}"
+    place = importlib.util.spec_from_loader(name, _AsWritten(name, _own(path)))
     assert place is not None, f"{path} is not a Python file"
     assert place.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(place)
+    sys.modules[name] = module  # where dataclasses and typing look for it
     place.loader.exec_module(module)
     return module
+
+
+def _own(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # links stay as they are
 
 
 def _is_of_the_code(error: BaseException) -> bool:
@@ -101,7 +118,7 @@ def _failure(path: Path, name: str, error: BaseException, said: str) -> DataErro
 
 def _line(path: Path, name: str, error: BaseException) -> int:
     """The line at fault: the last of the file's own that was at work; for a file that does not compile, the one named."""
-    own = os.path.abspath(path)  # noqa: PTH100  # as the loader names it: links stay as they are
+    own = _own(path)
     if isinstance(error, SyntaxError) and error.filename == own:
         return error.lineno or 1
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
