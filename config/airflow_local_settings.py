@@ -15,12 +15,21 @@ def preload() -> None:
         import mlflow.sklearn
         import mlflow.tracking.request_header.registry
         import optuna
+        import opentelemetry.sdk.metrics.view
         import pandas
         import pandera.pandas
+        import pyarrow.acero
         from esteira import plots
+        from sklearn.compose import make_column_transformer
+        from sklearn.preprocessing import OneHotEncoder
 
         assert all((mlflow.sklearn, mlflow.tracking.request_header.registry, optuna, esteira.steps, plots))
+        assert all((opentelemetry.sdk.metrics.view, pyarrow.acero))  # imported by MLflow's and pyarrow's first use
         assert IPython  # MLflow asks it at its first request whether it is in a notebook
+        # A client looks for plugins in every installed package; it asks no server before it is asked something.
+        mlflow.MlflowClient("http://127.0.0.1:9")
+        # scikit-learn imports what reads a frame with the first one.
+        make_column_transformer((OneHotEncoder(), ["x"])).fit_transform(pandas.DataFrame({"x": ["a", "b"]}))
         # pandera loads its checks, and Hypothesis where that is installed, at its first use: a quarter of a task's time.
         pandera.pandas.DataFrameSchema({"x": pandera.pandas.Column(float)}).validate(pandas.DataFrame({"x": [0.0]}))
 

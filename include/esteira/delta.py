@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
-from functools import reduce
-from operator import and_
 from typing import Any
 from urllib.parse import unquote
 
@@ -236,14 +234,23 @@ def _read(place: str, file: File, schema: pa.Schema) -> pa.Table:
     with _files_lock:
         known = _files.get(path)
     if known is None or known.schema != schema:  # a column was added to the table since
-        equal = [pads.field(name) == value for name, value in file.partition.items()]
-        partition = reduce(and_, equal) if equal else None
-        fragment = pads.ParquetFileFormat().make_fragment(path, pafs.LocalFileSystem(), partition)
-        known = fragment.to_table(schema=schema, use_threads=False)
+        # A quarter of the time that a dataset's fragment takes, which matters where a check reads two hundred.
+        kept = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        known = pa.table([_column(kept, field, file.partition) for field in schema], schema=schema)
         if known.nbytes <= LARGE:
             with _files_lock:
                 _files[path] = known
     return known
+
+
+def _column(kept: pa.Table, field: pa.Field, partition: Mapping[str, Any]) -> pa.ChunkedArray | pa.Array:
+    """A column as the table has it now: its partition's, of another type, or younger than the file."""
+    if field.name in partition:
+        return pa.repeat(pa.scalar(partition[field.name], field.type), len(kept))
+    if field.name not in kept.schema.names:
+        return pa.nulls(len(kept), field.type)
+    found = kept[field.name]
+    return found if found.type == field.type else found.cast(field.type)
 
 
 def _streamed(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> pa.Table:

@@ -80,14 +80,8 @@ def test_a_table_that_was_made_anew_is_another_one() -> None:
 
 def test_a_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = delta.pads.ParquetFileFormat.make_fragment
-
-    class Counted(delta.pads.ParquetFileFormat):
-        def make_fragment(self, path, *given, **options):
-            read.append(path)
-            return real(self, path, *given, **options)
-
-    monkeypatch.setattr(delta.pads, "ParquetFileFormat", Counted)
+    real = delta.pq.ParquetFile
+    monkeypatch.setattr(delta.pq, "ParquetFile", lambda path, **options: read.append(path) or real(path, **options))
     for number in range(4):
         write(number)
     for _ in range(3):
