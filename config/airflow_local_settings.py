@@ -14,8 +14,8 @@ def preload() -> None:
         import IPython
         import mlflow.sklearn
         import mlflow.tracking.request_header.registry
-        import optuna
         import opentelemetry.sdk.metrics.view
+        import optuna
         import pandas
         import pandera.pandas
         import pyarrow.acero
