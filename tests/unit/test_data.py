@@ -292,6 +292,9 @@ CELLS = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(),
     st.text(max_size=8),
+    st.text(st.characters(categories=["Cs", "Lu"]), max_size=3),  # with lone halves of characters
+    st.complex_numbers(),
+    st.binary(max_size=3),
     st.sampled_from(["", " 3 ", "1,5", "nan", "inf", "TRUE", "2026-02-30", "2026-02-03 08:00", "=1+1"]),
     st.datetimes(),
 )
@@ -314,6 +317,7 @@ def declared(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: ModelSpec, cells: dict) -> None:
     rows = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+    rows = data.writable(rows, {*declared.source_columns, *declared.features.all, declared.target})
     rows = rows.assign(event_time=data.event_time(declared, rows))
     rows = rows.assign(day=rows["event_time"].dt.normalize().fillna(pd.Timestamp(DAY)).astype("datetime64[s]"))
     rows.index = pd.Index(range(7, 7 + 3 * len(rows), 3))  # as that of rows of which others were left out

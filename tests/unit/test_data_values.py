@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
-from esteira import data
-from esteira.data import kinds
+from esteira import data, steps, tables
+from esteira.data import DataError, kinds
 from esteira.data.sources import delta
 from esteira.spec import ModelSpec, SpecError
 
@@ -226,3 +226,56 @@ def test_a_frame_whose_index_has_a_number_twice_is_read_row_by_row(tmp_path: Pat
         f"import pandas as pd\n\ndef read(first, last):\n    return pd.concat([{rows}, {rows}])\n"
     )
     assert list(data.read(spec, DAY, DAY)["site"]) == ["A", "A"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "stored"),
+    [
+        ("site", ["A", "\ud800x"], ["A", r"\ud800x"]),
+        ("site", [b"A", b"\xff"], ["A", r"\xff"]),
+        ("site", [1 + 2j, 2 + 0j], ["(1+2j)", "(2+0j)"]),
+        ("extra", ["A", "\udfff"], ["A", r"\udfff"]),
+        ("amount", ["\ud800", 2.0], [r"\ud800", "2"]),
+    ],
+)
+def test_what_no_table_can_take_is_kept_as_text(
+    tmp_path: Path, home: Path, column: str, values: list[object], stored: list[str]
+) -> None:
+    spec = models.write(tmp_path)
+    columns = {**{name: each[:2] for name, each in REST.items()}, "at": list(GOOD), column: "VALUES"}
+    code = f"pd.DataFrame({columns!r})".replace("'VALUES'", f"pd.Series({values!r}, dtype=object)")
+    (spec.folder / "source.py").write_text(
+        f"import pandas as pd\nfrom pandas import Timestamp\n\ndef read(first, last):\n    return {code}\n"
+    )
+    steps.extract(spec, [DAY])
+    steps.validate(spec, [DAY])
+    steps.features(spec, [DAY])
+    assert list(tables.read("raw", spec.name)[column]) == stored
+    assert len(tables.read("features", spec.name)) + len(tables.read("quarantine", spec.name)) == 2
+
+
+def test_a_complex_number_is_no_number(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    rows = pd.DataFrame({**REST, "heat": [1 + 2j, 2, 3], "at": "2026-01-02"})
+    rows.to_pickle(tmp_path / "x")
+    (spec.folder / "source.py").write_text(
+        f"import pandas as pd\n\ndef read(first, last):\n    return pd.read_pickle('{tmp_path}/x')\n"
+    )
+    good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+    assert (len(good), next(iter(bad["reason"]))) == (0, "'heat' is not a number: '(1+2j)'")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("rows.columns = pd.MultiIndex.from_product([rows.columns, ['x']])", "its columns have names in 2 levels"),
+        (f"rows['{kinds.SHORT}'] = 1", "is Esteira's own; rename the column"),
+    ],
+)
+def test_columns_that_can_not_be_named_are_refused(tmp_path: Path, change: str, says: str) -> None:
+    spec = models.write(tmp_path)
+    (spec.folder / "source.py").write_text(
+        f"import pandas as pd\n\ndef read(first, last):\n    rows = pd.DataFrame({REST!r})\n    {change}\n    return rows\n"
+    )
+    with pytest.raises(DataError, match=says):
+        data.read(spec, DAY, DAY)

@@ -194,7 +194,7 @@ def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str
 
 def _as_json(rows: pd.DataFrame) -> pd.Series:
     """Each row, as it came, as JSON text; an infinite number as a word, for JSON has none."""
-    own = rows.drop(columns=["rule", "reason", "day"])
+    own = data.writable(rows.drop(columns=["rule", "reason", "day"]), rows.columns)
     infinite = {
         name: own[name].astype(object).where(~np.isinf(own[name]), own[name].astype("str"))
         for name in own.columns

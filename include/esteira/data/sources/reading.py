@@ -9,7 +9,7 @@ import pandas as pd
 
 from esteira.data.kinds import SHORT
 from esteira.data.sources import csv, delta, files, parquet, sql
-from esteira.data.sources.columns import once
+from esteira.data.sources.columns import once, writable
 from esteira.data.sources.errors import DataError, Unfinished
 from esteira.data.sources.python import call
 from esteira.data.sources.times import event_time
@@ -69,7 +69,7 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
 
 def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
     """The columns of a source; where some are personal only those that are known, for without its header a file has values there."""
-    known = {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
+    known = _known(spec)
     there = [name for name in rows.columns if name != SHORT]
     names = [str(name) for name in there if not spec.personal or name in known]
     others = len(there) - len(names)
@@ -94,12 +94,12 @@ def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator
                 yield _read_file(file, source, spec, first, last), (file.path, file.day)
         case DeltaSource():
             path = delta.path_of(source, spec)
-            yield delta.read(path, spec, first, last), (path, None)
+            yield _plain(delta.read(path, spec, first, last), path, spec), (path, None)
         case SqlSource():
-            yield once(sql.read(source, spec, first, last), "the query"), ("the query's result", None)
+            yield _plain(sql.read(source, spec, first, last), "the query", spec), ("the query's result", None)
         case PythonSource():
             where = f"{spec.folder / source.function.partition('.')[0]}.py"
-            yield once(call(spec.folder, source.function)(first, last), where), (source.function, None)
+            yield _plain(call(spec.folder, source.function)(first, last), where, spec), (source.function, None)
 
 
 def _read_file(
@@ -108,11 +108,20 @@ def _read_file(
     """The rows of a file; none where it is of a day beside those asked, and can't be used."""
     try:
         if isinstance(source, CsvSource):
-            return once(csv.read(file, source, spec), file.path)
-        return once(parquet.read(file, spec, first, last), file.path)
+            return csv.read(file, source, spec)
+        return _plain(parquet.read(file, spec, first, last), file.path, spec)
     except (DataError, Unfinished) as error:
         files.require_beside(file.day, first, last, error)
         return pd.DataFrame()
+
+
+def _plain(rows: pd.DataFrame, where: str, spec: ModelSpec) -> pd.DataFrame:
+    return writable(once(rows, where), _known(spec))
+
+
+def _known(spec: ModelSpec) -> set[str]:
+    """The columns that model.yaml names."""
+    return {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
 
 
 def rows_of(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFrame | None:
