@@ -13,8 +13,8 @@ def preload() -> None:
         import esteira.steps
         import IPython
         import mlflow.sklearn
+        import mlflow.tracing.processor.otel_metrics_mixin
         import mlflow.tracking.request_header.registry
-        import opentelemetry.sdk.metrics.view
         import optuna
         import pandas
         import pandera.pandas
@@ -24,7 +24,8 @@ def preload() -> None:
         from sklearn.preprocessing import OneHotEncoder
 
         assert all((mlflow.sklearn, mlflow.tracking.request_header.registry, optuna, esteira.steps, plots))
-        assert all((opentelemetry.sdk.metrics.view, pyarrow.acero))  # imported by MLflow's and pyarrow's first use
+        # Imported by MLflow's and pyarrow's first use:
+        assert all((mlflow.tracing.processor.otel_metrics_mixin, pyarrow.acero))
         assert IPython  # MLflow asks it at its first request whether it is in a notebook
         # A client looks for plugins in every installed package; it asks no server before it is asked something.
         mlflow.MlflowClient("http://127.0.0.1:9")

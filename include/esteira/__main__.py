@@ -88,7 +88,7 @@ def validate(
         bool, typer.Option("--data", help="Read a day of each model's source, validate it and build its features.")
     ] = False,
     day: Annotated[
-        Any, _day_option("The day that --data reads; else the last one that files have, or yesterday.", "--day")
+        Any, _day_option("The day to read, as --data does; else the last one that files have, or yesterday.", "--day")
     ] = None,
 ) -> None:
     """Check models: every key, column and range, that each estimator exists and takes its parameters, and its source.
@@ -131,10 +131,10 @@ def _is_valid(path: Path, every: list[Path], with_data: bool, day: date | None) 
         sizes = counted(len(spec.features.all), "feature"), counted(len(spec.train.candidates), "candidate")
         typer.echo(f"{path}: ok: {spec.task}, {', '.join(sizes)}")
         for missing in data.look(spec):
-            if with_data:
+            if with_data or day:
                 raise data.DataError(missing)
             typer.echo(f"{path}: note: {missing}", err=True)
-        if with_data:
+        if with_data or day:
             typer.echo(steps.preview(spec, day))
     except (EsteiraError, OutOfReach) as error:
         typer.echo(str(error), err=True)
@@ -308,9 +308,9 @@ def replay(
     plan = Plan(spec.name, first, last, every, blocks)
     if fresh:
         shutil.rmtree(plan.place(spec), ignore_errors=True)
-    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("checks"), TimeRemainingColumn()
+    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn()
     with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} checks")
+        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} steps")
 
         def progress(done: int, of: int) -> None:
             bar.update(task, completed=done, total=of)

@@ -104,9 +104,11 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int, min_
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
     bad = sum(not window.healthy for window in windows if window.is_evidence(min_days, min_rows))
-    what = f"{latest.out_of_range()} is out of range from {span}; {bad} of the last {counted(len(windows), 'window')} {'is' if bad == 1 else 'are'}"
+    what = f"{latest.out_of_range()} is out of range from {span}"
+    if len(windows) > 1:
+        what += f"; {bad} of the last {len(windows)} windows {'is' if bad == 1 else 'are'}"
     if bad < at_least:
-        return Verdict(Decision.WATCH, f"{what}, {at_least} are needed to act")
+        return Verdict(Decision.WATCH, f"{what}; {at_least} are needed to act")
     return Verdict(Decision.RETRAIN, what)
 
 

@@ -432,7 +432,7 @@ def _folds(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame,
     every = np.sort(frame["day"].unique())
     if len(every) < 3:
         raise SpecError(
-            f"model {spec.name}: {counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to cross-validate; widen the window"
+            f"model {spec.name}: {counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to cross-validate; widen train.window in model.yaml, or give an as-of day that more days of data come before"
         )
     folds = min(spec.train.folds, len(every) - 1)
     for past, future in TimeSeriesSplit(n_splits=folds).split(every):

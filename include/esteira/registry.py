@@ -125,6 +125,11 @@ def experiment(spec: ModelSpec) -> str:
     """The id of the model's experiment, made if need be."""
     api = client()
     found = api.get_experiment_by_name(spec.name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise EsteiraError(
+            f"model {spec.name}: its experiment {found.experiment_id} was deleted in MLflow, and so its runs with it; bring them back: "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
     if found is not None:
         return str(found.experiment_id)
     local = uri().startswith("sqlite:///")

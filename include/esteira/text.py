@@ -11,6 +11,11 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
+def better_by(gain: float) -> str:
+    """A gain in a metric's own unit: 'better by 0.1', 'worse by 0.1'."""
+    return f"{'worse' if gain < 0 else 'better'} by {abs(gain):.4g}"
+
+
 def printable(text: str) -> str:
     """A text in which what can't be shown, or kept in a database, is escaped: NUL, half a character, a byte of a file's name."""
     return "".join(

@@ -11,7 +11,7 @@ import pytest
 import skops.io
 from esteira import drift, learn, registry
 from esteira.registry import ModelRefused
-from esteira.spec import ModelSpec
+from esteira.spec import EsteiraError, ModelSpec
 
 from tests import models
 from tests.unit.test_learn import frame, spec  # noqa: F401  # fixtures
@@ -109,6 +109,12 @@ def test_an_alias_is_set_moved_and_removed(run_id: str, spec: ModelSpec) -> None
 def test_an_unknown_version_says_where_to_look(home: Path, spec: ModelSpec) -> None:  # noqa: F811
     with pytest.raises(registry.UnknownVersion, match="model sales has no version 7; see `esteira status sales`"):
         registry.run_of(spec, 7)
+
+
+def test_an_experiment_that_was_deleted_is_to_be_restored(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
+    registry.client().delete_experiment(registry.experiment(spec))
+    with pytest.raises(EsteiraError, match=r"was deleted in MLflow.*`mlflow experiments restore --experiment-id \d+`"):
+        logged(spec, frame)
 
 
 def test_the_profile_comes_back(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811

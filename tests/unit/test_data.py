@@ -262,11 +262,11 @@ def test_a_python_source_without_rows_is_an_empty_day(tmp_path: Path) -> None:
 
 def test_split_is_by_days_in_order() -> None:
     frame = pd.DataFrame({"day": np.repeat(pd.date_range("2026-01-01", periods=20), 5)})
-    past, validation, test = data.split_days(frame, 0.70, 0.15, 0.15)
+    past, validation, test = data.split_days(declared, frame, 0.70, 0.15, 0.15)
     assert (past["day"].nunique(), validation["day"].nunique(), test["day"].nunique()) == (14, 3, 3)
     assert past["day"].max() < validation["day"].min() <= validation["day"].max() < test["day"].min()
     with pytest.raises(DataError, match="2 days with mature labels are too few to split 70%/15%/15%"):
-        data.split_days(frame.head(10), 0.70, 0.15, 0.15)
+        data.split_days(declared, frame.head(10), 0.70, 0.15, 0.15)
 
 
 def test_a_share_of_the_older_rows_is_kept_and_always_the_same() -> None:

@@ -101,6 +101,13 @@ def test_signs_of_a_pattern_in_a_folders_name_are_signs_of_a_name(tmp_path: Path
     assert len(data.read(spec, DAY, DAY)) == 2
 
 
+@pytest.mark.parametrize("name", ["data[1]", "d*", "{day}[x]"])
+def test_a_file_that_is_there_by_its_very_name_is_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name.replace('{day}', str(DAY))}.csv").write_text(HEADER + LINES)
+    (tmp_path / "data1.csv").write_text("something else\n")
+    assert len(data.read(declare(tmp_path, f'kind: csv, path: "{tmp_path}/{name}.csv"'), DAY, DAY)) == 2
+
+
 def test_a_pattern_of_files_and_of_folders_is_one_still(tmp_path: Path) -> None:
     for path in ("in/a/1.csv", "in/b/2.csv", "in/b/.hidden.csv", "in/b/3.txt"):
         put(tmp_path / path, HEADER + LINES)

@@ -34,7 +34,7 @@ def window(index: int, healthy: bool, days: int = 7) -> Measurement:
     [
         ([], Decision.WAIT, "no window"),
         ([window(0, True)], Decision.KEEP, "every metric is in range"),
-        ([window(0, False)], Decision.WATCH, "2 are needed to act"),
+        ([window(0, False)], Decision.WATCH, "from 2026-01-01 to 2026-01-07; 2 are needed to act"),
         ([window(0, False), window(1, False)], Decision.RETRAIN, "mae = 1 is out of range"),
         ([window(0, False), window(1, False), window(2, True)], Decision.KEEP, "in range"),
         ([window(0, False), window(1, True), window(2, False)], Decision.RETRAIN, "2 of the last 3"),

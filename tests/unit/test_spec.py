@@ -138,6 +138,8 @@ WRONG = [
     ("mae_over_mean: {max", "mae_over_man: {max", 20, "for regression: mae, rmse, mape, mae_over_mean, r2, pinball_01 to pinball_99; did you mean 'mae_over_mean'?"),
     ("mae_over_mean: {max", "accuracy: {max", 20, "unknown metric 'accuracy'; for regression"),
     ("{max: 0.20}", "{min: 0.20}", 20, "mae_over_mean is better when lower: give max"),
+    ("{max: 0.20}", "{max: -1}", 20, "mae_over_mean ≤ -1 can't be reached, for its best value is 0"),
+    ("{max: 0.20}}", "{max: 0.20}, r2: {min: 1.1}}", 20, "r2 ≥ 1.1 can't be reached, for its best value is 1"),
     ("{max: 0.20}", "{}", 20, "the range is empty; give min, max or both"),
     ("at_least: 2", "at_least: 4", 21, "impossible: at_least 4 of the last 3 windows"),
     ("{max: 0.20}}", "{max: 0.20}, metrics.cost: {max: 1}}", 20, "metrics.py is not in the model's folder"),

@@ -136,7 +136,7 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 def test_what_is_in_the_way_of_the_socket_is_named(made: Stack) -> None:
     stack._make_home(made)
     supervision.write_config(made, Database("sqlite:///x"))
-    (made.home / "supervisor.sock").mkdir()
+    supervision.socket_path(made).mkdir()
     with pytest.raises(StackError, match=r"supervisor\.sock is in the way of supervisord's socket; remove it"):
         stack._start(made, Database("sqlite:///x"), {})
 

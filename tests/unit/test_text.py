@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from esteira.text import counted, shown_days
+from esteira.text import better_by, counted, shown_days
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 days"), (1, "1 day"), (2, "2 days"), (12345, "12,345 days")])
@@ -18,3 +18,10 @@ def test_days_are_shown_short() -> None:
         "2026-02-01 and 1 more day",
         "2026-02-01 and 2 more days",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"), [(0.12345, "better by 0.1235"), (-0.0004, "worse by 0.0004"), (0.0, "better by 0")]
+)
+def test_a_loss_is_no_negative_gain(gain: float, said: str) -> None:
+    assert better_by(gain) == said

@@ -8,17 +8,20 @@ import numpy as np
 import pandas as pd
 
 from esteira.data.sources import DataError
+from esteira.spec import ModelSpec
 from esteira.text import counted
 
 
-def split_days(frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
+def split_days(spec: ModelSpec, frame: pd.DataFrame, *shares: float) -> list[pd.DataFrame]:
     """Parts of `frame` in order of time, cut between days, with the given shares of the days. Raises DataError if one is empty."""
     every = np.sort(frame["day"].unique())
     cuts = [round(len(every) * share) for share in np.cumsum(shares)[:-1]]
     parts = [frame[frame["day"].isin(part)] for part in np.split(every, cuts)]
     if any(part.empty for part in parts):
         raise DataError(
-            f"{counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to split {'/'.join(f'{share:.0%}' for share in shares)}; widen the window"
+            f"model {spec.name}: {counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to "
+            f"split {'/'.join(f'{share:.0%}' for share in shares)}; widen train.window in model.yaml, or give an as-of day that "
+            "more days of data come before"
         )
     return parts
 

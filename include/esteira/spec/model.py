@@ -17,6 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 from esteira.spec.policy import Alerts, Check, Limit, Promote, Recipe, Score, Train
 from esteira.spec.rows import Expectation, Features, Labels, PythonSource, Quality, Source, Time
 from esteira.spec.words import (
+    BEST,
     HIGHER,
     METRICS,
     RESERVED_COLUMNS,
@@ -207,10 +208,13 @@ class ModelSpec(Block):
                 f"unknown metric {name!r}; for {self.task}: {_listed(allowed)}{nearest(name, allowed)}; your own is named module.function, of a file in the model's folder",
                 *keys,
             )
-        bound = "min" if METRICS[name][1] is HIGHER else "max"
-        if getattr(limit, bound) is None:
-            better = "higher" if bound == "min" else "lower"
-            raise mistake(f"{name} is better when {better}: give {bound}", *keys)
+        higher = METRICS[name][1] is HIGHER
+        bound, given = ("min", limit.min) if higher else ("max", limit.max)
+        if given is None:
+            raise mistake(f"{name} is better when {'higher' if higher else 'lower'}: give {bound}", *keys)
+        best = BEST[METRICS[name][1]]
+        if given > best if higher else given < best:
+            raise mistake(f"{name} {limit} can't be reached, for its best value is {best}; see `esteira limits`", *keys)
 
     @model_validator(mode="after")
     def _task_agrees(self) -> Self:

@@ -66,6 +66,9 @@ METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
 }
 
 
+BEST = {HIGHER: 1, LOWER: 0}  # of every metric above
+
+
 class EsteiraError(Exception):
     """What a user can mend; the text says how."""
 

@@ -33,6 +33,7 @@ from esteira.steps.measuring import (
 )
 from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import served
+from esteira.text import better_by
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
         version = training.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
-    measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, better by {chosen.gain:.4g}"
+    measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
     ledger.make_champion(
         spec,
         version,

@@ -77,7 +77,7 @@ def require_champions(spec: ModelSpec, days: Iterable[date]) -> dict[date, Champ
             since = f"the first serves from {every[0].effective_day}" if every else "none was promoted yet"
             raise NoChampion(
                 f"model {spec.name} has no champion for {day}: {since}. "
-                "Train and promote one for an earlier day, or give a version"
+                "Train and promote one as of an earlier day, or say which version is to score (`--version 1`, or *Version* in the form)"
             )
         found[day] = now
     return found

@@ -16,7 +16,7 @@ from esteira import data, decide, drift, learn, registry, tables
 from esteira.learn import Model
 from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import ingest, ledger, quality
-from esteira.text import counted
+from esteira.text import better_by, counted
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _candidate_of(tags: Mapping[str, str]) -> str:
 def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str, window: int | None = None) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
-    past, validation, _ = data.split_days(_frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
+    past, validation, _ = data.split_days(spec, _frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
     with registry.run(
         spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
     ) as run_id:
@@ -151,7 +151,7 @@ def evaluate(
     """
     tags = registry.client().get_run(candidate_run).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    past, test = data.split_days(_frame(spec, as_of, window, versions), 0.85, 0.15)
+    past, test = data.split_days(spec, _frame(spec, as_of, window, versions), 0.85, 0.15)
     with registry.run(
         spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]
     ) as run_id:
@@ -239,8 +239,9 @@ def _against_champion(
     )
     values = learn.evaluate(spec, before, (spec.check.metric,))
     why = (
-        f"{spec.check.metric} better by {seen.gain:.4g} (at least {seen.lower:.4g} at confidence {spec.promote.confidence:g}) "
-        f"than the champion's, version {version}, over {counted(seen.days, 'day')}; {spec.promote.min_gain:g} is wanted"
+        f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "
+        f"(by {seen.lower:.4g} or more at confidence {spec.promote.confidence:g}); asked for: {spec.promote.min_gain:g} at least, "
+        "and more than 0 at that confidence"
     )
     return (
         seen.passed,
@@ -392,7 +393,7 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     values = {
         name: learn.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
     }
-    past, test = data.split_days(frame, 0.85, 0.15)
+    past, test = data.split_days(spec, frame, 0.85, 0.15)
     chance = learn.evaluate(spec, learn.scored(spec, learn.baseline(spec, past), test), tuple(values))
     return chosen.name, {
         name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value, chance[name])

@@ -139,7 +139,8 @@ def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
     """What matches, in order. Unlike glob's, a folder that can't be read is OutOfReach, and not an empty one."""
     part, *rest = parts
     try:
-        names = _matching(folder, part) if glob.has_magic(part) else [part]
+        literal = not glob.has_magic(part) or _is_there(os.path.join(folder, part))  # noqa: PTH118
+        names = [part] if literal else _matching(folder, part)
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118
             if rest and os.path.isdir(path):  # noqa: PTH112
