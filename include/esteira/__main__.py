@@ -71,11 +71,15 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(message)s")
     for noisy in ("alembic", "mlflow", "papermill", "matplotlib", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault(
         "OMP_NUM_THREADS", "1"
     )  # as for Airflow's tasks: on a busy machine more of them stall each other
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # A person waits: a server that is down is told in seconds, one that hangs in a minute.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 @app.command()
@@ -425,6 +429,17 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:  # a folder that can't be written, a disk that is full
         sys.exit(f"esteira: {error}")
+    except Exception as error:
+        from esteira.pulls import without_passwords
+        from esteira.steps.outages import is_outage
+
+        if not is_outage(error):
+            raise
+        said = without_passwords(str(error))[:400]
+        sys.exit(
+            f"esteira: a server can't be reached: {said}; start it (MLflow of this project: `make up`), or correct its address "
+            "(MLFLOW_TRACKING_URI); then say the command again: it goes on where it was"
+        )
 
 
 if __name__ == "__main__":

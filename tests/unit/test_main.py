@@ -51,6 +51,18 @@ def test_an_error_is_a_sentence_not_a_traceback(tmp_path: Path) -> None:
     assert done.stderr == "esteira: no model 'slaes'; there are: sales; did you mean 'sales'?\n"
 
 
+def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
+    models.write(tmp_path)
+    where = {"ESTEIRA_MODELS": str(tmp_path), "ESTEIRA_HOME": str(tmp_path / "home")}
+    done = esteira(
+        "train", "sales", "--as-of", "2026-01-31", MLFLOW_TRACKING_URI="http://user:word@127.0.0.1:9", **where
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("esteira: a server can't be reached: API request to http://***@127.0.0.1:9/")
+    assert "Connection refused" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_schema_is_json() -> None:
     assert json.loads(esteira("schema").stdout)["title"] == "ModelSpec"
 
