@@ -25,6 +25,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from local import database, places, processes, supervision
 from local.api import Airflow, RunTimeout
@@ -40,7 +41,7 @@ RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, w
 OWN = (
     *("admin-password", "airflow-users.json", "secrets.json", f"{RUNNING}*", "airflow", "demo", "lake", "logs", "mail"),
     *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "train-*.lock"),
-    *("supervisor.sock*", "supervisord.conf", "supervisord.pid"),
+    *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )
 FAULTS = (StackError, places.PlaceError)
 INTERRUPTED = "interrupted; `make down` stops what was started"
@@ -59,12 +60,11 @@ def up(stack: Stack) -> None:
                 raise StackError("the demo is still up and holds the ports; `make down` stops it") from None
             raise error
     _make_home(stack)
-    metadata = database.prepare(stack.home, say)
-    environment = _environment(stack, metadata)
-    supervision.write_config(stack, metadata)
-    _start(stack, metadata, environment)
-    _wait(stack)
-    _carry_over(stack, metadata)
+    try:
+        with FileLock(stack.home / "up.lock", timeout=0):
+            _bring_up(stack)
+    except Timeout:
+        raise StackError("it is being started already, by another call; wait for that one") from None
     print(f"""
   Airflow   {stack.web}   user admin, password in {stack.password}
   MLflow    {stack.mlflow}
@@ -72,6 +72,17 @@ def up(stack: Stack) -> None:
   tables    {os.environ.get("ESTEIRA_LAKE") or stack.home / "lake"}
   stop      make down
 """)
+
+
+def _bring_up(stack: Stack) -> None:
+    if processes.supervisor(stack.home, database.data(stack.home)):  # another call was a moment faster
+        raise StackError(f"it is up already: {stack.web}; stop it with `make down`")
+    metadata = database.prepare(stack.home, say)
+    environment = _environment(stack, metadata)
+    supervision.write_config(stack, metadata)
+    _start(stack, metadata, environment)
+    _wait(stack)
+    _carry_over(stack, metadata)
 
 
 def say(line: str) -> None:

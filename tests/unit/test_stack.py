@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from local import database, places, processes, stack, supervision
 from local.database import Database
@@ -131,6 +132,14 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=rf"port {port} is taken \(.+\); choose another: ESTEIRA_WEB_PORT="):
             stack._check_port("WEB", port)
+
+
+def test_two_calls_at_once_do_not_start_it_twice(made: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_check_port", lambda name, port: None)
+    monkeypatch.setattr(stack, "_bring_up", lambda made: pytest.fail("it was started"))
+    stack._make_home(made)
+    with FileLock(made.home / "up.lock"), pytest.raises(StackError, match="it is being started already, by another"):
+        stack.up(made)
 
 
 def test_what_is_in_the_way_of_the_socket_is_named(made: Stack) -> None:
