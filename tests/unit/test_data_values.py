@@ -279,3 +279,61 @@ def test_columns_that_can_not_be_named_are_refused(tmp_path: Path, change: str, 
     )
     with pytest.raises(DataError, match=says):
         data.read(spec, DAY, DAY)
+
+
+def csv_model(tmp_path: Path, **changes: str) -> ModelSpec:
+    """A model whose source is all.csv, with parts of its yaml replaced."""
+    yaml = models.YAML.replace(
+        "{{kind: python, function: source.read}}", f"{{{{kind: csv, path: '{tmp_path}/all.csv'}}}}"
+    )
+    for old, new in changes.items():
+        yaml = yaml.replace(old, new)
+    return models.write(tmp_path, yaml=yaml)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        (["01", "02", "07"], ["01", "02", "07"]),
+        (["01", "02", "2A"], ["01", "02", "2A"]),
+        (["1", "2.0", "3"], ["1", "2", "3"]),
+        (["1.0", "2.0", ""], ["1", "2", None]),
+        (["1.10", "1E5", " 7"], ["1.10", "1E5", "7"]),
+        (["True", "false", "maybe"], ["1", "0", "maybe"]),
+        (["9007199254740993", "", "1"], ["9007199254740993", None, "1"]),
+    ],
+)
+def test_a_category_of_a_csv_file_does_not_depend_on_its_other_rows(
+    tmp_path: Path, given: list[str], stored: list[str | None]
+) -> None:
+    spec = csv_model(tmp_path, **{"[site, at]": "[at]", "site: {{in: [A, B, C]}}, ": ""})
+    for wanted, some in zip([stored, *[[each] for each in stored]], [given, *[[each] for each in given]], strict=True):
+        lines = [f"2026-01-02 0{n}:00,{each},1,1,True,1\n" for n, each in enumerate(some)]
+        (tmp_path / "all.csv").write_text("at,site,hour,heat,open,amount\n" + "".join(lines))
+        good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+        assert [None if pd.isna(each) else each for each in good["site"]] == wanted
+        assert bad.empty
+
+
+def test_a_time_of_digits_keeps_its_leading_zero(tmp_path: Path) -> None:
+    spec = csv_model(tmp_path, **{"{{column: at}}": "{{column: at, format: '%d%m%Y'}}"})
+    days = [date(2026, 2, 1), date(2026, 2, 10), date(2025, 11, 1), date(2026, 2, 3)]
+    lines = [f"{each:%d%m%Y},A,1,1,True,1\n" for each in days]
+    (tmp_path / "all.csv").write_text("at,site,hour,heat,open,amount\n" + "".join(lines))
+    for each in days:
+        assert list(data.read(spec, each, each)["event_time"]) == [pd.Timestamp(each)]
+
+
+@pytest.mark.parametrize("given", [["01", "02"], ["01", "02", "2A"]])
+def test_classes_are_the_same_text_in_every_file(tmp_path: Path, given: list[str]) -> None:
+    spec = csv_model(
+        tmp_path,
+        **{
+            "task: regression": "task: multiclass",
+            ", amount: {{min: -1000}}": "",
+            "mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}": "accuracy: {{min: 0.1}}",
+        },
+    )
+    lines = [f"2026-01-02 0{n}:00,A,1,1,True,{each}\n" for n, each in enumerate(given)]
+    (tmp_path / "all.csv").write_text("at,site,hour,heat,open,amount\n" + "".join(lines))
+    assert sorted(data.as_label(spec, data.read_labels(spec, DAY, DAY)["label"])) == given

@@ -10,7 +10,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import pandas as pd
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pandas.io.common import get_handle, infer_compression  # type: ignore[import-not-found]
 
-from esteira.data.kinds import EXACT, SHORT, ZERO_LED
+from esteira.data.kinds import SHORT
 from esteira.data.sources.columns import once
 from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
 from esteira.data.sources.files import File, opened
@@ -55,6 +55,9 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+WHOLE = r"\s*\+?(-?\d+)(?:\.0*)?\s*"
+INTEGER = r"-?(?:0|[1-9]\d*)"
+TRUTH = dict.fromkeys(["True", "TRUE", "true"], "1") | dict.fromkeys(["False", "FALSE", "false"], "0")  # read_csv's own
 HEAD = 1 << 20  # bytes in which a header is looked for
 BLANKS = r"\s+"  # the one separator of more than a character
 FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
@@ -156,15 +159,46 @@ def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.Da
     once(pd.DataFrame(columns=_header(text, source)), path)  # read_csv would give the second one another name
     texts = [name for name, asked in spec.expect.items() if asked.type == "text"]
     keys = [name for name in spec.key if name not in texts]
+    plain = [name for name in _by_value(spec) if name not in (*texts, *keys)]
     if texts:  # NA, None and True are words there
         names = [str(name) for name in pd.read_csv(io.BytesIO(text), nrows=0, **options).columns]
         empty = {name: [""] if name in texts else EMPTY for name in names}
         options |= {"keep_default_na": False, "na_values": empty}
-    rows: pd.DataFrame = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys([*texts, *keys], "str"), **options)
+    rows: pd.DataFrame = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys([*texts, *keys, *plain], "str"), **options)
     if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
         raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
     own = {name: _key(rows[name]) if name in keys else rows[name] for name in spec.key if name in rows.columns}
-    return rows.assign(**{name: _without_empty(values) for name, values in own.items()})
+    own = {name: _without_empty(values) for name, values in own.items()}
+    words = {name: _word(rows[name]) for name in plain if name in rows.columns}
+    return rows.assign(**words, **own)
+
+
+def _by_value(spec: ModelSpec) -> list[str]:
+    """The columns of which each value is what is written, whatever the file's other rows are: times, categories, classes.
+
+    What a features.py may read keeps the type that read_csv gives it.
+    """
+    categories = () if spec.has_features_code else spec.features.categorical
+    classes = () if spec.task == "regression" else (spec.target,)
+    return [spec.time.column, *categories, *classes]
+
+
+def _word(values: pd.Series) -> pd.Series:
+    """Each value as it is written; but 1.0 is 1, as other rows of it would be, and True is 1, as in every kind of source."""
+    return _each(values, lambda text: TRUTH.get(text, _whole(text)))
+
+
+def _whole(text: str) -> str:
+    """A whole number without what a table with empty cells writes after it; any other text as it is."""
+    number = re.fullmatch(WHOLE, text)
+    return number[1] if number else text
+
+
+def _each(values: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """The texts, changed: each different one once."""
+    codes, different = pd.factorize(values)
+    changed = pd.Series([*map(change, different), None], dtype="str")
+    return changed.take(codes).set_axis(values.index)  # of an empty value the code is -1
 
 
 def _header(text: bytes, source: CsvSource) -> list[str]:
@@ -194,18 +228,15 @@ def _is_ascii(source: CsvSource) -> bool:
 
 
 def _key(text: pd.Series) -> pd.Series:
-    """A key as what it looks like: numbers, whole ones to the last digit though some are empty; but 007 is text."""
-    given = text.dropna()
-    if given.str.match(ZERO_LED).any():
-        return text
-    try:
-        numbers = pd.to_numeric(given)
-    except ValueError:
-        return text
-    if not (numbers.abs() <= EXACT).all() and not pd.api.types.is_signed_integer_dtype(numbers):
-        return text  # as a float it would lose its last digits
-    whole = not (numbers % 1).any()
-    return pd.Series((numbers.astype("Int64") if whole else numbers).reindex(text.index))
+    """A key as it is written; whole numbers, where all of a file are such, as numbers. 007, 1E5 and 1.50 are text."""
+    plain = _each(text, _whole)
+    given = plain.dropna()
+    if given.empty or not given.str.fullmatch(INTEGER).all():
+        return plain
+    numbers = [int(value) for value in given]
+    if max(map(abs, numbers)) >= 2**63:
+        return plain
+    return pd.Series(numbers, given.index, dtype="Int64").reindex(text.index)
 
 
 def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -> pd.DataFrame:
