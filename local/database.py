@@ -46,6 +46,10 @@ SETTINGS = {
 }
 
 
+class UrlError(RuntimeError):
+    """ESTEIRA_DATABASE_URL names no database; the text says what does."""
+
+
 class DatabaseError(RuntimeError):
     """PostgreSQL can't be made or started; the text says why."""
 
@@ -78,7 +82,7 @@ def prepare(home: Path, say: Callable[[str], None]) -> Database:
     """The database for the set-up at `home`, made where it is not there yet. Says in a line why it is not PostgreSQL."""
     given = os.environ.get("ESTEIRA_DATABASE_URL", "")
     if given:
-        return Database(_with_driver(given))
+        return Database(_known(_with_driver(given)))
     try:
         return _embedded(home, say)
     except (DatabaseError, places.PlaceError, OSError, subprocess.TimeoutExpired) as error:
@@ -115,6 +119,20 @@ def wait(database: Database) -> None:
 def _with_driver(url: str) -> str:
     scheme, _, rest = url.partition("://")
     return f"postgresql+psycopg2://{rest}" if scheme in ("postgres", "postgresql") else url
+
+
+def _known(url: str) -> str:
+    """The address, of a kind that Airflow and this machine know. Raises UrlError, which shows nothing of it."""
+    from sqlalchemy.engine import make_url
+
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except Exception as error:  # whatever a dialect raises
+        raise UrlError(
+            f"ESTEIRA_DATABASE_URL can't be used: {type(error).__name__}; it is dialect+driver://user:password@host/database, such "
+            "as postgresql://airflow:…@host/airflow, and its driver must be installed"
+        ) from None
+    return url
 
 
 # ------------------------------------------------------------------------------------------------------------ embedded

@@ -16,6 +16,13 @@ class StackError(RuntimeError):
     """The embedded set-up can't do what it was asked; the text says why and what to do."""
 
 
+def _port(variable: str, default: int) -> int:
+    given = os.environ.get(variable) or str(default)
+    if not (given.isascii() and given.isdigit() and 0 < int(given) < 65_536):
+        raise StackError(f"{variable} is {given!r}; a port is a number from 1 to 65535")
+    return int(given)
+
+
 @dataclass(frozen=True)
 class Stack:
     """Where the set-up lies and the ports it listens on."""
@@ -30,7 +37,7 @@ class Stack:
         """The set-up that the environment asks for: ESTEIRA_HOME, ESTEIRA_WEB_PORT, ESTEIRA_MLFLOW_PORT, ESTEIRA_SMTP_PORT."""
         home = Path(os.environ.get("ESTEIRA_HOME") or PROJECT / ".esteira").absolute()
         defaults = {"WEB": 8080, "MLFLOW": 5000, "SMTP": 2525}
-        web, mlflow, smtp = (int(os.environ.get(f"ESTEIRA_{name}_PORT") or port) for name, port in defaults.items())
+        web, mlflow, smtp = (_port(f"ESTEIRA_{name}_PORT", port) for name, port in defaults.items())
         return cls(home, web, mlflow, smtp)
 
     @property

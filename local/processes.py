@@ -52,6 +52,16 @@ def stop(processes: Iterable[psutil.Process], data: Path) -> None:
     _end(servers, signal.SIGINT)  # at SIGTERM PostgreSQL waits until every client has left
 
 
+def wake(processes: Iterable[psutil.Process]) -> None:
+    """Let processes that were stopped (SIGSTOP) go on: one of them would hear no signal but SIGKILL, and answer nobody."""
+    for process in processes:
+        try:
+            if process.status() == psutil.STATUS_STOPPED:
+                process.resume()
+        except psutil.Error:
+            continue
+
+
 def _end(processes: list[psutil.Process], how: signal.Signals) -> None:
     _send(processes, how)
     _, alive = psutil.wait_procs(processes, timeout=STOP_WITHIN)

@@ -25,6 +25,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
+from esteira.pulls import without_passwords
 from filelock import FileLock, Timeout
 
 from local import database, places, processes, supervision
@@ -43,14 +44,13 @@ OWN = (
     *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "train-*.lock"),
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )
-FAULTS = (StackError, places.PlaceError)
+FAULTS = (StackError, places.PlaceError, database.UrlError)
 INTERRUPTED = "interrupted; `make down` stops what was started"
 
 
 def up(stack: Stack) -> None:
     """Start everything and wait until it answers. Raises StackError that names a taken port or what did not start."""
-    if processes.supervisor(stack.home, database.data(stack.home)):
-        raise StackError(f"it is up already: {stack.web}; stop it with `make down`")
+    _require_down(stack)
     _stop_what_was_left(stack)
     for name in ("WEB", "MLFLOW", "SMTP"):
         try:
@@ -75,14 +75,27 @@ def up(stack: Stack) -> None:
 
 
 def _bring_up(stack: Stack) -> None:
-    if processes.supervisor(stack.home, database.data(stack.home)):  # another call was a moment faster
-        raise StackError(f"it is up already: {stack.web}; stop it with `make down`")
+    _require_down(stack)  # another call may have been a moment faster
     metadata = database.prepare(stack.home, say)
     environment = _environment(stack, metadata)
     supervision.write_config(stack, metadata)
-    _start(stack, metadata, environment)
-    _wait(stack)
+    try:
+        _start(stack, metadata, environment)
+        _wait(stack)
+    except StackError:
+        down(stack)  # half of it would be in the way of the next call
+        raise
     _carry_over(stack, metadata)
+
+
+def _require_down(stack: Stack) -> None:
+    if not processes.supervisor(stack.home, database.data(stack.home)):
+        return
+    try:
+        port = json.loads((stack.home / RUNNING).read_text(encoding="utf-8"))["ports"][0]
+    except (OSError, ValueError, LookupError):  # it is being started, or stopped
+        port = stack.web_port
+    raise StackError(f"it is up already: {replace(stack, web_port=port).web}; stop it with `make down`")
 
 
 def say(line: str) -> None:
@@ -107,12 +120,16 @@ def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> Non
             database.wait(metadata)
         except database.DatabaseError as error:
             raise StackError(
-                f"{error}; see {stack.home / 'logs' / 'postgres.log'}; `make down` stops the rest. "
-                "ESTEIRA_DATABASE_URL names another server"
+                f"{error}; see {stack.home / 'logs' / 'postgres.log'}; ESTEIRA_DATABASE_URL names another server"
             ) from None
         migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
     if migrated.returncode:
-        raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
+        log_file = stack.home / "logs" / "migrate.log"
+        log_file.write_text(without_passwords(f"{migrated.stdout}{migrated.stderr}"), encoding="utf-8")
+        said = [line for line in log_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise StackError(
+            f"Airflow's database can't be prepared: {said[-1] if said else 'airflow db migrate failed'}; see {log_file}"
+        )
     supervisor = supervision.interface(stack)
     for name in processes.AIRFLOW:
         supervisor.startProcess(name, False)  # it would wait a second for each
@@ -156,6 +173,7 @@ def down(stack: Stack) -> list[str]:
     data = database.data(stack.home)
     running = processes.of(stack.home, data)
     names = processes.names(running, stack.home, data)
+    processes.wake(running)
     supervisor = processes.supervisor(stack.home, data)
     if supervisor is not None:
         supervision.stop_programs(stack, STOP_WITHIN)
@@ -348,9 +366,7 @@ def _until_all_answer(stack: Stack) -> None:
     for name, ready in waited_for.items():
         while not ready():
             if time.monotonic() > limit:
-                raise StackError(
-                    f"{name} did not answer within {READY_WITHIN} s; see {stack.home / 'logs'}; `make down` stops the rest"
-                )
+                raise StackError(f"{name} did not answer within {READY_WITHIN} s; see {stack.home / 'logs'}")
             time.sleep(0.3)
 
 

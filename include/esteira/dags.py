@@ -237,10 +237,11 @@ def _context() -> tuple[Mapping[str, Any], str, str | None]:
     """The run's params, its name, and the day that it is a partition of, if it is one."""
     context = get_current_context()
     run, params = context["dag_run"], context["params"]
-    unknown = sorted(set(run.conf or {}) - set(params))
+    known = list(context["dag"].params)  # context["params"] holds whatever the configuration has
+    unknown = sorted(set(run.conf or {}) - set(known))
     if unknown:  # which Airflow passes on without a word: the run would be one of another day, or version
         raise AirflowFailException(
-            f"unknown key {unknown[0]!r} in the run's configuration; allowed: {', '.join(params)}{nearest(unknown[0], list(params))}"
+            f"unknown key {unknown[0]!r} in the run's configuration; allowed: {', '.join(known)}{nearest(unknown[0], known)}"
         )
     return params, f"{run.dag_id}/{run.run_id}", run.partition_key
 

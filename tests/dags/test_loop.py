@@ -114,6 +114,23 @@ def test_a_path_of_the_loop(path: str, run, tmp_path: Path, monkeypatch: pytest.
     assert [mail.subject for mail in sent] == (["the warning"] if "warn" in walked else [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "task", "conf"),
+    [
+        ("score", "extract", {"Day": str(FIRST)}),
+        ("train", "extract", {"day": str(FIRST), "windw": 7}),
+        ("check", "labels", {"day": str(FIRST), "version": 1}),
+    ],
+)
+def test_an_unknown_key_of_the_configuration_fails_the_run(
+    run, tmp_path: Path, sent: list, kind: str, task: str, conf: dict[str, object]
+) -> None:
+    states = run(models.write(tmp_path, yaml=THREE), kind, **conf)
+    assert (states[task], states[""]) == ("failed", "failed")
+    unknown = next(key for key in conf if key != "day")
+    assert f"unknown key '{unknown}' in the run's configuration; allowed: day" in sent[0].lead
+
+
 def test_a_crash_in_an_attempt_counts_as_not_improved(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -132,6 +133,49 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=rf"port {port} is taken \(.+\); choose another: ESTEIRA_WEB_PORT="):
             stack._check_port("WEB", port)
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "99999", "-1", "٣"])
+def test_a_port_that_is_none_is_a_sentence(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("ESTEIRA_WEB_PORT", given)
+    with pytest.raises(StackError, match=f"ESTEIRA_WEB_PORT is '{given}'; a port is a number from 1 to 65535"):
+        Stack.from_environment()
+
+
+@pytest.mark.parametrize("given", ["garbage", "oracle://user:word@host/x", "postgresql+nothing://user:word@host/x"])
+def test_a_database_that_can_not_be_used_is_named_without_its_password(
+    made: Stack, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("ESTEIRA_DATABASE_URL", given)
+    with pytest.raises(database.UrlError, match="ESTEIRA_DATABASE_URL can't be used") as raised:
+        database.prepare(made.home, print)
+    assert "word" not in str(raised.value).replace("password", "")
+
+
+def test_what_fails_to_start_leaves_nothing_behind(made: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_check_port", lambda name, port: None)
+    monkeypatch.setattr(database, "prepare", lambda *_: Database("sqlite:///x"))
+    stopped: list[Stack] = []
+    monkeypatch.setattr(stack, "down", stopped.append)
+
+    def fails(*_: object) -> None:
+        raise StackError("Airflow's database can't be prepared")
+
+    monkeypatch.setattr(stack, "_start", fails)
+    with pytest.raises(StackError, match="can't be prepared"):
+        stack.up(made)
+    assert stopped == [made]
+
+
+def test_a_process_that_was_stopped_is_woken_to_end(made: Stack, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[signal.Signals] = []
+    real = processes._send
+    monkeypatch.setattr(processes, "_send", lambda some, how: sent.extend([how] * len(some)) or real(some, how))
+    left, _ = start(SLEEPER, **own(made, "scheduler"))
+    left.suspend()
+    assert stack.down(made) == ["airflow"]
+    assert ended(left)
+    assert sent == [signal.SIGTERM]  # no SIGKILL, much later
 
 
 def test_two_calls_at_once_do_not_start_it_twice(made: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
