@@ -170,7 +170,7 @@ def train(
 
     spec, run = _find(model), f"cli/train/{as_of}"
     lock = tables.home() / f"train-{spec.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    tables.make_home()
     try:
         with FileLock(lock, timeout=0):  # two of them would take each other's runs for what a killed one left
             typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
@@ -194,6 +194,8 @@ def score(
     from esteira import steps
 
     spec, days = _find(model), _range(day, last_day)
+    if version is None:
+        steps.require_champions(spec, days)  # before a range of years is read
     steps.extract(spec, days, "replace" if allow_empty else "refuse")
     steps.validate(spec, days)
     steps.require_fit(spec, days)
@@ -260,7 +262,9 @@ def check(model: Model, day: Annotated[Any, _day_option("Check as if this day ha
 def limits(
     model: Model,
     as_of: Annotated[Any, _day_option("Look at the training window of this day.", "--as-of")],
-    factor: Annotated[float, typer.Option(min=1.0, help="How much larger than usual the error may become.")] = 1.25,
+    factor: Annotated[
+        float, typer.Option(min=1.0, max=100.0, help="How much larger than usual the error may become.")
+    ] = 1.25,
 ) -> None:
     """Suggest limits for check.metrics: the error in time-series cross-validation, times a factor.
 
@@ -304,11 +308,16 @@ def replay(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from esteira import replays
-    from esteira.replay import WALKS, Plan, run
+    from esteira.replay import WALKS, Plan, run, spans
 
     spec = _find(model)
     if last < first:
         raise typer.BadParameter(f"--to {last} is before --from {first}")
+    for name, given in (("--every", every), ("--blocks", blocks)):
+        try:
+            spans(first, first, given)
+        except EsteiraError as error:
+            raise typer.BadParameter(str(error), param_hint=name) from None
     plan = Plan(spec.name, first, last, every, blocks)
     if fresh:
         shutil.rmtree(plan.place(spec), ignore_errors=True)

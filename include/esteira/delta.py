@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,6 +36,7 @@ MENDS = {
 # Each version that an opened table follows makes it slower to ask and to write (deltalake 1.6: 0.9 ms to list its files
 # as it is opened, 12 ms after 400 versions); reading the log anew, from its last checkpoint, takes 3 to 13 ms.
 FOLLOWED = 8
+MANY = 200  # marks, from which on reading all of them takes less time than asking for each
 # A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
@@ -159,12 +162,37 @@ def marks(place: str, names: Iterable[str]) -> dict[str, int | None]:
         return dict.fromkeys(names)
     if found.marks_at != found.table.version():  # another process has written since: any of them may be another
         found.marks, found.marks_at = {}, found.table.version()
-    return {
-        name: found.marks[name]
-        if name in found.marks
-        else found.marks.setdefault(name, found.table.transaction_version(name))
-        for name in names
-    }
+    asked = list(names)
+    unknown = [name for name in asked if name not in found.marks]
+    every = _every_mark(place, found.table) if len(unknown) > MANY else None
+    for name in unknown:
+        found.marks[name] = found.table.transaction_version(name) if every is None else every.get(name)
+    return {name: found.marks[name] for name in asked}
+
+
+def _every_mark(place: str, table: DeltaTable) -> dict[str, int] | None:
+    """All marks of a table, from its log; None where it is not of this machine, or not as deltalake writes it.
+
+    deltalake tells of one name at a time, and looks through all of them each time: years of days would take minutes.
+    """
+    if not is_local(place):
+        return None
+    log, last = Path(place, "_delta_log"), -1
+    found: dict[str, int] = {}
+    try:
+        pointer = log / "_last_checkpoint"
+        if pointer.exists():
+            last = int(json.loads(pointer.read_text(encoding="utf-8"))["version"])
+            kept = pq.read_table(log / f"{last:020}.checkpoint.parquet", columns=["txn"])["txn"].drop_null()
+            found = {each["appId"]: each["version"] for each in kept.to_pylist() if each["appId"] is not None}
+        for version in range(last + 1, table.version() + 1):
+            for line in (log / f"{version:020}.json").read_text(encoding="utf-8").splitlines():
+                if line.startswith('{"txn"'):
+                    each = json.loads(line)["txn"]
+                    found[each["appId"]] = each["version"]
+    except (OSError, ValueError, LookupError, pa.ArrowInvalid):
+        return None
+    return found if last <= table.version() else None
 
 
 def remember(place: str, written: Mapping[str, int], before: int) -> None:

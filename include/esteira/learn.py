@@ -169,9 +169,18 @@ def classes(spec: ModelSpec, labels: pd.Series) -> tuple[str, ...]:
     if len(seen) != 2 or positive not in seen:
         raise SpecError(
             f"model {spec.name}: a binary task needs two classes of which one is the positive, {positive!r}; the labels "
-            f"hold {seen}. Correct 'positive' or 'target' in model.yaml, widen train.window, or train for a later day"
+            f"hold {seen}. Correct 'positive'{_quoted(spec)} or 'target' in model.yaml, widen train.window, or train for a later day"
         )
     return (*(name for name in seen if name != positive), positive)
+
+
+def _quoted(spec: ModelSpec) -> str:
+    """What YAML makes of a class such as yes, where it has made something of it."""
+    return (
+        f" (YAML reads yes, no, on and off as {spec.positive}: write the word in quotes)"
+        if isinstance(spec.positive, bool)
+        else ""
+    )
 
 
 def weights(frame: pd.DataFrame, half_life: int | None, as_of: date) -> Array | None:

@@ -55,6 +55,7 @@ ALLOWED_TYPES = (
 )
 
 
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 SAME_START = 2  # seconds by which a clock that is set may move the time at which a process started
 
 
@@ -96,7 +97,14 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    scheme = uri().partition(":")[0].partition("+")[0]
+    if scheme not in SCHEMES:
+        raise EsteiraError(
+            f"MLFLOW_TRACKING_URI can't be used: it begins with {scheme[:20]!r}; allowed: {', '.join(SCHEMES)}, such as "
+            "http://127.0.0.1:5000"
+        )
     if uri().startswith("sqlite:///"):
+        tables.make_home()
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         _require_database(Path(uri().removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri())

@@ -28,7 +28,7 @@ from esteira import learn, steps, tables
 from esteira import spec as specs
 from esteira.data import days
 from esteira.decide import Decision, Outcome
-from esteira.spec import EsteiraError, ModelSpec
+from esteira.spec import CENTURY, EsteiraError, ModelSpec
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, training
 
 RUN = "replay"
@@ -75,7 +75,7 @@ def _end(start: date, every: str) -> date:
     match = re.fullmatch(r"([1-9]\d*)d", length)
     if match is None:
         raise EsteiraError(f"got {every!r}; a span is month, week, day, or a number of days such as 45d")
-    return start + timedelta(days=int(match[1]) - 1)
+    return start + timedelta(days=min(int(match[1]), CENTURY) - 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- walks

@@ -80,6 +80,16 @@ def home() -> Path:
     return Path(os.environ.get("ESTEIRA_HOME") or Path(__file__).parents[2] / ".esteira").absolute()
 
 
+def make_home() -> None:
+    """Make the state folder, which only its user can read, if it is not there. Raises OutOfReach where it can't be made."""
+    try:
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutOfReach(
+            f"the state folder {home()} can't be made: {error.strerror}; set ESTEIRA_HOME to a folder that can"
+        ) from None
+
+
 def lake() -> str:
     """Where the tables lie: ESTEIRA_LAKE (a folder or an s3:// address), else `lake` under home().
 
@@ -181,20 +191,29 @@ def _condition(where: Mapping[str, object]) -> str:
     def held(column: str, value: object) -> str:
         if not isinstance(value, list):
             return f"{column} = {quoted(value)}"
-        if len(value) > 1 and value == _whole(
-            value[0], value[-1]
-        ):  # of thousands of days a list would overflow Delta's stack
-            return f"{column} >= {quoted(value[0])} AND {column} <= {quoted(value[-1])}"
-        return f"{column} IN ({', '.join(map(quoted, value))})"
+        return _either([f"{column} >= {quoted(run[0])} AND {column} <= {quoted(run[-1])}" for run in _runs(value)])
 
     return " AND ".join(held(column, value) for column, value in where.items())
 
 
-def _whole(first: object, last: object) -> list[date]:
-    """Every day of a span; none where it is none of days."""
-    if not (isinstance(first, date) and isinstance(last, date)):
-        return []
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+def _runs(values: list[Any]) -> list[list[Any]]:
+    """Sorted values, cut where a day is not the one after the day before."""
+    runs: list[list[Any]] = []
+    for value in values:
+        follows = runs and isinstance(value, date) and value - runs[-1][-1] == timedelta(days=1)
+        if follows:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return runs
+
+
+def _either(conditions: list[str]) -> str:
+    """One of the conditions; in halves, for a long chain, as a long list, overflows Delta's stack."""
+    if len(conditions) <= 2:
+        return f"({' OR '.join(f'({each})' for each in conditions)})"
+    half = len(conditions) // 2
+    return f"({_either(conditions[:half])} OR {_either(conditions[half:])})"
 
 
 def _filters(where: Mapping[str, object]) -> list[delta.Filter]:
@@ -306,6 +325,8 @@ def _replace(kind: Kind, model: str, plan: Plan, schema: pa.Schema | None, parti
             known, before = [Transaction(name, mark) for name, mark in marks.items()], table.version() if table else -1
             # Where there is no table yet Delta compares a commit with nothing: a second first one must fail, and read what is there.
             tries = 0 if table is None else None
+            if table is None:
+                make_home()
             with delta.reaching(path(kind, model)):
                 write_deltalake(
                     table if isinstance(table, DeltaTable) else path(kind, model),

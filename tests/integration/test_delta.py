@@ -155,3 +155,37 @@ def test_a_century_of_days_is_one_commit() -> None:
     assert tables.missing_days("raw", "m", [days[1], days[-2]]) == []
     tables.replace_days("raw", "m", frame.head(1).assign(value=3.0), [days[0], days[2]])  # with a gap it is a list
     assert sorted(tables.read("raw", "m")["value"]) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(("count", "step"), [(2_000, 1), (2_000, 3), pytest.param(36_500, 2, marks=pytest.mark.slow)])
+def test_years_of_days_with_gaps_are_one_commit(count: int, step: int) -> None:
+    """A list of so many days, or a chain of so many conditions, overflows Delta's stack."""
+    every = [date(1926, 1, 1) + timedelta(days=n) for n in range(count)]
+    some = [each for number, each in enumerate(every) if step == 1 or number % step]
+    write(0)
+    tables.replace_days("raw", "m", pd.DataFrame({"day": pd.to_datetime(some[-3:]), "value": 5.0}), some, mark=7)
+    assert tables.version("raw", "m") == 1
+    assert len(tables.read("raw", "m")) == 3 + (0 if day(0) in some else 3)
+    assert tables.missing_days("raw", "m", every, 7) == [each for each in every if each not in set(some)]
+
+
+def test_all_marks_of_the_log_are_those_that_delta_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a checkpoint and the entries after it."""
+    for number in range(50):
+        tables.replace_days(
+            "raw",
+            "m",
+            pd.DataFrame({"day": [pd.Timestamp(day(number % 30))], "value": [1.0]}),
+            [day(number % 30)],
+            mark=number,
+        )
+    names = [f"{day(number):%Y-%m-%d}" for number in range(40)]
+    place = tables.path("raw", "m")
+    delta.forget(place)
+    one_by_one = delta.marks(place, names)
+    delta.forget(place)
+    delta._opened.clear()
+    monkeypatch.setattr(delta, "MANY", 0)
+    assert delta.marks(place, names) == one_by_one
+    assert one_by_one[names[35]] is None
+    assert one_by_one[names[5]] == 35

@@ -91,7 +91,7 @@ def image_of_one(name: str, home: Path, mail: Path) -> Image:
 
 
 def _unnamed(row: str, name: str) -> str:
-    return re.sub(r"(manual|scheduled)__[\d.:T+-]+", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
+    return re.sub(r"(manual|scheduled)__[\d.:T+-]+(_[0-9a-f]{8})?", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
 
 
 def _without_lots(line: str, runs: dict[str, str]) -> str:

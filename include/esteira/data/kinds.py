@@ -105,6 +105,8 @@ def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 def as_number(values: pd.Series) -> pd.Series:
     """Values as float64: numbers, numbers written as text, and true and false; empty where one is none of these."""
+    if pd.api.types.is_complex_dtype(values):
+        return pd.Series(np.nan, index=values.index)
     if pd.api.types.is_numeric_dtype(values):
         return values.astype("float64")
     text = values.astype("str").str.strip().str.lower() if not pd.api.types.is_datetime64_any_dtype(values) else values

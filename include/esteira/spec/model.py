@@ -101,6 +101,18 @@ class ModelSpec(Block):
         return tuple(dict.fromkeys(wanted))
 
     @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        given = {"key": self.key, "inputs": self.inputs, "target": (self.target,), "features": self.features.all}
+        for where, names in given.items():
+            for name in names:
+                if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
+                    raise mistake(
+                        f"{name!r} is a column that esteira writes itself; rename the source's column (a source.py can)",
+                        where,
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _columns_agree(self) -> Self:
         if self.target in self.features.all:
             raise mistake(
@@ -113,9 +125,6 @@ class ModelSpec(Block):
             raise mistake(
                 f"{foreign[0]!r} is not part of the model's key {list(self.key)}; name columns of it", "labels", "key"
             )
-        for name in (*self.features.all, *self.key, *self.inputs, self.target):
-            if name in RESERVED_COLUMNS or (name == "day" and self.time.column != "day"):
-                raise mistake(f"{name!r} is a column that esteira writes itself; rename the source's column")
         known = list(dict.fromkeys((*self.source_columns, *self.features.all, self.target)))
         for where, names in (("expect", self.expect), ("personal", self.personal)):
             for name in names:
@@ -123,6 +132,16 @@ class ModelSpec(Block):
                     raise mistake(
                         f"unknown column {name!r}; known: {', '.join(known)}{nearest(name, known)}", where, name
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _roles_agree(self) -> Self:
+        times = (self.time.column, *([self.time.hour] if self.time.hour else []))
+        for where, names in {"key": self.key, "time": times, "inputs": self.inputs}.items():
+            if self.target in names:
+                raise mistake(f"the target {self.target!r} is among them: the answer would leak; remove it", where)
+        if len(set(self.key)) < len(self.key):
+            raise mistake(f"got {list(self.key)}; name each column of the key once", "key")
         return self
 
     @model_validator(mode="after")

@@ -163,7 +163,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> ModelSpec:
     def fill(at: tuple[Hashable, ...], name: str) -> str:
         if name not in variables:
             raise fail(at, f"the environment has no {name}; set it, or write the value here")
-        if variables[name]:
+        if len(variables[name]) > 3:  # a shorter one is no secret, and part of other words
             filled[variables[name]] = name
         return variables[name]
 
@@ -212,12 +212,14 @@ def model_files(folders: str | None = None) -> list[Path]:
     """Every model.yaml under the folders of models: ESTEIRA_MODELS (separated by ':'), else include/models of this project."""
     given = folders if folders is not None else os.environ.get("ESTEIRA_MODELS", "")
     roots = [Path(folder) for folder in given.split(os.pathsep) if folder] or [Path(__file__).parents[2] / "models"]
-    return sorted(file for root in dict.fromkeys(roots) for file in root.glob("*/model.yaml"))
+    folders_of = (folder for root in dict.fromkeys(roots) for folder in root.glob("*"))
+    # A link to nothing is there, too: what is wrong with it is said where it is read.
+    return sorted(folder / "model.yaml" for folder in folders_of if os.path.lexists(folder / "model.yaml"))
 
 
 def require_one(path: Path, files: list[Path]) -> None:
     """Raise SpecError where another of the files declares a model of the same name: which one is meant, nobody can tell."""
-    others = [other for other in files if other.parent.name == path.parent.name and other != path]
+    others = [other for other in files if other.parent.name == path.parent.name and other.absolute() != path.absolute()]
     if others:
         raise SpecError(
             f"{path}: the model {path.parent.name!r} is declared a second time, in {', '.join(map(str, others))}; rename one "

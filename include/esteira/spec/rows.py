@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -151,6 +152,15 @@ class Time(Block):
             raise mistake(
                 f"got {form!r}, in which a % stands alone; a format is such as %Y-%m-%d %H:%M, and %% is a percent sign"
             )
+        if form in (None, "ISO8601"):
+            return form
+        moment = datetime(2026, 11, 30, 21, 45, 59, tzinfo=UTC)
+        try:
+            read = datetime.strptime(moment.strftime(form), form)  # noqa: DTZ007  # only its year is looked at
+        except ValueError as error:
+            raise mistake(f"got {form!r}: {error}; a format is such as %Y-%m-%d %H:%M") from None
+        if read.year != moment.year:
+            raise mistake(f"got {form!r}, which holds no year; a format is such as %Y-%m-%d, or %d/%m/%Y %H:%M")
         return form
 
     @field_validator("timezone")
@@ -199,6 +209,10 @@ class Features(Block):
         name, times = Counter(self.all).most_common(1)[0]
         if times > 1:
             raise mistake(f"{name!r} is named {times} times; name each feature once")
+        alike = Counter(name.casefold() for name in self.all)
+        two = [name for name in self.all if alike[name.casefold()] > 1]
+        if two:
+            raise mistake(f"{two[0]!r} and {two[1]!r} are one column to a table; rename one")
         return self
 
 

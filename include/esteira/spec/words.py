@@ -147,9 +147,10 @@ def _day_or_none(given: object) -> object:
 
 
 def _is_identifier(given: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\- ]{0,127}", given):
+    if not re.fullmatch(r"[^\W\d][\w.\- ]{0,127}", given):
         raise mistake(
-            f"got {given!r}; a column starts with a letter or _ and has letters, digits, spaces, '_', '-' or '.'"
+            f"got {given!r}; a column starts with a letter or _ and has at most 128 letters, digits, spaces, '_', '-' or '.'; a "
+            "source.py can give it such a name"
         )
     return given
 

@@ -12,7 +12,7 @@ from esteira.steps.checking import (
     standing,
 )
 from esteira.steps.ingest import extract, features, validate
-from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, status
+from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, require_champions, status
 from esteira.steps.mails import (
     drift_mail,
     failure_mail,
@@ -70,6 +70,7 @@ __all__ = [
     "repair_aliases",
     "report_why",
     "requeue",
+    "require_champions",
     "require_fit",
     "rescore",
     "retrain",

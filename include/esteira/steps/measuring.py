@@ -324,7 +324,7 @@ def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list
 def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
     verdict = _decided(spec, day)
-    if not _acted(spec, day):
+    if ledger.champion(spec, day) is not None and not _acted(spec, day):  # without a champion it was no check
         _keep_decision(spec, day, verdict)
     return verdict
 

@@ -43,7 +43,7 @@ def require_fit(spec: ModelSpec, days: list[date]) -> None:
 
     Their rows are in raw and quarantine, so that they can be looked at; raises DataError, and nothing is published.
     """
-    reasons = [f"{day}: {why}" for day in days for why in _unfit(spec, day)]
+    reasons = [f"{day}: {why}" for day in _suspect(spec, days) for why in _unfit(spec, day)]
     if reasons:
         raise DataError(
             f"model {spec.name}: nothing was published, for {_source(spec)} is not fit to be scored:\n"
@@ -51,6 +51,16 @@ def require_fit(spec: ModelSpec, days: list[date]) -> None:
             + f"\nMend the source and call `esteira requeue {spec.name} --day {days[0]}` (or run the day again), or change "
             "quality: or expect: in model.yaml"
         )
+
+
+def _suspect(spec: ModelSpec, days: list[date]) -> list[date]:
+    """The days that may not be fit: of years of days most have no row that is looked at."""
+    if spec.quality.volume is not None or spec.quality.freshness is not None:
+        return days
+    held = set(tables.days_of("quarantine", spec.name))
+    if any(each.max_null is not None for each in spec.expect.values()):
+        held |= set(tables.days_of("raw", spec.name))
+    return [day for day in days if day in held]
 
 
 def require_mostly_good(spec: ModelSpec, days: list[date]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import date, timedelta
 from typing import BinaryIO
 
@@ -86,7 +87,10 @@ def edges(first: date, last: date) -> tuple[date, date]:
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as pandas has it; whole numbers stay whole where some are empty: a key beyond 2^53 would lose digits."""
-    rows = pd.DataFrame(_showable(table).to_pandas(integer_object_nulls=True))
+    # By Arrow's types: what pandas noted beside them may be of another table, and an index is columns to the file.
+    rows = pd.DataFrame(_showable(table).to_pandas(integer_object_nulls=True, ignore_metadata=True))
+    unnamed = [name for name in rows.columns if re.fullmatch(r"__index_level_\d+__", str(name))]
+    rows = rows.drop(columns=unnamed) if unnamed else rows
     if len(set(table.schema.names)) < len(table.schema.names):
         return rows
     # A column of numbers that are all empty is one of numbers still.

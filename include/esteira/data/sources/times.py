@@ -12,7 +12,7 @@ from esteira.spec import ModelSpec
 
 # The years that every clock here holds. Years such as 1 and 9999 stand for 'never' in many databases.
 EARLIEST, LATEST = pd.Timestamp("1678-01-01"), pd.Timestamp("2262-01-01")
-OFFSET = r"(?::\d\d(?:[.,]\d+)?|[T ]\d\d(?:\d\d)*)(?:Z|[+-]\d\d(?::?\d\d)?)$"
+OFFSET = r"(?::\d\d(?:[.,]\d+)?|[T ]\d\d(?:\d\d)*) ?(?:Z|[+-]\d\d(?::?\d\d)?)$"
 
 
 def days(first: date, last: date) -> list[date]:
