@@ -93,10 +93,10 @@ first-day: ## In the running stack train a model and score a day: MODEL=toll_tra
 	@"$(PYTHON)" -m local.containers first-day "$${MODEL:-toll_traffic}" "$${DAY:-2026-02-01}"
 
 backup: ## Write a backup of the stack to a new folder: TO=folder
-	@"$(PYTHON)" -m local.containers backup "$${TO:?name a new folder: make backup TO=folder}"
+	@"$(PYTHON)" -m local.containers backup "$${TO:?esteira: name a new folder, make backup TO=folder}"
 
 restore: ## Bring a backup into a stack without volumes, and start it: FROM=folder
-	@"$(PYTHON)" -m local.containers restore "$${FROM:?name the folder of a backup: make restore FROM=folder}"
+	@"$(PYTHON)" -m local.containers restore "$${FROM:?esteira: name the folder of a backup, make restore FROM=folder}"
 
 deploy: ## Start the image ESTEIRA_IMAGE on DEPLOY_HOST (user@host, or local); docs/production.md has the rest
 	@"$(PYTHON)" -m local.containers deploy
@@ -137,6 +137,7 @@ soak: $(READY) ## Kill, race and break the steps hundreds of times, and print wh
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; \
+	elif [ -n "$${ESTEIRA_HOME:-}" ]; then echo "esteira: to clean $$ESTEIRA_HOME .venv is needed: make setup clean"; exit 1; fi
 	@rm -rf $(VENV) .esteira .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis include/esteira.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

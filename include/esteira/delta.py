@@ -88,9 +88,15 @@ def reaching(place: str) -> Iterator[None]:
             raise  # not the storage's fault, or nothing that comes back by itself
         mend = MENDS.get(number, "see that it is there")
         raise OutOfReach(
-            f"the table at {place} is out of reach: {error}. To mend it: {mend}; nothing was half written, and the task can "
+            f"the table at {place} is out of reach: {_plain(error)}. To mend it: {mend}; nothing was half written, and the task can "
             "run again"
         ) from error
+
+
+def _plain(error: Exception) -> str:
+    """What the storage says, in a line of bounded length: clients of clouds draw trees of causes, in colour."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|[↳├└│─]", " ", str(error)).split())
+    return text if len(text) <= 500 else f"{text[:500]}…"
 
 
 def opened(place: str) -> DeltaTable | None:

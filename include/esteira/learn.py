@@ -301,6 +301,8 @@ def arrays(spec: ModelSpec, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
 def _own(spec: ModelSpec, name: str, labels: Array, predictions: Array, shown: Array) -> float:
     found = data.function(spec.folder, name)(labels, predictions, shown)
     try:
+        if isinstance(found, str | bytes):
+            raise TypeError
         return float(found)
     except (TypeError, ValueError):
         raise SpecError(

@@ -13,8 +13,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from esteira.__main__ import app
@@ -296,7 +298,18 @@ def run_with(world: World, file: str, snippet: Snippet, model: str) -> str:
 
 def test_each_python_block_is_tried() -> None:
     firsts = sorted(re.findall(r"^def (\w+)", each.text, re.M) for each in pages.of_kind("python"))
-    assert firsts == [["build"], ["cost"]]
+    assert firsts == [["build"], ["cost"], ["read"]]
+
+
+@pytest.mark.parametrize("snippet", [each for each in pages.of_kind("python") if "def read(" in each.text], ids=str)
+def test_a_read_of_the_docs_reads_its_days(snippet: Snippet, tmp_path: Path) -> None:
+    lines = ["year;month;day;store;price", "2026;1;2;A;13,22", "2026;1;3;A;14,5"]
+    (tmp_path / "sales.csv").write_text("\n".join(lines) + "\n", encoding="latin-1")
+    space: dict = {}
+    exec(snippet.text.replace("/data", str(tmp_path)), space)
+    rows = space["read"](date(2026, 1, 2), date(2026, 1, 2))
+    assert rows[["price", "at"]].to_numpy().tolist() == [[13.22, pd.Timestamp("2026-01-02")]]
+    assert "day" not in rows
 
 
 @pytest.mark.parametrize("snippet", [each for each in pages.of_kind("python") if "def build(" in each.text], ids=str)

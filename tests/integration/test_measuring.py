@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from esteira.decide import Decision
 from esteira.spec import ModelSpec
 from esteira.steps import ledger, training
 
+from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
 
 
@@ -102,3 +104,9 @@ def test_a_check_said_again_measures_no_range_again(trained, again: bool) -> Non
         check(spec, last)
     assert tables.version("metrics", spec.name) - before == (2 if again else 0)  # its own rows and its decision
     assert AS_OF < FIRST
+
+
+def test_a_check_without_a_champion_is_in_nobodys_way(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    assert steps.check(spec, FIRST + timedelta(days=60))[0].decision is Decision.WAIT
+    assert tables.days_of("metrics", spec.name) == []

@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 from esteira import data, steps, tables
 from esteira.data import DataError, kinds
 from esteira.data.sources import delta
-from esteira.spec import ModelSpec, SpecError
+from esteira.spec import ModelSpec, SpecError, load
 
 from tests import models
 
@@ -337,3 +337,73 @@ def test_classes_are_the_same_text_in_every_file(tmp_path: Path, given: list[str
     lines = [f"2026-01-02 0{n}:00,A,1,1,True,{each}\n" for n, each in enumerate(given)]
     (tmp_path / "all.csv").write_text("at,site,hour,heat,open,amount\n" + "".join(lines))
     assert sorted(data.as_label(spec, data.read_labels(spec, DAY, DAY)["label"])) == given
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "hint"),
+    [
+        ("heat", "13,22", "with a decimal comma a source.py must read it"),
+        ("open", "yes", "and no true or false"),
+    ],
+)
+def test_what_is_nearly_a_number_is_told_how_to_become_one(tmp_path: Path, column: str, value: str, hint: str) -> None:
+    spec = csv_model(tmp_path)
+    cells = {
+        "at": "2026-01-02 01:00",
+        "site": "A",
+        "hour": "1",
+        "heat": "1",
+        "open": "True",
+        "amount": "1",
+        column: value,
+    }
+    lines = [";".join(cells), ";".join(cells.values())]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    model = spec.folder / "model.yaml"
+    model.write_text(model.read_text().replace("kind: csv,", "kind: csv, separator: ';',"))
+    spec = load(model)
+    _, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+    assert hint in bad["reason"].iloc[0]
+
+
+def test_a_feature_that_code_makes_complex_is_no_number(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    (spec.folder / "features.py").write_text("def build(rows):\n    return rows.assign(heat=rows['heat'] + 9j)\n")
+    spec = load(spec.folder / "model.yaml")
+    rows = pd.DataFrame({**REST, "at": "2026-01-02", "event_time": pd.Timestamp(DAY), "day": pd.Timestamp(DAY)})
+    good, bad = data.validate(spec, rows)
+    assert (len(good), set(bad["rule"])) == (0, {"number"})
+
+
+@pytest.mark.parametrize("index", ["at", "site", ["site", "at"]])
+def test_an_index_of_a_parquet_file_is_columns(tmp_path: Path, index: str | list[str]) -> None:
+    table = pa.table({"at": GOOD, **{name: values[:2] for name, values in REST.items()}})
+    spec = declare(tmp_path, "parquet", table)
+    table.to_pandas().set_index(index).to_parquet(tmp_path / "all.x")
+    assert sorted(data.read(spec, DAY, DAY)["site"]) == ["A", "B"]
+
+
+def test_stale_notes_of_pandas_in_a_parquet_file_change_no_type(tmp_path: Path) -> None:
+    table = pa.table({"at": [*GOOD, GOOD[0]], **REST})
+    stale = pa.Table.from_pandas(table.to_pandas().assign(heat="x", open="x"))
+    for name in ("heat", "open"):
+        stale = stale.set_column(stale.schema.get_field_index(name), name, table[name])
+    spec = declare(tmp_path, "parquet", table)
+    pq.write_table(stale, tmp_path / "all.x")
+    good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+    assert (list(good["heat"]), list(good["open"]), len(bad)) == ([1.0] * 3, [1.0] * 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("form", "times"),
+    [
+        (None, ["2026-01-02 06:00 +01:00", "2026-01-02 06:00 -03:00"]),
+        ("%Y-%m-%d %H:%M %z", ["2026-01-02 06:00 +0000", "2026-01-02 06:00 +0100"]),
+    ],
+)
+def test_a_space_before_the_offset_is_no_other_time(tmp_path: Path, form: str | None, times: list[str]) -> None:
+    said = {"{{column: at}}": f"{{{{column: at, format: '{form}'}}}}"} if form else {}
+    spec = csv_model(tmp_path, **said)
+    lines = [f"{each},A,1,1,True,1\n" for each in times]
+    (tmp_path / "all.csv").write_text("at,site,hour,heat,open,amount\n" + "".join(lines))
+    assert data.read(spec, DAY, DAY)["event_time"].notna().all()

@@ -153,6 +153,9 @@ def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame
         SpecError, match=r"needs two classes of which one is the positive, 'high'; the labels hold \['low'\]"
     ):
         learn.classes(spec, rows.loc[rows["label"] == "low", "label"])
+    spec = spec.model_copy(update={"positive": True})
+    with pytest.raises(SpecError, match=r"YAML reads yes, no, on and off as True: write the word in quotes"):
+        learn.classes(spec, rows["label"])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_a_users_own_metric_is_a_function_of_the_models_folder(tmp_path: Path) -
         "def cost(labels, predictions, probabilities):\n"
         "    return np.mean(np.maximum(labels - predictions, 0) * 3)\n"
         "def words(labels, predictions, probabilities):\n"
-        "    return 'many'\n"
+        "    return '3'\n"
     )
     own = models.YAML.replace("mae_over_mean: {{max: 0.3}}", "metrics.cost: {{max: 5}}")
     spec = models.write(tmp_path, yaml=own)

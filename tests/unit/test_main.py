@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests import models
+from tests.conftest import PROJECT
 
 
 def esteira(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     command = [sys.executable, "-m", "esteira", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100", **environment}, timeout=120
@@ -63,6 +63,36 @@ def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("address", ["garbage", "ftp://user:word@host/x"])
+def test_an_address_of_mlflow_that_is_none_is_a_sentence(tmp_path: Path, address: str) -> None:
+    models.write(tmp_path)
+    where = {"ESTEIRA_MODELS": str(tmp_path), "ESTEIRA_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": address}
+    done = esteira("train", "sales", "--as-of", "2026-01-31", **where)
+    assert done.returncode == 1
+    assert done.stderr.startswith("esteira: MLFLOW_TRACKING_URI can't be used: it begins with")
+    assert "word" not in done.stderr
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0  # made by the command line, and only its user's
+
+
+def test_a_model_is_itself_by_whatever_path(tmp_path: Path) -> None:
+    models.write(tmp_path)
+    for given in ("sales", "sales/model.yaml", "./sales", str(tmp_path / "sales")):
+        command = [sys.executable, "-m", "esteira", "validate", given]
+        environment = {**os.environ, "ESTEIRA_MODELS": str(tmp_path), "PYTHONPATH": str(PROJECT / "include")}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", ["nowhere.yaml", "model.yaml"])
+def test_a_model_that_is_a_link_to_nothing_is_named(tmp_path: Path, target: str) -> None:
+    models.write(tmp_path, "good")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "model.yaml").symlink_to(target)
+    done = esteira("validate", ESTEIRA_MODELS=str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path}/linked/model.yaml: can't be read" in done.stderr
+
+
 def test_schema_is_json() -> None:
     assert json.loads(esteira("schema").stdout)["title"] == "ModelSpec"
 
@@ -106,6 +136,11 @@ def test_training_prints_what_came_of_it_and_no_line_of_a_library(tmp_path: Path
         ),
         (["score", "sales", "--day", "2026-02-02", "--last-day", "2026-02-01"], "is before --day 2026-02-02"),
         (["score", "sales", "--day", "2199-01-01"], "is in the future; give a day that has ended"),
+        (
+            ["replay", "sales", "--from", "2026-02-01", "--to", "2026-02-02", "--every", "fortnight"],
+            "a span is month, week",
+        ),
+        (["limits", "sales", "--as-of", "2026-01-31", "--factor", "inf"], "should be less than or equal to 100"),
     ],
 )
 def test_what_can_not_be_is_a_sentence(tmp_path: Path, asked: list[str], says: str) -> None:

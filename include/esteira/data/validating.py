@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from esteira.data import kinds
 from esteira.data.sources import DataError, call
+from esteira.data.sources.columns import writable
 from esteira.spec import Expectation, ModelSpec, canonical
 from esteira.text import counted
 
@@ -65,7 +66,7 @@ def _fitted(
         lost = given.notna() & fitted[name].isna()
         if lost.any():
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
-            why = f"{name!r} is not {_named(kind)}: " + values.map(_shown)
+            why = f"{name!r} is not {_named(kind)}: " + values.map(_shown) + _numbers_hint(spec, name, given[lost])
             failures.append(("type", lost, why.reindex(rows.index)))
     every = pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False)
     return every.copy(), failures  # at once, not column by column
@@ -179,7 +180,7 @@ def _built_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
         raise DataError(
             f"{where} must return columns of one name each; twice: {', '.join(twice) or 'none, but in levels'}"
         )
-    return built
+    return writable(built, spec.features.all)
 
 
 def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -200,7 +201,19 @@ def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, 
 def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
     for name in (*spec.features.numeric, *spec.features.boolean) if len(built) else ():
         number = kinds.as_number(built[name])
-        yield "number", built[name].notna() & (number.isna() | np.isinf(number)), f"{name!r} is not a finite number"
+        bad = built[name].notna() & (number.isna() | np.isinf(number))
+        yield "number", bad, f"{name!r} is not a finite number{_numbers_hint(spec, name, built.loc[bad, name])}"
+
+
+def _numbers_hint(spec: ModelSpec, name: str, bad: pd.Series) -> str:
+    """How a value that is nearly a number can be made one."""
+    if len(bad) and bad.astype("str").str.fullmatch(r"-?\d{1,3}(?:\.?\d{3})*,\d+").all():
+        return " (with a decimal comma a source.py must read it: pandas.read_csv(…, decimal=','))"
+    return (
+        ", and no true or false (others, such as yes and no, are for a features.py)"
+        if name in spec.features.boolean
+        else ""
+    )
 
 
 def _unexpected(spec: ModelSpec, rows: pd.DataFrame) -> list[Failure]:

@@ -16,6 +16,7 @@ from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
+SHOWN = 10  # reasons
 USUAL = 5  # days with rows that say what a usual number of rows is
 
 
@@ -45,10 +46,11 @@ def require_fit(spec: ModelSpec, days: list[date]) -> None:
     """
     reasons = [f"{day}: {why}" for day in _suspect(spec, days) for why in _unfit(spec, day)]
     if reasons:
+        until = f" --last-day {days[-1]}" if len(days) > 1 else ""
         raise DataError(
             f"model {spec.name}: nothing was published, for {_source(spec)} is not fit to be scored:\n"
-            + "\n".join(reasons)
-            + f"\nMend the source and call `esteira requeue {spec.name} --day {days[0]}` (or run the day again), or change "
+            + "\n".join([*reasons[:SHOWN], *([f"… and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else [])])
+            + f"\nMend the source and call `esteira requeue {spec.name} --day {days[0]}{until}` (or run it again), or change "
             "quality: or expect: in model.yaml"
         )
 

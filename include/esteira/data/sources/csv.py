@@ -88,6 +88,10 @@ def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.Dat
         return rows if source.incomplete == "accept" else _with_short(path, text, rows, source)
     except OutOfReach:
         raise
+    except MemoryError:
+        raise DataError(
+            f"{path}: its content does not fit into memory; deliver a file for each day ({{day}} in source.path), or parquet"
+        ) from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty, without even a header; deliver it again") from None
     except pd.errors.ParserError as error:

@@ -37,7 +37,11 @@ def read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
             )  # reading would fail in words about schemas
             dataset = pads.dataset(os.path.realpath(file.path), format="parquet")
             return between(dataset, spec, first, last, whole=file.day is not None)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file.path}: a text in it is no UTF-8 ({error}); write it as binary, or deliver it again"
+            ) from None
+        except (pa.ArrowException, OSError) as error:
             require_reachable(file.path, error)
             raise DataError(
                 f"{file.path}: is not a whole parquet file: {sentence(error)[:200]}; deliver it again"
