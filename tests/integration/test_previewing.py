@@ -120,7 +120,7 @@ def test_a_day_that_would_be_refused_is_no_ok(spec: ModelSpec) -> None:
 def test_a_state_folder_that_can_not_be_made_is_a_sentence(spec: ModelSpec, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path / "file"))
-    with pytest.raises(OutOfReach, match="can.t be made: File exists; set ESTEIRA_HOME to a folder that can"):
+    with pytest.raises(OutOfReach, match=r"can.t be made: File exists; set ESTEIRA_HOME to a folder that can"):
         steps.extract(spec, [AS_OF])
 
 
