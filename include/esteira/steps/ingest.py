@@ -167,13 +167,25 @@ def _raw(spec: ModelSpec, days: list[date], *, whole: bool = True) -> pd.DataFra
     return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
 
 
+def _whole(spec: ModelSpec, days: list[date], rows: pd.DataFrame) -> pd.DataFrame:
+    """All columns of raw rows that were read in part. Raises Unaccounted where they were written anew meanwhile."""
+    whole = _raw(spec, days)
+    if not whole[[*spec.key, "event_time"]].equals(rows[[*spec.key, "event_time"]]):
+        raise quality.Unaccounted(
+            f"model {spec.name}: the raw rows of {_span(days)} were written anew while they were looked at"
+        )
+    return whole
+
+
 def validate(spec: ModelSpec, days: list[date]) -> int:
     """Put the raw rows of the days that are not as expected into the quarantine table; returns how many."""
     if not days:
         return 0
     quality.require_extracted(spec, days)
-    rows = _raw(spec, days)
+    rows = _raw(spec, days, whole=False)
     good, bad = data.validate(spec, rows)
+    if len(bad):
+        bad = _whole(spec, days, rows).loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"])
     _quarantine(spec, bad, days, "rows")
     log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
     return len(bad)
