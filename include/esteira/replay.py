@@ -13,8 +13,9 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -279,8 +280,14 @@ def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     }
 
 
-def _is_main() -> bool:
-    return threading.current_thread() is threading.main_thread()
+@contextmanager
+def _held(number: signal.Signals) -> Iterator[None]:
+    """Hold a signal back: it comes at the block's end. To ignore it meanwhile would lose it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:
@@ -318,12 +325,11 @@ def run(
     context = multiprocessing.get_context("spawn")
     workers = min(os.cpu_count() or 1, len(kinds))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        # Workers begin with what this process does at Ctrl-C: nothing, for it is this one that ends them.
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main() else None
-        futures: dict[str, Future[dict[str, Any]]] = {kind: pool.submit(isolated, plan, kind, place) for kind in kinds}
-        if interrupt is not None:
-            signal.signal(signal.SIGINT, interrupt)
         try:
+            with _held(signal.SIGINT):  # workers begin with it held, too: at Ctrl-C it is this process that ends them
+                futures: dict[str, Future[dict[str, Any]]] = {
+                    kind: pool.submit(isolated, plan, kind, place) for kind in kinds
+                }
             while wait(futures.values(), timeout=0.5).not_done:
                 progress(sum(_checks_done(place, kind) for kind in kinds), total)
         except BaseException:  # Ctrl-C: leaving the pool would wait for what they do
