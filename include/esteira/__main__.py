@@ -239,7 +239,7 @@ def check(model: Model, day: Annotated[Any, _day_option("Check as if this day ha
     Exits with 3 where the loop ended in a warning. The warning is printed here: to mail it is the DAG's work.
     """
     from esteira import steps
-    from esteira.decide import Decision, Outcome
+    from esteira.lifecycle.policy import Decision, Outcome
 
     spec = _find(model)
     verdict, outcomes, version = steps.check(spec, day)

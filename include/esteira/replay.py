@@ -28,7 +28,7 @@ from croniter import croniter
 from esteira import learn, steps, tables
 from esteira import spec as specs
 from esteira.data import days
-from esteira.decide import Decision, Outcome
+from esteira.lifecycle.policy import Decision, Outcome
 from esteira.spec import CENTURY, EsteiraError, ModelSpec
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, training
 

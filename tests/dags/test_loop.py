@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from esteira import data, steps, tables
-from esteira.decide import Decision, Outcome, Verdict
+from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
 
 from tests import models

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from esteira import data, steps, tables
-from esteira.decide import Decision
+from esteira.lifecycle.policy import Decision
 from esteira.spec import ModelSpec
 from esteira.steps import ledger, training
 

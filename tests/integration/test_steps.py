@@ -14,7 +14,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 from esteira import data, drift, learn, registry, steps, tables
-from esteira.decide import Decision, Outcome
+from esteira.lifecycle.policy import Decision, Outcome
 from esteira.spec import CsvSource, EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
 from esteira.steps.mails import Mail

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, learn
-from esteira.decide import gate
+from esteira.lifecycle.policy import gate
 from esteira.spec import METRICS, Candidate, ModelSpec, SpecError
 from sklearn import metrics as sk
 

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from esteira import data, drift, learn, notebook, registry, tables
-from esteira.decide import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.learn import Model
+from esteira.lifecycle.policy import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.spec import EsteiraError, ModelSpec, Recipe
 from esteira.steps import ingest, ledger, promotions, scoring, training
 from esteira.steps.measuring import (

@@ -8,7 +8,7 @@ from datetime import date
 import pandas as pd
 
 from esteira import drift, learn, registry
-from esteira.decide import first_violated
+from esteira.lifecycle.policy import first_violated
 from esteira.spec import ModelSpec
 from esteira.steps import ledger, measuring
 from esteira.steps.outcomes import known_rows, segments

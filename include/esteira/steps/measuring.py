@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from esteira import data, drift, learn, registry, tables
-from esteira.decide import Decision, Measurement, Verdict
-from esteira.decide import decide as decide_from
+from esteira.lifecycle.policy import Decision, Measurement, Verdict
+from esteira.lifecycle.policy import decide as decide_from
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import estimating, ingest, ledger
 from esteira.steps.outcomes import segments, served

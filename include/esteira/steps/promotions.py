@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from esteira import learn, registry, tables
-from esteira.decide import Gate, gate
+from esteira.lifecycle.policy import Gate, gate
 from esteira.spec import EsteiraError, ModelSpec
 from esteira.steps import ingest, ledger, scoring
 from esteira.steps.ledger import Champion

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import data, decide, drift, learn, registry, tables
+from esteira import data, drift, learn, registry, tables
 from esteira.learn import Model
+from esteira.lifecycle import policy
 from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import ingest, ledger, quality
 from esteira.text import better_by, counted
@@ -234,7 +235,7 @@ def _against_champion(
         )
     before = learn.scored(spec, old, test[unseen])
     gains = learn.daily_gains(spec, spec.check.metric, before, scored[unseen])
-    seen = decide.gate(
+    seen = policy.gate(
         gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
     )
     values = learn.evaluate(spec, before, (spec.check.metric,))

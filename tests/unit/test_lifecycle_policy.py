@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
-from esteira.decide import (
+from esteira.lifecycle.policy import (
     Decision,
     Gate,
     Measurement,

@@ -1,0 +1,99 @@
+"""What a check does next: a total function of what it has found, which Airflow, the command line and replay all follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from esteira.lifecycle.policy import Decision, Outcome, Verdict, best_attempt
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The champion stays; nothing else is to be done. `watch`: it is out of range, and not yet violated."""
+
+    why: str
+    watch: bool = False
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Too little is known."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Train by the recipe of this number, the first being 1, and judge what comes of it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Register the version of this attempt, commit its notebook, make it champion."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """Bring the predictions of the days that the promotion replaces to what is published."""
+
+
+@dataclass(frozen=True)
+class Warn:
+    """Tell people that the loop did not bring the metric back; `promoted` is the attempt that is better all the same."""
+
+    promoted: int | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """All that the check decided has been done."""
+
+
+Action = Keep | Wait | Retrain | Promote | Reconcile | Warn | Done
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a check has found and done so far. An attempt is here once it has ended: with its outcome and its gain."""
+
+    verdict: Verdict
+    recipes: int
+    attempts: Mapping[int, tuple[Outcome, float]]
+    promoted: bool = False
+    reconciled: bool = False
+    warned: bool = False
+
+
+def next_action(found: Evidence) -> Action:
+    """The one thing to do next. Doing it, and asking again with what came of it, leads to Done, Keep or Wait."""
+    match found.verdict.decision:
+        case Decision.KEEP:
+            return Keep(found.verdict.why)
+        case Decision.WATCH:
+            return Keep(found.verdict.why, watch=True)
+        case Decision.WAIT:
+            return Wait(found.verdict.why)
+        case Decision.RETRAIN:
+            return _in_the_loop(found)
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _in_the_loop(found: Evidence) -> Action:
+    recovered = any(outcome is Outcome.RECOVERS for outcome, _ in found.attempts.values())
+    if not recovered and not found.promoted and len(found.attempts) < found.recipes:
+        return Retrain(next(n for n in range(1, found.recipes + 1) if n not in found.attempts))
+    best = best_attempt(found.attempts)
+    if best is not None and not found.promoted:
+        return Promote(best)
+    if found.promoted and not found.reconciled:
+        return Reconcile()
+    if not recovered and not found.warned:
+        return Warn(best)
+    return Done()

@@ -1,0 +1,136 @@
+"""What may come next: the event that a request makes of a state, or why there is none. Two at once make the same number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+from esteira.lifecycle.events import Pinned, Promoted, Released, RolledBack, Undone, effective_day
+from esteira.lifecycle.state import State
+
+
+class Refused(ValueError):
+    """The state does not allow it; the text says why, and what to do."""
+
+
+def promote(
+    state: State,
+    version: int,
+    as_of: date,
+    *,
+    measured: int | None,
+    why: str,
+    by: str,
+    replaces_from: date | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Promoted | None:
+    """Make a version champion from the day after `as_of` on; None where that was done, by whom it may be.
+
+    `measured` is the champion that it was compared with, None where there was none. What `by` has promoted once it does not
+    promote again: a person may have rolled it back since. Raises Refused where another champion came in between, or serves
+    from a later day.
+    """
+    now = state.champion
+    if now is not None and now.version == version:
+        return None
+    if any((each.by, each.version) == (by, version) for each in state.promotions):
+        return None
+    if (now.version if now else None) != measured:
+        raise Refused(
+            f"version {version} was measured against {named(measured)}, but the champion is "
+            f"{named(now.version if now else None)}; train or check again"
+        )
+    if now is not None and effective_day(as_of) < now.effective_day:
+        raise Refused(
+            f"version {version} is of {as_of}, older than the champion, which serves from {now.effective_day}; train for a later day"
+        )
+    return Promoted(
+        number=state.number + 1,
+        version=version,
+        measured=measured,
+        day=effective_day(as_of),
+        replaces_from=replaces_from,
+        why=why,
+        by=by,
+        facts=facts or {},
+    )
+
+
+def roll_back(
+    state: State, *, to: int | None, last_served: date | None, first_day: date | None = None, reason: str = "", by: str
+) -> RolledBack | None:
+    """Go back to a version that was champion, by default the one before; None where that is how it stands.
+
+    All promotions since the one of that version that stands are void, from `first_day` on where it is given. The version
+    serves from the day after `last_served` on. Raises Refused where there is none to go back to.
+    """
+    now, standing = state.champion, state.standing()
+    if now is None:
+        raise Refused("there is no champion yet, so there is nothing to roll back")
+    if to == now.version or (to is None and any(each.number == now.number for each in state.rollbacks)):
+        return None
+    others = [each for each in standing if each.version != now.version]
+    target = next((each for each in reversed(others) if to in (None, each.version)), None)
+    if target is None and to is None:
+        raise Refused(
+            f"version {now.version} is the first champion, so there is none to go back to; train and promote a new version"
+        )
+    if target is None:
+        raise Refused(f"version {to} is no champion to go back to; promote it")
+    return RolledBack(
+        number=state.number + 1,
+        version=target.version,
+        bad=now.version,
+        voids=tuple(each.number for each in standing if each.number > target.number),
+        first_day=first_day,
+        day=max(now.effective_day, _after(last_served)),
+        why=f"rolled back from version {now.version}" + (f": {reason}" if reason else ""),
+        by=by,
+    )
+
+
+def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -> Undone | None:
+    """Take the last roll-back back; None where that was done. Raises Refused after a later promotion, or without one."""
+    last = state.changes[-1] if state.changes else None
+    undone = [each for each in state.numbered if isinstance(each, Undone)]
+    if last is not None and any(each.number == last.number for each in undone):
+        return None
+    rollback = next((each for each in state.rollbacks if last is not None and each.number == last.number), None)
+    if rollback is None:
+        raise Refused("the last change is no roll-back, so there is none to undo; promote, or roll back with --to")
+    return Undone(
+        number=state.number + 1,
+        version=rollback.bad,
+        undoes=rollback.number,
+        day=max(rollback.day, _after(last_served)),
+        why=f"the roll-back to version {rollback.version} was undone" + (f": {reason}" if reason else ""),
+        by=by,
+    )
+
+
+def pin(state: State, version: int, first: date, last: date, *, by: str) -> Pinned | None:
+    """Choose a version for days by hand; None where it is so."""
+    if any((each.version, each.day, each.last) == (version, first, last) for each in state.pins):
+        return None
+    why = f"version {version} was chosen by hand"
+    return Pinned(number=state.number + 1, version=version, day=first, last=last, why=why, by=by)
+
+
+def release(state: State, number: int, *, by: str) -> Released | None:
+    """Let a pin go; None where it was let go. Raises Refused where there is none of the number."""
+    known = next((each for each in state.numbered if isinstance(each, Pinned) and each.number == number), None)
+    if known is None:
+        raise Refused(f"there is no pin of the number {number}")
+    if all(each.number != number for each in state.pins):
+        return None
+    return Released(number=state.number + 1, pin=number, day=known.day, why="the champion again", by=by)
+
+
+def named(version: int | None) -> str:
+    """A version in a sentence."""
+    return f"version {version}" if version else "no version"
+
+
+def _after(last: date | None) -> date:
+    return last + timedelta(days=1) if last else date.min

@@ -1,0 +1,128 @@
+"""What a model's events come to: who serves a day, whose predictions are published for it, what is void."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+
+from esteira.lifecycle.events import Event, Numbered, Pinned, Promoted, Released, RolledBack, Undone, Verified, Warned
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The version that serves from `effective_day` on; `number` is that of the event by which it does."""
+
+    version: int
+    effective_day: date
+    number: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """The version of which a day's predictions must be (None: of none), and why."""
+
+    version: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A model's life so far. `since` says from which day on a promotion replaced, of those whose rows do not say it."""
+
+    numbered: tuple[Numbered, ...]
+    others: tuple[Event, ...]
+    since: Mapping[int, date]
+
+    @property
+    def number(self) -> int:
+        """The last number of the sequence: what is computed from this state carries it. 0 before the first event."""
+        return self.numbered[-1].number if self.numbered else 0
+
+    @cached_property
+    def promotions(self) -> tuple[Promoted, ...]:
+        """Every promotion, in order, void or not."""
+        return tuple(each for each in self.numbered if isinstance(each, Promoted))
+
+    @cached_property
+    def changes(self) -> tuple[Serving, ...]:
+        """Every change of who serves, in order."""
+        kinds = (Promoted, RolledBack, Undone)
+        return tuple(Serving(each.version, each.day, each.number) for each in self.numbered if isinstance(each, kinds))
+
+    @property
+    def champion(self) -> Serving | None:
+        """The version that serves now."""
+        return self.changes[-1] if self.changes else None
+
+    def serving(self, day: date) -> Serving | None:
+        """Who was to serve the day, as it was then: history, that no later event changes. None before the first."""
+        until = [each for each in self.changes if each.effective_day <= day]
+        return until[-1] if until else None
+
+    def published(self, day: date) -> Published:
+        """Whose predictions a day's must be: a pin's, else those of the last promotion that replaces it and is not void."""
+        for pin in reversed(self.pins):
+            if pin.day <= day <= pin.last:
+                return Published(pin.version, f"pinned by {pin.by}")
+        for promoted in reversed(self.promotions):
+            if self.replaces_from(promoted) <= day and not self.is_void(promoted, day):
+                return Published(promoted.version, promoted.why)
+        return Published(None, "no version was promoted for it")
+
+    def replaces_from(self, promoted: Promoted) -> date:
+        """The first day of which a promotion replaces what was published."""
+        return promoted.replaces_from or min(promoted.day, self.since.get(promoted.number, promoted.day))
+
+    def is_void(self, promoted: Promoted, day: date) -> bool:
+        """Whether a roll-back that stands has voided the promotion for the day."""
+        return any(
+            promoted.number in self.voided(each) and (each.first_day is None or each.first_day <= day)
+            for each in self.rollbacks
+        )
+
+    @cached_property
+    def rollbacks(self) -> tuple[RolledBack, ...]:
+        """The roll-backs that stand: those that were not undone."""
+        undone = {each.undoes for each in self.numbered if isinstance(each, Undone)}
+        return tuple(each for each in self.numbered if isinstance(each, RolledBack) and each.number not in undone)
+
+    @cached_property
+    def pins(self) -> tuple[Pinned, ...]:
+        """The pins that were not released."""
+        released = {each.pin for each in self.numbered if isinstance(each, Released)}
+        return tuple(each for each in self.numbered if isinstance(each, Pinned) and each.number not in released)
+
+    def voided(self, rollback: RolledBack) -> frozenset[int]:
+        """The numbers of the promotions that a roll-back voids; of one of 0.1 those since its version was last promoted."""
+        if rollback.voids is not None:
+            return frozenset(rollback.voids)
+        before = [each for each in self.promotions if each.number < rollback.number]
+        target = max((each.number for each in before if each.version == rollback.version), default=0)
+        return frozenset(each.number for each in before if each.number > target)
+
+    def standing(self) -> tuple[Promoted, ...]:
+        """The promotions that are void on no day, in order."""
+        void = {number for each in self.rollbacks for number in self.voided(each)}
+        return tuple(each for each in self.promotions if each.number not in void)
+
+    def before(self, promoted: Promoted) -> Promoted | None:
+        """The last promotion before one that is not void: what it is verified against."""
+        return next((each for each in reversed(self.standing()) if each.number < promoted.number), None)
+
+    def was_verified(self, promoted: Promoted) -> bool:
+        """Whether a promotion's first window has been looked at."""
+        return any(isinstance(each, Verified) and each.promotion == promoted.number for each in self.others)
+
+    def was_warned(self, version: int, last: date) -> bool:
+        """Whether the loop has failed on the window of a champion that ends with `last`."""
+        return any(isinstance(each, Warned) and (each.version, each.last) == (version, last) for each in self.others)
+
+
+def fold(events: Iterable[Event], since: Mapping[int, date] | None = None) -> State:
+    """The state that the events come to, in whatever order they are given."""
+    every = list(events)
+    numbered = sorted((each for each in every if isinstance(each, Numbered)), key=lambda each: each.number)
+    others = (each for each in every if not isinstance(each, Numbered))
+    return State(tuple(numbered), tuple(others), since or {})

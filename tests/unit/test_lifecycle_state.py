@@ -1,0 +1,199 @@
+"""What events come to: by example, and over thousands of random histories. Each rule is broken once, and found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Refused
+from esteira.lifecycle.events import Event, RolledBack
+from esteira.lifecycle.state import State, fold
+
+from tests.simulation import lifecycle
+
+START = date(2026, 1, 1)
+
+
+def day(number: int) -> date:
+    return START + timedelta(days=number)
+
+
+def promoted(state: State, version: int, as_of: int, back: int | None = None) -> State:
+    now = state.champion
+    event = changes.promote(
+        state,
+        version,
+        day(as_of),
+        measured=now.version if now else None,
+        why="better",
+        by=f"check:{version}",
+        replaces_from=None if back is None else day(back),
+    )
+    return after(state, event)
+
+
+def after(state: State, event: Event | None) -> State:
+    return state if event is None else fold([*state.numbered, *state.others, event])
+
+
+@pytest.fixture
+def two() -> State:
+    """Version 1 from day 1 on, version 2 from day 11 on, which replaces days 8 to 10, too."""
+    return promoted(promoted(fold([]), 1, 0), 2, 10, back=8)
+
+
+def versions(state: State, days: range) -> list[int | None]:
+    return [state.published(day(number)).version for number in days]
+
+
+def test_a_promotion_replaces_what_it_says_and_serves_from_the_day_after(two: State) -> None:
+    assert versions(two, range(12)) == [None, *[1] * 7, *[2] * 4]
+    assert [two.serving(day(n)).version for n in (1, 10, 11)] == [1, 1, 2]  # type: ignore[union-attr]
+    assert two.serving(day(0)) is None
+
+
+def test_a_rollback_takes_back_only_what_it_voids_and_its_undoing_is_exact(two: State) -> None:
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="x"))
+    assert versions(back, range(12)) == [None, *[1] * 11]
+    assert [back.serving(day(n)).version for n in (12, 13)] == [2, 1]  # type: ignore[union-attr]
+    assert changes.roll_back(back, to=None, last_served=day(12), by="x") is None  # said twice
+    again = after(back, changes.undo(back, last_served=day(14), by="x"))
+    assert versions(again, range(20)) == versions(two, range(20))
+    assert [again.serving(day(n)).version for n in (12, 14, 15)] == [2, 1, 2]  # type: ignore[union-attr]
+    assert changes.undo(again, last_served=day(14), by="x") is None
+
+
+def test_a_rollback_with_a_first_day_leaves_the_days_before_it(two: State) -> None:
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), first_day=day(10), by="x"))
+    assert versions(back, range(12)) == [None, *[1] * 7, 2, 2, 1, 1]
+
+
+def test_going_back_further_voids_all_that_came_since(two: State) -> None:
+    three = promoted(two, 3, 14)
+    event = changes.roll_back(three, to=1, last_served=day(16), reason="a test", by="x")
+    assert event is not None
+    assert (event.version, event.bad, event.voids, event.why) == (1, 3, (2, 3), "rolled back from version 3: a test")
+    assert versions(after(three, event), range(18)) == [None, *[1] * 17]
+
+
+def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="x"))
+    again = changes.promote(back, 2, day(10), measured=1, why="better", by="check:2", replaces_from=day(8))
+    assert again is None
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda state: changes.roll_back(fold([]), to=None, last_served=None, by="x"), "there is no champion yet"),
+        (
+            lambda state: changes.roll_back(state, to=7, last_served=None, by="x"),
+            "version 7 is no champion to go back to",
+        ),
+        (lambda state: changes.undo(state, last_served=None, by="x"), "the last change is no roll-back"),
+        (lambda state: changes.release(state, 1, by="x"), "no pin of the number 1"),
+        (
+            lambda state: changes.promote(state, 3, day(20), measured=1, why="", by="y"),
+            "version 3 was measured against version 1, but the champion is version 2",
+        ),
+        (
+            lambda state: changes.promote(state, 3, day(2), measured=2, why="", by="y"),
+            "older than the champion, which serves from 2026-01-12",
+        ),
+    ],
+)
+def test_what_is_refused_says_why(two: State, act, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        act(two)
+
+
+def test_the_first_champion_has_none_before_it() -> None:
+    with pytest.raises(Refused, match="version 1 is the first champion"):
+        changes.roll_back(promoted(fold([]), 1, 0), to=None, last_served=None, by="x")
+
+
+def test_a_pin_holds_through_promotions_until_it_is_released(two: State) -> None:
+    pinned = promoted(after(two, changes.pin(two, 1, day(11), day(12), by="ana")), 3, 20, back=9)
+    assert versions(pinned, range(8, 14)) == [2, 3, 3, 1, 1, 3]
+    assert pinned.published(day(11)).why == "pinned by ana"
+    assert versions(after(pinned, changes.release(pinned, 3, by="ana")), range(8, 14)) == [2, 3, 3, 3, 3, 3]
+
+
+def test_an_old_rollback_voids_what_was_promoted_since_its_version(two: State) -> None:
+    old = RolledBack(
+        number=3, version=1, bad=2, voids=None, day=day(13), by="rollback/2", why="rolled back from version 2"
+    )
+    assert versions(after(two, old), range(12)) == [None, *[1] * 11]
+
+
+def test_thousands_of_histories_keep_every_rule() -> None:
+    assert lifecycle.check_many(0, 3000) == 3000
+
+
+MUTATIONS = {
+    "what is void is not published": lambda patch: patch.setattr(State, "is_void", lambda *_: False),
+    "a roll-back touches only the days that it is told to": lambda patch: patch.setattr(
+        State, "is_void", lambda self, each, _: each not in self.standing()
+    ),
+    "who served a day is history": lambda patch: patch.setattr(State, "serving", lambda self, _: self.champion),
+    "a promotion replaces every day that it says": lambda patch: patch.setattr(
+        State, "replaces_from", lambda _, each: each.day
+    ),
+    "a promotion touches only the days that it replaces": lambda patch: patch.setattr(
+        State, "replaces_from", lambda *_: date.min
+    ),
+    "a pin that was released": lambda patch: patch.setattr(
+        State, "pins", property(lambda self: tuple(e for e in self.numbered if isinstance(e, lifecycle.Pinned)))
+    ),
+    "a pin holds for its days": lambda patch: patch.setattr(State, "pins", ()),
+    "an undoing is exact": lambda patch: patch.setattr(
+        State, "rollbacks", property(lambda self: tuple(e for e in self.numbered if isinstance(e, RolledBack)))
+    ),
+    "numbers have no gap": lambda patch: _changed(patch, "promote", lambda each: replace(each, number=each.number + 1)),
+    "the last promotion that stands": lambda patch: _changed(
+        patch, "roll_back", lambda each: replace(each, version=each.bad)
+    ),
+    "the version undone serves": lambda patch: _changed(
+        patch, "undo", lambda each: replace(each, version=each.version + 1)
+    ),
+    "the last change serves": lambda patch: patch.setattr(
+        State, "champion", property(lambda self: self.changes[0] if self.changes else None)
+    ),
+    "only what came after it is void": lambda patch: _changed(
+        patch, "roll_back", lambda each: replace(each, voids=(1, *each.voids)) if each.voids[0] > 2 else each
+    ),
+    "what a run has promoted it promotes once": lambda patch: _forgetful(patch),
+    "the order in which rows are read": lambda patch: patch.setattr(
+        lifecycle, "fold", lambda events: State(tuple(e for e in events if isinstance(e, lifecycle.Numbered)), (), {})
+    ),
+}
+
+
+def _changed(patch: pytest.MonkeyPatch, name: str, change) -> None:
+    real = getattr(changes, name)
+
+    def made(*given, **options):
+        event = real(*given, **options)
+        return event and change(event)
+
+    patch.setattr(changes, name, made)
+
+
+def _forgetful(patch: pytest.MonkeyPatch) -> None:
+    real = changes.promote
+    patch.setattr(
+        changes,
+        "promote",
+        lambda state, version, as_of, *, by, **options: (
+            replace(event, by=by) if (event := real(state, version, as_of, by="somebody else", **options)) else None
+        ),
+    )
+
+
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_a_rule_that_is_broken_is_found(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    MUTATIONS[rule](monkeypatch)
+    with pytest.raises(lifecycle.Broken, match=rule):
+        lifecycle.check_many(0, 3000)
