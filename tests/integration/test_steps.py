@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 import zipfile
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import get_args
@@ -14,6 +15,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 from esteira import data, drift, learn, registry, steps, tables
+from esteira.lifecycle.events import Event
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.spec import CsvSource, EsteiraError, ModelSpec, find, load
 from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
@@ -198,18 +200,15 @@ def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(t
 def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
-    real, raced = ledger.record, []
+    real, raced = ledger.write, []
 
-    def race(spec: ModelSpec, key: str, **row: object) -> bool:
+    def race(spec: ModelSpec, event: Event) -> bool:
         if not raced:
-            raced.append(key)
-            tables.append_once(
-                spec.name,
-                {"id": key, "at": tables.clock(), "effective_day": FIRST, "version": 1, "to_state": "champion"},
-            )
-        return real(spec, key, **row)  # type: ignore[arg-type]
+            raced.append(event.id)
+            real(spec, replace(event, version=1))  # type: ignore[call-arg]
+        return real(spec, event)
 
-    monkeypatch.setattr(ledger, "record", race)
+    monkeypatch.setattr(ledger, "write", race)
     with pytest.raises(steps.PromotionRefused, match="was promoted at the same time"):
         ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="x")
 

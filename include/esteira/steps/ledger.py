@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pandas as pd
 
 from esteira import registry, tables
 from esteira.learn import Model
+from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Refused
+from esteira.lifecycle.events import Event, Registered, effective_day, from_row
+from esteira.lifecycle.state import Serving, State, fold
 from esteira.spec import EsteiraError, ModelSpec
+
+Champion = Serving  # the version that serves, and since when
+MAILS = ("queued", "delivered")
 
 log = logging.getLogger(__name__)
 
@@ -26,34 +32,30 @@ class NoChampion(EsteiraError):
     """No version was promoted for a day yet."""
 
 
-@dataclass(frozen=True)
-class Champion:
-    """The version that serves from `effective_day` on; `number` counts the promotions."""
+def state(spec: ModelSpec) -> State:
+    """What the events of the model's life come to. A step asks several times, and the ledger seldom changes."""
+    place, written = tables.path("ledger", spec.name), tables.state("ledger", spec.name)
+    if place not in _folded or _folded[place][0] != written:
+        _folded[place] = (written, fold(_events(spec)))
+    return _folded[place][1]
 
-    version: int
-    effective_day: date
-    number: int
+
+_folded: dict[str, tuple[tuple[str, int], State]] = {}
+
+
+def _events(spec: ModelSpec) -> list[Event]:
+    """The events of the ledger, without those of mails, which are no part of the state."""
+    rows = tables.read("ledger", spec.name)
+    rows = rows[~rows["to_state"].isin(MAILS)]
+    version = rows["version"].astype("Int64").astype(object).where(rows["version"].notna(), None)
+    texts = rows[["from_state", "why", "evidence", "by"]].astype(object).fillna("")
+    rows = rows.assign(effective_day=rows["effective_day"].dt.date, version=version, **texts)
+    return [from_row({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]
 
 
 def promotions(spec: ModelSpec) -> list[Champion]:
-    """Every promotion, in the order in which they were made."""
-    place, state = tables.path("ledger", spec.name), tables.state("ledger", spec.name)
-    if place not in _read or _read[place][0] != state:  # a step asks several times, and the ledger seldom changes
-        _read[place] = (state, _read_promotions(spec))
-    return list(_read[place][1])
-
-
-_read: dict[str, tuple[tuple[str, int], list[Champion]]] = {}
-
-
-def _read_promotions(spec: ModelSpec) -> list[Champion]:
-    rows = tables.read("ledger", spec.name, columns=["id", "effective_day", "version", "to_state"])
-    rows = rows[rows["to_state"] == "champion"]
-    found = [
-        Champion(int(version), day.date(), int(name.rpartition(":")[2]))
-        for name, day, version in zip(rows["id"], rows["effective_day"], rows["version"], strict=True)
-    ]
-    return sorted(found, key=lambda promoted: promoted.number)
+    """Every change of who serves, in the order in which they were made: promotions, roll-backs and their undoing."""
+    return list(state(spec).changes)
 
 
 def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
@@ -90,19 +92,13 @@ def require_champion(spec: ModelSpec, day: date) -> Champion:
 
 def promoted_by(spec: ModelSpec, by: str) -> int | None:
     """The version that a run, or a day's check, made champion; None where it made none."""
-    rows = tables.read("ledger", spec.name, columns=["version"], to_state="champion", by=by)
-    return int(rows["version"].iloc[0]) if len(rows) else None
+    return next((each.version for each in state(spec).promotions if each.by == by), None)
 
 
 def evaluated(spec: ModelSpec, version: int) -> int | None:
     """The version that was evaluated in place of a champion that was fitted again (`promote.refit`); else its own number."""
-    rows = tables.read("ledger", spec.name, columns=["evidence"], to_state="champion", version=version)
-    return json.loads(rows["evidence"].iloc[-1]).get("evaluated") if len(rows) else None
-
-
-def effective_day(as_of: date) -> date:
-    """The first day that a version of `as_of` serves: what it learnt was known when `as_of` had ended."""
-    return as_of + timedelta(days=1)
+    made = [each for each in state(spec).promotions if each.version == version]
+    return made[-1].facts.get("evaluated") if made else None
 
 
 def record(
@@ -141,48 +137,35 @@ def make_champion(
     why: str,
     by: str,
     evidence: Mapping[str, Any] | None = None,
+    replaces_from: date | None = None,
 ) -> None:
-    """Promote a version. `measured` is the champion that it was compared with, None where there was none.
+    """Promote a version; with `replaces_from` it takes the place of what was published from then on, too. `measured` is the champion that it was compared with, None where there was none.
 
     The promotion takes the next number as its id: of two that follow the same champion only one is written. Raises
     PromotionRefused where another champion came in between, or serves from a later day.
     """
-    now = champion(spec)
-    if now is None or now.version != version:
-        if (now.version if now else None) != measured:
-            raise PromotionRefused(
-                f"model {spec.name}: version {version} was measured against {_named(measured)}, but the champion is {_named(now.version if now else None)}; train or check again"
-            )
-        if now is not None and effective_day(as_of) < now.effective_day:
-            raise PromotionRefused(
-                f"model {spec.name}: version {version} is of {as_of}, older than the champion, which serves from {now.effective_day}; train for a later day"
-            )
-        number = now.number + 1 if now else 1
-        record(
-            spec,
-            f"champion:{number}",
-            to_state="champion",
-            from_state="challenger",
-            version=version,
-            why=why,
-            by=by,
-            effective=effective_day(as_of),
-            evidence={**(evidence or {}), "replaces": measured},
+    try:
+        event = changes.promote(
+            state(spec), version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
         )
+    except Refused as error:
+        raise PromotionRefused(f"model {spec.name}: {error}") from None
+    if event is not None:
+        write(spec, event)
         now = champion(spec)
         if now is None or now.version != version:
             raise PromotionRefused(
-                f"model {spec.name}: {_named(now.version if now else None)} was promoted at the same time; train or check again"
+                f"model {spec.name}: {changes.named(now.version if now else None)} was promoted at the same time; train or check again"
             )
         log.info(
-            "model %s: version %d is champion from %s on: %s%s",
-            spec.name,
-            version,
-            effective_day(as_of),
-            why,
-            _shown(evidence),
+            "model %s: version %d is champion from %s on: %s%s", spec.name, version, event.day, why, _shown(evidence)
         )
     repair_aliases(spec)
+
+
+def write(spec: ModelSpec, event: Event) -> bool:
+    """Write an event; returns False where its id was taken already."""
+    return tables.append_once(spec.name, {**event.row(), "at": tables.clock()})
 
 
 def _shown(evidence: Mapping[str, Any] | None) -> str:
@@ -197,23 +180,11 @@ def _shown(evidence: Mapping[str, Any] | None) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def _named(version: int | None) -> str:
-    return f"version {version}" if version else "no version"
-
-
 def registered(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
     version = registry.register(spec, run_id)
-    record(
-        spec,
-        f"challenger:{version}",
-        to_state="challenger",
-        version=version,
-        why="registered",
-        by=run_id,
-        effective=effective_day(as_of),
-        evidence={"sha256": registry.model_digest(run_id)},
-    )
+    digest = registry.model_digest(run_id)
+    write(spec, Registered(version=version, sha256=digest, day=effective_day(as_of), why="registered", by=run_id))
     return version
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from esteira import data, drift, learn, registry, tables
 from esteira.learn import Model
 from esteira.lifecycle import policy
+from esteira.lifecycle.events import effective_day
 from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import ingest, ledger, quality
 from esteira.text import better_by, counted
@@ -330,7 +331,7 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
             version=version,
             why=tags["why"],
             by=run,
-            effective=ledger.effective_day(as_of),
+            effective=effective_day(as_of),
         )
         return f"version {version} was not promoted: {tags['why']}"
     chosen = version
@@ -355,7 +356,7 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
             },
         },
     )
-    return f"version {chosen} is the champion from {ledger.effective_day(as_of)} on: {tags['why']}"
+    return f"version {chosen} is the champion from {effective_day(as_of)} on: {tags['why']}"
 
 
 def refit(
