@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak simulate \
 	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
@@ -135,6 +135,9 @@ bench-start: $(READY) ## Print how long N first starts take on a busy machine, a
 
 soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (90 minutes; needs cc)
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
+
+simulate: $(READY) ## Check 100,000 random histories of promotions, roll-backs and pins against the rules of the life cycle (2 minutes)
+	@$(BIN)/python -m tests.simulation.lifecycle $(N)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; \

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "make test-compose": ".github/workflows/compose.yml",
     "make bench-loop": "by hand: it takes two hours",
     "make bench-start": "by hand: it takes a quarter of an hour",
+    "make simulate": "tests/unit/test_lifecycle_state.py::test_thousands_of_histories_keep_every_rule",
     "make soak": "by hand: it takes an hour and a half",
     "make secrets": STACK,
     "make image": STACK,
