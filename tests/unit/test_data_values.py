@@ -254,9 +254,10 @@ def test_what_no_table_can_take_is_kept_as_text(
     assert len(tables.read("features", spec.name)) + len(tables.read("quarantine", spec.name)) == 2
 
 
-def test_a_complex_number_is_no_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["complex64", "complex128"])
+def test_a_complex_number_is_no_number(tmp_path: Path, kind: str) -> None:
     spec = models.write(tmp_path)
-    rows = pd.DataFrame({**REST, "heat": [1 + 2j, 2, 3], "at": "2026-01-02"})
+    rows = pd.DataFrame({**REST, "heat": np.array([1 + 2j, 2, 3], kind), "at": "2026-01-02"})
     rows.to_pickle(tmp_path / "x")
     (spec.folder / "source.py").write_text(
         f"import pandas as pd\n\ndef read(first, last):\n    return pd.read_pickle('{tmp_path}/x')\n"
@@ -299,6 +300,7 @@ def csv_model(tmp_path: Path, **changes: str) -> ModelSpec:
         (["1", "2.0", "3"], ["1", "2", "3"]),
         (["1.0", "2.0", ""], ["1", "2", None]),
         (["1.10", "1E5", " 7"], ["1.10", "1E5", "7"]),
+        (["12", "1\uff12", "\u0663"], ["12", "1\uff12", "\u0663"]),
         (["True", "false", "maybe"], ["1", "0", "maybe"]),
         (["9007199254740993", "", "1"], ["9007199254740993", None, "1"]),
     ],

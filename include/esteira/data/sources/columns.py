@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from esteira.data.kinds import SHORT
@@ -43,7 +44,9 @@ def writable(rows: pd.DataFrame, texts: Iterable[str]) -> pd.DataFrame:
 def _written(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    return str(value) if isinstance(value, complex) else value  # of which pandas would drop the imaginary part
+    return (
+        str(value) if isinstance(value, complex | np.complexfloating) else value
+    )  # of which pandas would drop the imaginary part
 
 
 def _decoded(value: object) -> object:

@@ -55,8 +55,8 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-WHOLE = r"\s*\+?(-?\d+)(?:\.0*)?\s*"
-INTEGER = r"-?(?:0|[1-9]\d*)"
+WHOLE = r"\s*\+?(-?[0-9]+)(?:\.0*)?\s*"
+INTEGER = r"-?(?:0|[1-9][0-9]*)"
 TRUTH = dict.fromkeys(["True", "TRUE", "true"], "1") | dict.fromkeys(["False", "FALSE", "false"], "0")  # read_csv's own
 HEAD = 1 << 20  # bytes in which a header is looked for
 BLANKS = r"\s+"  # the one separator of more than a character
