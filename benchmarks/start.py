@@ -117,7 +117,7 @@ def writers(seconds: float, sqlite: bool) -> Counted:
             thread.start()
         while time.monotonic() < limit:
             airflow.trigger(OUTBOX, minutes=0)
-            time.sleep(OUTBOX_EVERY)
+            time.sleep(OUTBOX_EVERY)  # the load's own rhythm, which is what is measured: nothing is waited for
         for thread in threads:
             thread.join()
     for counted in counts:

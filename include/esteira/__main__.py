@@ -73,9 +73,8 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # as for Airflow's tasks: on a busy machine more of them stall each other
+    # As for Airflow's tasks: on a busy machine more of them stall each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # A person waits: a server that is down is told in seconds, one that hangs in a minute.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -438,7 +437,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:  # a folder that can't be written, a disk that is full
         sys.exit(f"esteira: {error}")
-    except Exception as error:
+    except Exception as error:  # of whatever library: an outage is a sentence, all else is raised as it is
         from esteira.pulls import without_passwords
         from esteira.steps.outages import is_outage
 

@@ -197,6 +197,26 @@ def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(t
     assert (tables.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
 
 
+def test_a_run_does_not_promote_again_what_was_rolled_back(trained) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
+    ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")  # a retry changes nothing
+    steps.rollback(spec)
+    with pytest.raises(
+        steps.PromotionRefused, match="version 2 was promoted by t2 before, and version 1 is the champion"
+    ):
+        ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
+    assert ledger.champion(spec).version == 1
+
+
+def test_a_ledger_of_a_newer_version_is_a_sentence(trained) -> None:
+    spec = trained()
+    ledger.record(spec, "champion:2", to_state="split", why="x", by="x", effective=FIRST, version=1)
+    with pytest.raises(EsteiraError, match=r"model sales: the ledger's row champion:2 is 'split'.*newer one: use that"):
+        steps.status(spec)
+
+
 def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)

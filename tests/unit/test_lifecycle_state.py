@@ -80,8 +80,8 @@ def test_going_back_further_voids_all_that_came_since(two: State) -> None:
 
 def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
     back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="x"))
-    again = changes.promote(back, 2, day(10), measured=1, why="better", by="check:2", replaces_from=day(8))
-    assert again is None
+    with pytest.raises(Refused, match="version 2 was promoted by check:2 before, and version 1 is the champion since"):
+        changes.promote(back, 2, day(10), measured=1, why="better", by="check:2", replaces_from=day(8))
 
 
 @pytest.mark.parametrize(

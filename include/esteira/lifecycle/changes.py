@@ -25,17 +25,20 @@ def promote(
     replaces_from: date | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Promoted | None:
-    """Make a version champion from the day after `as_of` on; None where that was done, by whom it may be.
+    """Make a version champion from the day after `as_of` on; None where it is.
 
-    `measured` is the champion that it was compared with, None where there was none. What `by` has promoted once it does not
-    promote again: a person may have rolled it back since. Raises Refused where another champion came in between, or serves
-    from a later day.
+    `measured` is the champion that it was compared with, None where there was none. Raises Refused where another champion
+    came in between, or serves from a later day; and where `by` had promoted the version before, for what `by` has promoted
+    once it does not promote again: a person may have rolled it back.
     """
     now = state.champion
     if now is not None and now.version == version:
         return None
     if any((each.by, each.version) == (by, version) for each in state.promotions):
-        return None
+        raise Refused(
+            f"version {version} was promoted by {by} before, and {named(now.version if now else None)} is the champion since; train "
+            "or check again"
+        )
     if (now.version if now else None) != measured:
         raise Refused(
             f"version {version} was measured against {named(measured)}, but the champion is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -17,7 +18,7 @@ class UnknownEvent(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(ABC):
     """A change in a model's life. `day` is the first day that it is about, `by` who or what made it, `why` the sentence."""
 
     state: ClassVar[str]  # the row's to_state
@@ -28,9 +29,9 @@ class Event:
     why: str
 
     @property
+    @abstractmethod
     def id(self) -> str:
         """Under which the ledger takes it once."""
-        raise NotImplementedError
 
     @property
     def of_version(self) -> int | None:
@@ -179,12 +180,14 @@ class Released(Numbered):
 class Verified(Event):
     """The promotion of the number `promotion` was compared, over its first window, with the version that it replaced."""
 
+    state: ClassVar[str] = "verified"
+    before: ClassVar[str] = "champion"
+
     promotion: int
     version: int
     replaced: int
     worse: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
-    before: ClassVar[str] = "champion"
 
     @property
     def id(self) -> str:
@@ -193,9 +196,7 @@ class Verified(Event):
 
     def row(self) -> Row:
         """The row; its state says how it ended."""
-        return {**super().row(), "to_state": "worse" if self.worse else "verified"}
-
-    state: ClassVar[str] = "verified"
+        return {**super().row(), "to_state": "worse" if self.worse else self.state}
 
     def evidence(self) -> Mapping[str, Any]:
         """What it was judged by."""
@@ -241,12 +242,13 @@ class Drifted(Event):
 class Noted(Event):
     """Any other row, such as those of mails: kept as it is, and no part of the state."""
 
+    state: ClassVar[str] = ""  # each has its own
+
     name: str
     to_state: str
     from_state: str = ""
     about: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    state: ClassVar[str] = ""
 
     @property
     def id(self) -> str:

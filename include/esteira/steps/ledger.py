@@ -14,7 +14,7 @@ from esteira import registry, tables
 from esteira.learn import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.changes import Refused
-from esteira.lifecycle.events import Event, Registered, effective_day, from_row
+from esteira.lifecycle.events import Event, Registered, UnknownEvent, effective_day, from_row
 from esteira.lifecycle.state import Serving, State, fold
 from esteira.spec import EsteiraError, ModelSpec
 
@@ -50,7 +50,10 @@ def _events(spec: ModelSpec) -> list[Event]:
     version = rows["version"].astype("Int64").astype(object).where(rows["version"].notna(), None)
     texts = rows[["from_state", "why", "evidence", "by"]].astype(object).fillna("")
     rows = rows.assign(effective_day=rows["effective_day"].dt.date, version=version, **texts)
-    return [from_row({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]
+    try:
+        return [from_row({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]
+    except UnknownEvent as error:
+        raise EsteiraError(f"model {spec.name}: {error}") from None
 
 
 def promotions(spec: ModelSpec) -> list[Champion]:
@@ -60,22 +63,16 @@ def promotions(spec: ModelSpec) -> list[Champion]:
 
 def champion(spec: ModelSpec, day: date = date.max) -> Champion | None:
     """The champion of a day: the last promotion effective on it or before; None before the first."""
-    return of_day(promotions(spec), day)
-
-
-def of_day(every: list[Champion], day: date) -> Champion | None:
-    """The last of the promotions that was effective by the day."""
-    until = [promoted for promoted in every if promoted.effective_day <= day]
-    return until[-1] if until else None
+    return state(spec).serving(day)
 
 
 def require_champions(spec: ModelSpec, days: Iterable[date]) -> dict[date, Champion]:
     """The champion of each day. Raises NoChampion that says what to do where a day has none."""
-    every = promotions(spec)
-    found = {}
+    known, found = state(spec), {}
     for day in days:
-        now = of_day(every, day)
+        now = known.serving(day)
         if now is None:
+            every = known.changes
             since = f"the first serves from {every[0].effective_day}" if every else "none was promoted yet"
             raise NoChampion(
                 f"model {spec.name} has no champion for {day}: {since}. "
@@ -137,17 +134,15 @@ def make_champion(
     why: str,
     by: str,
     evidence: Mapping[str, Any] | None = None,
-    replaces_from: date | None = None,
 ) -> None:
-    """Promote a version; with `replaces_from` it takes the place of what was published from then on, too. `measured` is the champion that it was compared with, None where there was none.
+    """Promote a version. `measured` is the champion that it was compared with, None where there was none.
 
     The promotion takes the next number as its id: of two that follow the same champion only one is written. Raises
-    PromotionRefused where another champion came in between, or serves from a later day.
+    PromotionRefused where another champion came in between, serves from a later day, or took the place of what the same
+    run had promoted before.
     """
     try:
-        event = changes.promote(
-            state(spec), version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
-        )
+        event = changes.promote(state(spec), version, as_of, measured=measured, why=why, by=by, facts=evidence)
     except Refused as error:
         raise PromotionRefused(f"model {spec.name}: {error}") from None
     if event is not None:

@@ -120,13 +120,15 @@ def measure(spec: ModelSpec, day: date) -> int:
 
 def _skipped(spec: ModelSpec, day: date) -> list[date]:
     """The days before a check's, since the newest one before it, on which a window became whole that its own last ones lack."""
-    every = ledger.promotions(spec)
-    since = max([every[0].effective_day, *(each for each in tables.days_of("metrics", spec.name) if each < day)])
+    known = ledger.state(spec)
+    since = max(
+        [known.changes[0].effective_day, *(each for each in tables.days_of("metrics", spec.name) if each < day)]
+    )
     held = windows(spec, ledger.require_champion(spec, day), day)
     oldest = held[0][0] if held else date.max
     found = []
     for each in data.days(since + timedelta(days=1), day - timedelta(days=1)):
-        now = ledger.of_day(every, each)
+        now = known.serving(each)
         whole = windows(spec, now, each) if now else []
         if whole and whole[-1][1] == ingest.mature_through(spec, each) and whole[-1][1] < oldest:
             found.append(each)
