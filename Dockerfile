@@ -19,7 +19,7 @@ RUN python -m venv /opt/esteira \
 ENV PATH=/opt/esteira/bin:$PATH VIRTUAL_ENV=/opt/esteira
 
 COPY pyproject.toml README.md LICENSE /opt/airflow/
-COPY local /opt/airflow/local
+COPY ops /opt/airflow/ops
 COPY config /opt/airflow/config
 COPY plugins /opt/airflow/plugins
 COPY dags /opt/airflow/dags

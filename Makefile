@@ -41,13 +41,13 @@ $(READY): $(LOCKS) pyproject.toml
 	@touch $(READY)
 
 demo: $(READY) ## Run two simulated models through the whole loop on a real Airflow (2 minutes), and leave it up to look at
-	@$(BIN)/python -m local.demo
+	@$(BIN)/python -m ops.demo
 
 up: $(READY) ## Start Airflow, MLflow and a mail catcher on 127.0.0.1
-	@$(BIN)/python -m local.stack up
+	@$(BIN)/python -m ops.stack up
 
 down: $(READY) ## Stop what `make up` or `make demo` started
-	@$(BIN)/python -m local.stack down
+	@$(BIN)/python -m ops.stack down
 
 test: test-quick test-live ## Run the tests: unit, DAGs, integration, and a live Airflow (test-slow has the slow ones)
 
@@ -84,22 +84,22 @@ lint: $(READY) ## Check style, types, import layers, every model.yaml, the image
 # docker-compose.yaml; these need Docker, but no .venv.
 
 secrets: ## Write .env, with random secrets for docker-compose.yaml, if it is not there
-	@"$(PYTHON)" -m local.containers secrets
+	@"$(PYTHON)" -m ops.containers secrets
 
 image: ## Build the image of docker-compose.yaml (ESTEIRA_IMAGE names it)
 	@ESTEIRA_COMMIT="$$(git describe --always --abbrev=40 --dirty=+ '--exclude=*' 2>/dev/null || true)" docker compose build
 
 first-day: ## In the running stack train a model and score a day: MODEL=toll_traffic DAY=2026-02-01
-	@"$(PYTHON)" -m local.containers first-day "$${MODEL:-toll_traffic}" "$${DAY:-2026-02-01}"
+	@"$(PYTHON)" -m ops.containers first-day "$${MODEL:-toll_traffic}" "$${DAY:-2026-02-01}"
 
 backup: ## Write a backup of the stack to a new folder: TO=folder
-	@"$(PYTHON)" -m local.containers backup "$${TO:?esteira: name a new folder, make backup TO=folder}"
+	@"$(PYTHON)" -m ops.containers backup "$${TO:?esteira: name a new folder, make backup TO=folder}"
 
 restore: ## Bring a backup into a stack without volumes, and start it: FROM=folder
-	@"$(PYTHON)" -m local.containers restore "$${FROM:?esteira: name the folder of a backup, make restore FROM=folder}"
+	@"$(PYTHON)" -m ops.containers restore "$${FROM:?esteira: name the folder of a backup, make restore FROM=folder}"
 
 deploy: ## Start the image ESTEIRA_IMAGE on DEPLOY_HOST (user@host, or local); docs/production.md has the rest
-	@"$(PYTHON)" -m local.containers deploy
+	@"$(PYTHON)" -m ops.containers deploy
 
 scan: ## Look for known holes in the image ESTEIRA_IMAGE (needs the network); .trivyignore names those that are borne, and why
 	@mkdir -p .esteira && docker save --output .esteira/image.tar "$${ESTEIRA_IMAGE:-esteira:local}"
@@ -140,7 +140,7 @@ simulate: $(READY) ## Check 100,000 random histories of promotions, roll-backs a
 	@$(BIN)/python -m tests.simulation.lifecycle $(N)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local.stack clean; \
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m ops.stack clean; \
 	elif [ -n "$${ESTEIRA_HOME:-}" ]; then echo "esteira: to clean $$ESTEIRA_HOME .venv is needed: make setup clean"; exit 1; fi
 	@rm -rf $(VENV) .esteira .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis include/esteira.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,7 +32,7 @@ def walk() -> None:
     """Score, measure and decide day after day in this process; print what a day costs early, late, and in a fresh process."""
     from esteira import spec as specs
     from esteira import steps
-    from esteira.steps import ledger
+    from esteira.store import ledger
 
     spec = specs.find(MODEL)
     steps.train(spec, AS_OF, "bench")
@@ -89,14 +89,15 @@ def _check(spec: Any, day: date) -> None:
 def _bare(spec: Any, day: date, model: Any) -> None:
     """What a script without any of it does: read the day, predict, write a file, measure the last week."""
     import pandas as pd
-    from esteira import data, learn
+    from esteira import data
+    from esteira.learning import pipelines
     from sklearn.metrics import mean_absolute_error
 
     place = Path(os.environ["ESTEIRA_HOME"]) / "bare"
     place.mkdir(exist_ok=True)
     rows = data.read(spec, day, day)
     built = data.function(spec.folder, "features.build")(rows).astype(dict.fromkeys(spec.features.boolean, float))
-    rows.assign(prediction=model.pipeline.predict(learn.design(spec, built, model.columns))).to_parquet(
+    rows.assign(prediction=model.pipeline.predict(pipelines.design(spec, built, model.columns))).to_parquet(
         place / f"{day}.parquet"
     )
     known = [place / f"{day - timedelta(days=n)}.parquet" for n in range(1, 8)]
@@ -116,7 +117,7 @@ def one(name: str, ordinal: int) -> None:
     """Do one part of a day in this process, and print how long it took once everything was imported."""
     import mlflow.sklearn
     from esteira import spec as specs
-    from esteira.steps import ledger
+    from esteira.store import ledger
 
     assert mlflow.sklearn
     spec, day = specs.find(MODEL), date.fromordinal(ordinal)
@@ -128,9 +129,9 @@ def one(name: str, ordinal: int) -> None:
 
 def live() -> None:
     """Trigger single days on a live Airflow; print seconds from the trigger to scored, and to scored and checked."""
-    from local import stack as stacks
-    from local.api import Airflow
-    from local.stack import Stack
+    from ops import stack as stacks
+    from ops.api import Airflow
+    from ops.stack import Stack
 
     for name in ("WEB", "MLFLOW", "SMTP"):
         os.environ[f"ESTEIRA_{name}_PORT"] = str(_free_port())

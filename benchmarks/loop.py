@@ -47,7 +47,8 @@ def replayed(name: str, kind: str, place: Path) -> dict[str, Any]:
 
 def simulated(kind: str, keep_old: bool, seeds: Iterable[int], days: int) -> list[dict[str, Any]]:
     """Daily checks over streams, one for each seed, in memory: what each year came to."""
-    from esteira import replay, spec, tables
+    from esteira import replay, spec
+    from esteira.store import lake
 
     _quiet()
     home = tempfile.mkdtemp(prefix="esteira-bench-")
@@ -62,7 +63,7 @@ def simulated(kind: str, keep_old: bool, seeds: Iterable[int], days: int) -> lis
         model = given.model_copy(update={"name": f"{kind}_{seed}", "retrain": recipes})
         first = date(2025, 5, 1)
         plan = replay.Plan(model.name, first, first + timedelta(days=days - 1), "day", "month")
-        with tables.in_memory():
+        with lake.in_memory():
             found.append(_year(replay.walk(model, plan, "policy")))
     shutil.rmtree(home)
     return found

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import httpx
 
-from local import database, places
-from local import stack as stacks
-from local.api import Airflow, RunTimeout
-from local.layout import LOOPBACK, Stack, StackError
+from ops import database, places
+from ops import stack as stacks
+from ops.api import Airflow, RunTimeout
+from ops.layout import LOOPBACK, Stack, StackError
 
 FIRST = "toll_traffic_train"
 WRITTEN = ("queue_time_train", "queue_time_score")  # by one client each
@@ -68,7 +68,7 @@ def set_up(sqlite: bool) -> Iterator[tuple[Stack, float]]:
     stack = Stack.from_environment()
     try:
         began = time.monotonic()
-        started = subprocess.run([sys.executable, "-m", "local.stack", "up"], capture_output=True, text=True)
+        started = subprocess.run([sys.executable, "-m", "ops.stack", "up"], capture_output=True, text=True)
         if started.returncode:
             raise StackError(f"a set-up did not start: {started.stderr[-1000:]}")
         yield stack, began

@@ -1,5 +1,5 @@
 """Three Airflow DAGs for each model.yaml: <name>_train, <name>_score, <name>_check."""
 
-from esteira import dags
+from esteira.dags import building
 
-globals().update(dags.build())
+globals().update(building.build())

@@ -1,5 +1,5 @@
 """Airflow's DAGs that look after all models at once: maintenance and outbox; see esteira.dags."""
 
-from esteira.dags import operations
+from esteira.dags.operations import operations
 
 globals().update(operations())

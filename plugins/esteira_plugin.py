@@ -8,8 +8,9 @@ import re
 import sys
 
 from airflow.plugins_manager import AirflowPlugin
-from esteira import forms
-from esteira.deadlines import SinceQueued
+from esteira.dags import forms
+from esteira.dags.deadlines import SinceQueued
+from esteira.settings import settings
 
 if "airflow.api_fastapi.app" in sys.modules:  # only the API server checks forms, and every task loads this
     forms.register()
@@ -21,7 +22,8 @@ class EsteiraPlugin(AirflowPlugin):
     name = "esteira"
     deadline_references = (SinceQueued,)
     # A password in the address (user:password@host) is for the tasks, not for every user's page.
-    mlflow = re.sub(r"//[^/@]*@", "//", os.environ.get("ESTEIRA_MLFLOW_URL", os.environ.get("MLFLOW_TRACKING_URI", "")))
+    told = settings().mlflow_url
+    mlflow = re.sub(r"//[^/@]*@", "//", os.environ.get("MLFLOW_TRACKING_URI", "") if told is None else told)
     external_views = (
         [{"name": "MLflow", "href": mlflow, "destination": "nav", "category": "browse"}]
         if mlflow.startswith("http")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from esteira import registry, steps, tables
+from esteira import steps
 from esteira.spec import ModelSpec, load
+from esteira.store import lake, runs
 
 CORPUS = Path(__file__).parent / "corpus"
 DAY = date(2026, 2, 3)
@@ -83,7 +84,7 @@ def train(place: Path) -> None:
     spec = load(folder / "model.yaml")
     said = steps.train(spec, TRAINED, "corpus")
     assert "is the champion" in said, said
-    assert registry.aliases(spec) == {"champion": 1}
+    assert runs.aliases(spec) == {"champion": 1}
 
 
 def declare(case: Case, place: Path) -> ModelSpec:
@@ -103,9 +104,9 @@ def mend(case: Case, spec: ModelSpec) -> None:
         shutil.copy(CORPUS / "plain" / "in" / f"{DAY}.csv", spec.folder / "in" / f"{DAY}.csv")
 
 
-def rows(kind: tables.Kind, spec: ModelSpec, day: str) -> pd.DataFrame:
+def rows(kind: lake.Kind, spec: ModelSpec, day: str) -> pd.DataFrame:
     """The table's rows of the day."""
-    found = tables.read(kind, spec.name, day=date.fromisoformat(day))
+    found = lake.read(kind, spec.name, day=date.fromisoformat(day))
     return found.reindex(columns=["day", "rule"]) if found.empty else found
 
 

@@ -16,7 +16,8 @@ from uuid import uuid4
 import typer
 
 from esteira import spec as specs
-from esteira.spec import EsteiraError, ModelSpec, OutOfReach, SpecError
+from esteira.errors import DataError, EsteiraError, OutOfReach, SpecError
+from esteira.spec import ModelSpec
 from esteira.text import counted
 
 app = typer.Typer(
@@ -125,17 +126,18 @@ def _model_file(given: str, every: list[Path]) -> Path:
 
 def _is_valid(path: Path, every: list[Path], with_data: bool, day: date | None) -> bool:
     """Say what is wrong with a model; returns whether nothing is."""
-    from esteira import data, learn, steps
+    from esteira import data, steps
+    from esteira.learning import pipelines
 
     try:
         specs.require_one(path, every)
         spec = specs.load(path)
-        learn.check_candidates(spec)
+        pipelines.check_candidates(spec)
         sizes = counted(len(spec.features.all), "feature"), counted(len(spec.train.candidates), "candidate")
         typer.echo(f"{path}: ok: {spec.task}, {', '.join(sizes)}")
         for missing in data.look(spec):
             if with_data or day:
-                raise data.DataError(missing)
+                raise DataError(missing)
             typer.echo(f"{path}: note: {missing}", err=True)
         if with_data or day:
             typer.echo(steps.preview(spec, day))
@@ -165,11 +167,12 @@ def train(
     """
     from filelock import FileLock, Timeout
 
-    from esteira import steps, tables
+    from esteira import steps
+    from esteira.store import lake
 
     spec, run = _find(model), f"cli/train/{as_of}"
-    lock = tables.home() / f"train-{spec.name}.lock"
-    tables.make_home()
+    lock = lake.home() / f"train-{spec.name}.lock"
+    lake.make_home()
     try:
         with FileLock(lock, timeout=0):  # two of them would take each other's runs for what a killed one left
             typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
@@ -306,8 +309,8 @@ def replay(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from esteira import replays
     from esteira.replay import WALKS, Plan, run, spans
+    from esteira.replay import report as reports
 
     spec = _find(model)
     if last < first:
@@ -329,10 +332,10 @@ def replay(
             if bar.disable:
                 lines.show(done, of)
 
-        report = run(spec, plan, WALKS if compare else ["policy"], progress)
-    typer.echo(replays.text(report))
+        found = run(spec, plan, WALKS if compare else ["policy"], progress)
+    typer.echo(reports.text(found))
     page = plan.place(spec) / "report.html"
-    page.write_text(replays.page(report), encoding="utf-8")
+    page.write_text(reports.page(found), encoding="utf-8")
     typer.echo(f"\nreport: {page}\ndata:   {page.with_suffix('.json')}")
 
 
@@ -380,9 +383,9 @@ def rollback(
 @app.command()
 def init() -> None:
     """Make the folder ESTEIRA_LAKE a lake, once: where it isn't one, a volume that is not mounted is not taken for it."""
-    from esteira import tables
+    from esteira.store import lake
 
-    typer.echo(f"the lake is at {tables.create_lake()}")
+    typer.echo(f"the lake is at {lake.create_lake()}")
 
 
 @app.command()
@@ -438,7 +441,7 @@ def main() -> None:
     except OSError as error:  # a folder that can't be written, a disk that is full
         sys.exit(f"esteira: {error}")
     except Exception as error:  # of whatever library: an outage is a sentence, all else is raised as it is
-        from esteira.pulls import without_passwords
+        from esteira.notebooks.hosts import without_passwords
         from esteira.steps.outages import is_outage
 
         if not is_outage(error):

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import httpx
 
-from local.api import ENDED, Airflow
-from local.containers import SECRETS, settings
+from ops.api import ENDED, Airflow
+from ops.containers import SECRETS, settings
 from tests import models
 from tests.e2e import browser
 from tests.soak import crashes

@@ -21,10 +21,10 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_bag) -> None:
-    from esteira import dags
+    from esteira.dags import alerts
 
     mails: list = []
-    monkeypatch.setattr(dags, "_send", mails.append)
+    monkeypatch.setattr(alerts, "send", mails.append)
     spec = corpora.declare(case, tmp_path / "models")
     dag = dag_bag(tmp_path / "models").dags["corpus_score"]
     dag.deadline = None  # with one, DAG.test of Airflow 3.3 can't end a run; a live test has it

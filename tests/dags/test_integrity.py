@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import tables
-from esteira.spec import EsteiraError, OutOfReach
+from esteira.dags.timeouts import end_with_its_process
+from esteira.errors import EsteiraError, OutOfReach
 from esteira.steps.mails import Mail
-from esteira.timeouts import end_with_its_process
+from esteira.store import lake
 
 from tests import models
 from tests.conftest import PROJECT
@@ -61,7 +61,7 @@ def test_a_dag_has_the_tasks_that_the_design_names(dags, kind: str) -> None:
 
 
 def test_policy(dags) -> None:
-    from esteira.dags import OutagesOnly
+    from esteira.dags.common import OutagesOnly
 
     for dag in (dag for name, dag in dags.items() if name not in OPERATIONS):
         assert {"esteira"} < set(dag.tags), dag.dag_id
@@ -78,7 +78,7 @@ def test_policy(dags) -> None:
 
 def test_an_attempt_that_raises_has_failed_but_for_an_outage() -> None:
     from airflow.sdk import RetryAction
-    from esteira.dags import ATTEMPT
+    from esteira.dags.common import ATTEMPT
     from mlflow.exceptions import MlflowException
 
     for error, action in (
@@ -92,11 +92,11 @@ def test_an_attempt_that_raises_has_failed_but_for_an_outage() -> None:
 
 
 def test_a_day_has_a_deadline_unless_its_model_wants_none(home: Path, tmp_path: Path) -> None:
-    from esteira.dags import score_dag
+    from esteira.dags.score import score_dag
 
     (alert,) = score_dag(models.write(tmp_path)).deadline
     assert alert.interval == timedelta(hours=6)
-    assert alert.callback.path == "esteira.dags.late"
+    assert alert.callback.path == "esteira.dags.score.late"
     none = models.write(tmp_path, "patient", yaml=models.YAML + "score: {{deadline: null}}\n")
     assert not score_dag(none).deadline
 
@@ -104,12 +104,12 @@ def test_a_day_has_a_deadline_unless_its_model_wants_none(home: Path, tmp_path: 
 def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from esteira import dags as dags_module
+    from esteira.dags import alerts, score
 
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
     spec = models.write(tmp_path / "models")
     sent: list[Mail] = []
-    monkeypatch.setattr(dags_module, "_send", sent.append)
+    monkeypatch.setattr(alerts, "send", sent.append)
     run = {
         "dag_id": "sales_score",
         "dag_run_id": "scheduled__1",
@@ -120,20 +120,20 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
     }
     context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-02-02 12:00:00+00:00"}}
     for _ in range(2):
-        asyncio.run(dags_module.late("sales", context))
+        asyncio.run(score.late("sales", context))
     (mail,) = sent
     assert mail.subject == "[esteira] sales: 2026-02-01 is not scored yet"
     assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in mail.text()
 
     by_hand = run | {"partition_key": None, "dag_run_id": "2", "conf": {"day": "2026-02-01", "last_day": "2026-02-03"}}
-    tables.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
+    lake.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
     for again in (run | {"dag_run_id": "scheduled__2"}, by_hand, run | {"dag_run_id": "3", "partition_key": None}):
-        asyncio.run(dags_module.late("sales", context | {"dag_run": again}))
-    asyncio.run(dags_module.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
+        asyncio.run(score.late("sales", context | {"dag_run": again}))
+    asyncio.run(score.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
     assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
 
     monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "not mounted"))
-    asyncio.run(dags_module.late("sales", context))
+    asyncio.run(score.late("sales", context))
     assert sent[-1].subject == "[esteira] sales: 2026-02-01 is not scored yet"
     assert len(sent) == 3
 
@@ -182,7 +182,7 @@ def test_a_wrong_param_is_refused(dags, name: str, value: object) -> None:
 def test_forms_are_bounded(dags, kind: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what Airflow's API server checks: the schema, with the formats that the plugin makes known to it."""
     import jsonschema
-    from esteira import forms
+    from esteira.dags import forms
 
     schema = dags[f"toll_traffic_{kind}"].params.get_param(name).schema
     known = dict(jsonschema.FormatChecker.checkers)
@@ -214,40 +214,40 @@ def test_a_timeout_is_the_models(dag_bag, tmp_path: Path) -> None:
 def test_a_timeout_is_not_tried_again() -> None:
     from airflow.sdk import RetryAction
     from airflow.sdk.exceptions import AirflowTaskTimeout
-    from esteira import dags
+    from esteira.dags import common
 
-    for policy in (dags.PERMANENT, dags.ATTEMPT):
+    for policy in (common.PERMANENT, common.ATTEMPT):
         assert policy.evaluate(AirflowTaskTimeout("Timeout"), 1, 3).action is RetryAction.FAIL
 
 
 def test_a_source_that_is_not_whole_is_waited_for_and_nothing_else_is() -> None:
     from airflow.sdk import RetryAction
-    from esteira import dags
-    from esteira.data import DataError, Unfinished
+    from esteira.dags import common
+    from esteira.errors import DataError, Unfinished
 
-    waits = [dags.WAITING.evaluate(Unfinished("not yet"), number, 12) for number in range(1, 13)]
+    waits = [common.WAITING.evaluate(Unfinished("not yet"), number, 12) for number in range(1, 13)]
     assert {each.action for each in waits} == {RetryAction.RETRY}
     assert [each.retry_delay for each in waits[:5]] == [timedelta(minutes=pause) for pause in (1, 2, 4, 8, 10)]
     assert sum((each.retry_delay for each in waits), timedelta()) == timedelta(minutes=95)
-    assert dags.WAITING.evaluate(DataError("wrong"), 1, 12).action is RetryAction.FAIL
-    assert dags.WAITING.evaluate(OutOfReach("gone"), 2, 12).action is RetryAction.DEFAULT
-    assert dags.WAITING.evaluate(OutOfReach("gone"), 3, 12).action is RetryAction.FAIL
+    assert common.WAITING.evaluate(DataError("wrong"), 1, 12).action is RetryAction.FAIL
+    assert common.WAITING.evaluate(OutOfReach("gone"), 2, 12).action is RetryAction.DEFAULT
+    assert common.WAITING.evaluate(OutOfReach("gone"), 3, 12).action is RetryAction.FAIL
 
 
 def test_a_model_that_takes_too_long_stops_no_other(dag_bag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from esteira import dags
+    from esteira.dags import building
 
     for name in ("eager", "slow", "zealous"):
         models.write(tmp_path, name)
-    real = dags.load
+    real = building.load
 
     def load(path: Path):
         while path.parent.name == "slow":  # for ever, were there no budget
             sum(range(1000))
         return real(path)
 
-    monkeypatch.setattr(dags, "load", load)
-    monkeypatch.setattr(dags, "BUDGET", 0.3)
+    monkeypatch.setattr(building, "load", load)
+    monkeypatch.setattr(building, "BUDGET", 0.3)
     bag = dag_bag(tmp_path)
     assert {name for name in bag.dags if not name.startswith("esteira_")} == {
         f"{name}_{kind}" for name in ("eager", "zealous") for kind in ("train", "score", "check")
@@ -300,16 +300,16 @@ def test_no_broken_file_takes_the_others_down(dag_bag, tmp_path: Path, text: str
 def test_dags_that_airflow_refuses_are_shown_and_the_others_stay(
     dag_bag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from esteira import dags
+    from esteira.dags import building
 
-    build_check = dags.BUILDERS["check"]
+    build_check = building.BUILDERS["check"]
 
     def refuse(spec):
         if spec.name == "refused":
             raise ValueError("Airflow does not take it")
         return build_check(spec)
 
-    monkeypatch.setitem(dags.BUILDERS, "check", refuse)
+    monkeypatch.setitem(building.BUILDERS, "check", refuse)
     models.write(tmp_path, "good")
     models.write(tmp_path, "refused")
     bag = dag_bag(tmp_path)
@@ -342,7 +342,7 @@ def test_parsing_imports_nothing_heavy() -> None:
 
 
 def test_a_task_builds_only_its_own_dag() -> None:
-    code = "from esteira import dags; print(sorted(dags.build()))"
+    code = "from esteira.dags import building; print(sorted(building.build()))"
     assert (
         in_a_process_of_its_own(code, _AIRFLOW_PARSING_CONTEXT_DAG_ID="toll_traffic_score") == "['toll_traffic_score']"
     )
@@ -367,12 +367,12 @@ def test_a_new_dag_waits_for_its_next_tick(kind: str, tmp_path: Path, monkeypatc
     from airflow.serialization.encoders import encode_timetable
     from airflow.timetables import trigger
     from airflow.timetables.base import TimeRestriction
-    from esteira import dags
+    from esteira.dags import building
 
     spec = models.write(
         tmp_path, yaml=models.YAML.replace("  window: 28d\n", '  window: 28d\n  schedule: "0 6 * * *"\n')
     )
-    timetable = decode_timetable(encode_timetable(dags.BUILDERS[kind](spec).timetable))
+    timetable = decode_timetable(encode_timetable(building.BUILDERS[kind](spec).timetable))
     now = datetime(2026, 3, 1, 6, 30, tzinfo=UTC)
     monkeypatch.setattr(trigger, "utcnow", lambda: now)
     found = timetable.next_dagrun_info(

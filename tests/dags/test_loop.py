@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from esteira import data, steps, tables
+from esteira import data, steps
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
+from esteira.store import lake
 
 from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -46,10 +47,10 @@ def run(dag_bag, monkeypatch: pytest.MonkeyPatch, sent: list) -> Iterator[Callab
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list:
     """The mails that were sent."""
-    from esteira import dags
+    from esteira.dags import alerts
 
     mails: list = []
-    monkeypatch.setattr(dags, "_send", mails.append)
+    monkeypatch.setattr(alerts, "send", mails.append)
     return mails
 
 
@@ -199,12 +200,12 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
 
 def test_a_partition_passes_no_form_and_is_looked_at_all_the_same(tmp_path: Path) -> None:
     from airflow.sdk.exceptions import AirflowFailException
-    from esteira import dags
+    from esteira.dags import common
 
     spec = models.write(tmp_path)
     for day, why in (("2099-01-01", "is in the future"), ("0001-01-01", "is too early")):
         with pytest.raises(AirflowFailException, match=f"day {day} {why}"):
-            dags._past(spec, day)
+            common.past_day(spec, day)
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_the_three_dags_live_through_a_change_for_real(
     day = CHANGE + timedelta(days=14)
     states = run(spec, "score", day=str(FIRST), last_day=str(day))
     assert {state for task, state in states.items()} == {"success"}
-    assert len(tables.read("predictions", spec.name)) == len(data.days(FIRST, day)) * 72
+    assert len(lake.read("predictions", spec.name)) == len(data.days(FIRST, day)) * 72
     states = run(spec, "check", day=str(day))
     assert states[""] == "success"
     now = steps.champion(spec)
@@ -262,9 +263,9 @@ def test_the_command_line_decides_as_the_dag_does(
 
 def decisions(spec: ModelSpec) -> list[tuple[object, ...]]:
     """What the checks of a model decided and did, as the tables keep it."""
-    known = tables.read("metrics", spec.name, role="decision").sort_values("check_day")
-    tried = tables.read("metrics", spec.name, role="challenger", window="slice").sort_values(["check_day", "attempt"])
-    ledger = tables.read("ledger", spec.name).sort_values(["effective_day", "id"])
+    known = lake.read("metrics", spec.name, role="decision").sort_values("check_day")
+    tried = lake.read("metrics", spec.name, role="challenger", window="slice").sort_values(["check_day", "attempt"])
+    ledger = lake.read("ledger", spec.name).sort_values(["effective_day", "id"])
     return [
         *known[["check_day", "outcome", "why"]].itertuples(index=False, name=None),
         *tried[["check_day", "attempt", "metric", "value", "n_rows"]].itertuples(index=False, name=None),

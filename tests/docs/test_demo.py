@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.places import remove
+from ops.places import remove
 from tests.docs.pages import PROJECT
 from tests.e2e.conftest import free_port
 

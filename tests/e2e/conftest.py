@@ -13,10 +13,10 @@ import psutil
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from local import database, places, processes
-from local import stack as stacks
-from local.api import Airflow
-from local.stack import Stack
+from ops import database, places, processes
+from ops import stack as stacks
+from ops.api import Airflow
+from ops.stack import Stack
 from tests import models
 from tests.conftest import PROJECT
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from local.api import Airflow
-from local.stack import Stack
+from ops.api import Airflow
+from ops.stack import Stack
 from tests.e2e import browser
 from tests.models import AS_OF
 

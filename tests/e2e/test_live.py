@@ -15,12 +15,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from esteira import data, spec, steps, tables
+from esteira import data, spec, steps
+from esteira.store import lake
 from sqlalchemy import Engine, inspect, text
 
-from local import database
-from local.api import Airflow
-from local.stack import PROJECT, Stack
+from ops import database
+from ops.api import Airflow
+from ops.stack import PROJECT, Stack
 from tests.e2e.conftest import SECRET, TODAY
 from tests.models import AS_OF
 
@@ -81,14 +82,14 @@ def test_who_is_not_logged_in_sees_nothing(stack: Stack, airflow: Airflow) -> No
 
 
 def test_a_second_up_names_what_is_up(stack: Stack) -> None:
-    done = subprocess.run([sys.executable, "-m", "local.stack", "up"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ops.stack", "up"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"it is up already: {stack.web}; stop it with `make down`" in done.stderr
 
 
 def test_a_taken_port_is_named(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
-    done = subprocess.run([sys.executable, "-m", "local.stack", "up"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ops.stack", "up"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"port {stack.web_port} is taken" in done.stderr
     assert "choose another: ESTEIRA_WEB_PORT=" in done.stderr
@@ -172,7 +173,7 @@ def test_a_loop_that_fails_sends_its_warning(airflow: Airflow, stack: Stack) -> 
         assert "OUT OF RANGE" in shown
         assert "hopeless_check/runs/" in shown
         assert "window 7d" in shown
-    assert set(tables.read("ledger", "hopeless")["to_state"]) >= {"champion", "warned", "delivered"}
+    assert set(lake.read("ledger", "hopeless")["to_state"]) >= {"champion", "warned", "delivered"}
 
 
 def test_a_day_that_is_not_scored_by_its_deadline_is_mailed(airflow: Airflow, stack: Stack, metadata: Engine) -> None:
@@ -240,7 +241,7 @@ def test_a_scheduled_score_fires_by_itself_and_its_check_follows(airflow: Airflo
     check = partition_run(airflow, "clockwork_check", partition)
     assert check["run_type"] == "asset_triggered"
     assert len(airflow.runs("clockwork_score")) == len(airflow.runs("clockwork_check")) == 1
-    assert len(tables.read("served", "clockwork", day=date.fromisoformat(partition))) == 72
+    assert len(lake.read("served", "clockwork", day=date.fromisoformat(partition))) == 72
 
 
 def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
@@ -255,7 +256,7 @@ def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
     )
     for day in data.days(first, first + timedelta(days=1)):
         partition_run(airflow, "clockwork_score", str(day))
-        assert len(tables.read("served", "clockwork", day=day)) == 72
+        assert len(lake.read("served", "clockwork", day=day)) == 72
     airflow.unpause("clockwork_score", paused=True)
 
 
@@ -289,15 +290,15 @@ def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None
         first = following
 
     source = data.read(model, date(2011, 7, 1), date(2012, 6, 30))
-    served = tables.read("served", "bike_demand")
-    assert len(served) == len(source) == len(tables.read("predictions", "bike_demand"))
+    served = lake.read("served", "bike_demand")
+    assert len(served) == len(source) == len(lake.read("predictions", "bike_demand"))
     assert not served.duplicated(["day", "hr"]).any()
     assert (served["day"] > served["trained_through"]).all()
     truth = served.merge(source[["day", "hr", "cnt"]], on=["day", "hr"])
     monthly = truth.groupby(truth["day"].dt.to_period("M")).apply(
         lambda rows: abs(rows["prediction"] - rows["cnt"]).mean() / rows["cnt"].mean()
     )
-    ledger = tables.read("ledger", "bike_demand")
+    ledger = lake.read("ledger", "bike_demand")
     states = ledger["to_state"].value_counts().to_dict()
     print(f"MAE over mean, its mean over the 12 months as served: {monthly.mean():.3f}; ledger: {states}", flush=True)
     assert states["champion"] > 1
@@ -317,7 +318,7 @@ def test_electricity_is_scored_and_checked_by_range(airflow: Airflow, esteira_da
         last = (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
         finished(airflow, "electricity_score", day=str(first), last_day=str(last), check=False)
         finished(airflow, "electricity_check", seconds=400, day=str(last))
-    served = tables.read("served", "electricity")
+    served = lake.read("served", "electricity")
     assert len(served) == 90 * 48
     assert set(served["prediction"]) == {"UP", "DOWN"}
     assert served["probability"].between(0, 1).all()

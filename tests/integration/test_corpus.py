@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from esteira import steps, tables
+from esteira import steps
 from esteira.__main__ import main
 from esteira.steps import ingest
+from esteira.store import lake
 
 from tests import corpora, models
 from tests.corpora import Case
@@ -100,8 +101,8 @@ def test_a_label_of_a_short_row_waits_in_quarantine(home: Path, tmp_path: Path) 
     day = corpora.date(2026, 1, 30)
     ingest.ensure_features(spec, [day])
     ingest.labels(spec, day, day + timedelta(days=1))
-    assert sorted(tables.read("labels", spec.name)["label"]) == [10, 11]
-    bad = tables.read("quarantine", spec.name, stage="labels")
+    assert sorted(lake.read("labels", spec.name)["label"]) == [10, 11]
+    bad = lake.read("quarantine", spec.name, stage="labels")
     assert list(bad["rule"]) == ["short"]
     assert '"label":2' in bad["row"].iloc[0].replace(" ", "")
 
@@ -120,6 +121,6 @@ def test_a_short_row_without_a_time_is_told_once(home: Path, tmp_path: Path) -> 
         for _ in range(2):
             ingest.ensure_features(spec, [day])
             ingest.extract(spec, [day])
-    bad = tables.read("quarantine", spec.name)
+    bad = lake.read("quarantine", spec.name)
     assert (list(bad["rule"]), list(bad["day"].dt.day)) == (["short"], [30])
     assert bad["reason"].iloc[0] == "the row has 2 fields, fewer than the header"

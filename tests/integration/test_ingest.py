@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, steps, tables
-from esteira.data import DataError
+from esteira import data, steps
+from esteira.errors import DataError, Unaccounted
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
+from esteira.store import lake
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -34,8 +35,8 @@ def test_a_day_that_never_had_rows_is_an_empty_day(trained, monkeypatch, caplog:
     without(monkeypatch, FIRST)
     with caplog.at_level("INFO"):
         score_days(spec, [FIRST])
-    assert tables.read("predictions", spec.name).empty
-    assert tables.missing_days("predictions", spec.name, [FIRST]) == []
+    assert lake.read("predictions", spec.name).empty
+    assert lake.missing_days("predictions", spec.name, [FIRST]) == []
     assert f"the source has no row for {FIRST}: an empty day" in caplog.text
     assert steps.accounted(spec, [FIRST]) == "0 rows read = 0 published + 0 in quarantine"
 
@@ -49,9 +50,9 @@ def test_a_day_that_had_rows_is_not_replaced_by_none(trained, monkeypatch: pytes
             DataError, match=rf"no row for {FIRST}, of which 72 rows were read before; nothing was replaced"
         ):
             steps.extract(spec, days)
-    assert len(tables.read("raw", spec.name, day=FIRST)) == 72
+    assert len(lake.read("raw", spec.name, day=FIRST)) == 72
     score_days(spec, [SECOND])  # which the source still has
-    assert len(tables.read("predictions", spec.name)) == 144
+    assert len(lake.read("predictions", spec.name)) == 144
 
 
 def test_who_says_so_may_empty_a_day(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,19 +61,19 @@ def test_who_says_so_may_empty_a_day(trained, monkeypatch: pytest.MonkeyPatch) -
     without(monkeypatch, FIRST)
     said = steps.requeue(spec, [FIRST], "requeue", "replace")
     assert said == "0 rows read = 0 published + 0 in quarantine"
-    assert tables.read("predictions", spec.name).empty
-    assert len(tables.read("served", spec.name)) == 72  # what was given out stays
+    assert lake.read("predictions", spec.name).empty
+    assert len(lake.read("served", spec.name)) == 72  # what was given out stays
 
 
 def test_a_training_keeps_the_rows_that_its_source_has_no_more(trained, monkeypatch, caplog) -> None:
     """The window's days are read anew when the spec changed; a source that keeps a month would lose the others."""
     spec = trained()
     gone = AS_OF - timedelta(days=20)
-    before = len(tables.read("raw", spec.name))
+    before = len(lake.read("raw", spec.name))
     without(monkeypatch, gone)
     days = data.days(gone - timedelta(days=1), gone + timedelta(days=1))
     assert ingest.extract(spec, days, "keep") == 144
-    assert len(tables.read("raw", spec.name)) == before
+    assert len(lake.read("raw", spec.name)) == before
     assert f"the source has no row for {gone} any more: what was read before (72 rows) is kept" in caplog.text
 
 
@@ -95,7 +96,7 @@ def test_features_that_were_never_built_do_not_publish_a_day(trained) -> None:
     spec = trained()
     steps.extract(spec, [FIRST])
     steps.score(spec, [FIRST], "r")  # validate and features were marked as a success by hand
-    with pytest.raises(steps.Unaccounted, match="72 rows read = 0 published"):
+    with pytest.raises(Unaccounted, match="72 rows read = 0 published"):
         steps.publish(spec, [FIRST], "r")
 
 
@@ -111,7 +112,7 @@ def test_a_days_features_do_not_depend_on_the_days_read_with_it(home: Path, tmp_
             ingest.extract(spec, asked)
             ingest.validate(spec, asked)
             ingest.features(spec, asked)
-        return tables.read("features", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+        return lake.read("features", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
 
     together = True
     at_once = built()

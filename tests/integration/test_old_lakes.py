@@ -11,10 +11,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from esteira import tables
 from esteira.lifecycle.events import Promoted, RolledBack
 from esteira.spec import ModelSpec
-from esteira.steps import ledger
+from esteira.store import lake, ledger
 
 from tests import models
 
@@ -41,7 +40,7 @@ def test_its_events_are_what_they_meant(spec: ModelSpec) -> None:
 
 
 def test_what_is_published_is_what_its_predictions_are(spec: ModelSpec) -> None:
-    rows = tables.read("predictions", spec.name, columns=["day", "version"])
+    rows = lake.read("predictions", spec.name, columns=["day", "version"])
     made = {day.date(): set(some) for day, some in rows.groupby("day")["version"]}
     found = ledger.state(spec)
     assert len(made) == 30

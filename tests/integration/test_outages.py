@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 import sqlalchemy.exc
 from deltalake.exceptions import CommitFailedError
-from esteira import data, registry, steps, tables
+from esteira import data, steps
 from esteira.__main__ import main
-from esteira.spec import ModelSpec, OutOfReach
+from esteira.errors import NoChampion, OutOfReach
+from esteira.spec import ModelSpec
+from esteira.store import lake, runs
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from tests import models
@@ -42,15 +44,15 @@ def volume(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def lake(home: Path, volume: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def on_volume(home: Path, volume: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lake on the volume."""
     monkeypatch.setenv("ESTEIRA_LAKE", str(volume / "lake"))
-    tables.create_lake()
+    lake.create_lake()
     return volume / "lake"
 
 
 @pytest.fixture
-def served(lake: Path, tmp_path: Path) -> ModelSpec:
+def served(on_volume: Path, tmp_path: Path) -> ModelSpec:
     """A model that has scored a day."""
     spec = models.write(tmp_path / "models")
     steps.train(spec, AS_OF, "t")
@@ -60,7 +62,7 @@ def served(lake: Path, tmp_path: Path) -> ModelSpec:
 
 def require_whole(spec: ModelSpec) -> None:
     assert steps.accounted(spec, [FIRST, NEXT]) == "144 rows read = 144 published + 0 in quarantine"
-    assert len(tables.read("served", spec.name)) == 144
+    assert len(lake.read("served", spec.name)) == 144
 
 
 def test_a_full_lake_is_named_and_a_rerun_completes(served: ModelSpec, volume: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_volume_that_is_not_mounted_is_no_empty_lake(
         with pytest.raises(SystemExit, match="is no lake"):
             main()
         assert list(volume.iterdir()) == []
-        assert registry.aliases(served) == {"champion": 1}
+        assert runs.aliases(served) == {"champion": 1}
     finally:
         subprocess.run(["mount", "--bind", aside, volume], check=True)
         subprocess.run(["umount", aside], check=True)
@@ -122,23 +124,23 @@ def test_a_lake_is_made_once(
 ) -> None:
     monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "lake"))
     with pytest.raises(OutOfReach, match="call `esteira init` once"):
-        tables.version("raw", "sales")
+        lake.version("raw", "sales")
     monkeypatch.setattr("sys.argv", ["esteira", "init"])
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 0
         assert capsys.readouterr().out == f"the lake is at {tmp_path / 'lake'}\n"
-        assert tables.version("raw", "sales") == -1
+        assert lake.version("raw", "sales") == -1
 
 
 def test_a_default_lake_that_is_gone_takes_no_alias_along(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models")
     steps.train(spec, AS_OF, "t")
     kept = (home / "lake").rename(tmp_path / "kept")
-    with pytest.raises(steps.NoChampion):
+    with pytest.raises(NoChampion):
         score_days(spec, [FIRST])
-    assert registry.aliases(spec) == {"champion": 1}
+    assert runs.aliases(spec) == {"champion": 1}
     shutil.rmtree(home / "lake")
     kept.rename(home / "lake")
     score_days(spec, [FIRST])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import steps, tables
+from esteira import steps
 from esteira.__main__ import app
-from esteira.spec import ModelSpec, OutOfReach
+from esteira.errors import OutOfReach
+from esteira.spec import ModelSpec
+from esteira.store import lake
 from typer.testing import CliRunner, Result
 
 from tests import models
@@ -51,7 +53,7 @@ def test_the_last_day_of_the_files_is_built_and_nothing_is_kept(spec: ModelSpec,
     assert said.exit_code == 0, said.output
     assert f"{AS_OF + timedelta(days=1)}: 72 rows read = 72 good rows + 0 for quarantine" in said.output
     assert "heat" in said.output
-    assert tables.read("features", "sales").empty
+    assert lake.read("features", "sales").empty
     assert not (home / "lake").exists()
 
 

@@ -14,7 +14,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from esteira import notebook, pulls
+from esteira.errors import EsteiraError
+from esteira.notebooks import execute, git, hosts
 
 TOKEN = "a-token-that-nobody-may-see"
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 8)
@@ -116,14 +117,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         capture_output=True,
         check=True,
     )
-    first = host.git(*pulls.AUTHOR, "commit-tree", empty.stdout.decode().strip(), "-m", "the beginning")
+    first = host.git(*hosts.AUTHOR, "commit-tree", empty.stdout.decode().strip(), "-m", "the beginning")
     host.git("update-ref", "refs/heads/main", first)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(host))
     server.daemon_threads = True
     host.port = server.server_address[1]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     contents = iter(["first", "first", "second", "third", "fourth"])
-    monkeypatch.setattr(notebook, "_execute", lambda target, parameters: target.write_text(next(contents)))
+    monkeypatch.setattr(execute, "execute", lambda target, parameters: target.write_text(next(contents)))
     monkeypatch.setenv("ESTEIRA_GIT", str(tmp_path / "notebooks"))
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", f"http://127.0.0.1:{host.port}/team/models.git")
     monkeypatch.setenv("ESTEIRA_GIT_TOKEN", TOKEN)
@@ -134,7 +135,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def test_github_gets_a_branch_and_a_pull_request(host: Host) -> None:
-    commit = notebook.commit("sales", FIRST, {})
+    commit = git.commit("sales", FIRST, {})
     assert host.git("rev-parse", "esteira/sales/2026-03-01") == commit
     assert host.git("show", f"{commit}:notebooks/sales/2026-03-01.ipynb") == "first"
     assert host.git("rev-parse", f"{commit}^") == host.git("rev-parse", "main")
@@ -148,7 +149,7 @@ def test_github_gets_a_branch_and_a_pull_request(host: Host) -> None:
 def test_azure_devops_gets_a_branch_and_a_pull_request(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTEIRA_GIT_HOST", "azure")
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", f"http://127.0.0.1:{host.port}/team/_git/models.git")
-    commit = notebook.commit("sales", FIRST, {})
+    commit = git.commit("sales", FIRST, {})
     assert host.git("rev-parse", "esteira/sales/2026-03-01") == commit
     ((path, body),) = host.asked
     assert path == "/team/_apis/git/repositories/models.git/pullrequests?api-version=7.1"
@@ -157,25 +158,25 @@ def test_azure_devops_gets_a_branch_and_a_pull_request(host: Host, monkeypatch: 
 
 
 def test_said_again_it_is_the_same_commit_and_one_branch(host: Host) -> None:
-    first = notebook.commit("sales", FIRST, {})
+    first = git.commit("sales", FIRST, {})
     host.answer = (422, '{"errors": [{"message": "A pull request already exists for team:esteira"}]}')
-    assert notebook.commit("sales", FIRST, {}) == first
-    changed = notebook.commit("sales", FIRST, {})
+    assert git.commit("sales", FIRST, {}) == first
+    changed = git.commit("sales", FIRST, {})
     assert host.git("rev-parse", f"{changed}^") == first
     assert host.branches() == ["esteira/sales/2026-03-01", "main"]
 
 
 def test_a_branch_of_another_day_does_not_carry_the_first_along(host: Host) -> None:
-    notebook.commit("sales", FIRST, {})
-    second = notebook.commit("sales", SECOND, {})
+    git.commit("sales", FIRST, {})
+    second = git.commit("sales", SECOND, {})
     assert host.git("rev-parse", f"{second}^") == host.git("rev-parse", "main")
 
 
 def test_after_the_merge_and_the_branch_s_end_nothing_comes_back(host: Host) -> None:
-    host.git("update-ref", "refs/heads/main", notebook.commit("sales", FIRST, {}))
+    host.git("update-ref", "refs/heads/main", git.commit("sales", FIRST, {}))
     host.git("update-ref", "-d", "refs/heads/esteira/sales/2026-03-01")
-    assert notebook.commit("sales", FIRST, {}) == host.git("rev-parse", "main")
-    notebook.commit("sales", SECOND, {})
+    assert git.commit("sales", FIRST, {}) == host.git("rev-parse", "main")
+    git.commit("sales", SECOND, {})
     assert host.branches() == ["esteira/sales/2026-03-08", "main"]
     assert len(host.asked) == 2
 
@@ -183,12 +184,12 @@ def test_after_the_merge_and_the_branch_s_end_nothing_comes_back(host: Host) -> 
 def test_a_host_that_is_down_blocks_nothing_and_gets_it_with_the_next(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notebook.commit("sales", FIRST, {})
+    git.commit("sales", FIRST, {})
     host.down = True
-    missed = notebook.commit("sales", SECOND, {})
+    missed = git.commit("sales", SECOND, {})
     assert "branch esteira/sales/2026-03-08 is not delivered" in caplog.text
     host.down = False
-    notebook.commit("stock", SECOND, {})
+    git.commit("stock", SECOND, {})
     assert host.git("rev-parse", "esteira/sales/2026-03-08") == missed
     assert [body["head"] for _, body in host.asked] == [
         "esteira/sales/2026-03-01",
@@ -199,20 +200,20 @@ def test_a_host_that_is_down_blocks_nothing_and_gets_it_with_the_next(
 
 def test_what_was_made_before_the_host_was_ever_reached_gets_a_common_past(host: Host) -> None:
     host.down = True
-    assert len(notebook.commit("sales", FIRST, {})) == 40
+    assert len(git.commit("sales", FIRST, {})) == 40
     host.down = False
-    notebook.commit("sales", SECOND, {})
+    git.commit("sales", SECOND, {})
     assert host.git("merge-base", "main", "esteira/sales/2026-03-01") == host.git("rev-parse", "main")
     assert host.git("show", "esteira/sales/2026-03-01:notebooks/sales/2026-03-01.ipynb") == "first"
 
 
 def test_a_branch_that_changed_while_the_host_was_down_goes_upon_what_the_host_has(host: Host) -> None:
-    first = notebook.commit("sales", FIRST, {})
-    assert notebook.commit("sales", FIRST, {}) == first  # delivered, and forgotten here
+    first = git.commit("sales", FIRST, {})
+    assert git.commit("sales", FIRST, {}) == first  # delivered, and forgotten here
     host.down = True
-    missed = notebook.commit("sales", FIRST, {})
+    missed = git.commit("sales", FIRST, {})
     host.down = False
-    notebook.commit("stock", FIRST, {})
+    git.commit("stock", FIRST, {})
     tip = host.git("rev-parse", "esteira/sales/2026-03-01")
     assert host.git("show", f"{tip}:notebooks/sales/2026-03-01.ipynb") == "second"
     assert host.git("rev-parse", f"{tip}^") == first
@@ -220,10 +221,10 @@ def test_a_branch_that_changed_while_the_host_was_down_goes_upon_what_the_host_h
 
 
 def test_a_merged_branch_that_was_kept_gets_no_second_pull_request(host: Host) -> None:
-    merged = notebook.commit("sales", FIRST, {})
+    merged = git.commit("sales", FIRST, {})
     host.git("update-ref", "refs/heads/main", merged)
     host.answer = (422, '{"errors": [{"message": "No commits between main and esteira/sales/2026-03-01"}]}')
-    assert notebook.commit("sales", FIRST, {}) == merged
+    assert git.commit("sales", FIRST, {}) == merged
     assert len(host.asked) == 1
     assert _branches_here(host) == []
 
@@ -232,14 +233,14 @@ def test_a_host_that_says_nothing_costs_one_wait(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.down = True
-    notebook.commit("sales", FIRST, {})
-    notebook.commit("stock", FIRST, {})
+    git.commit("sales", FIRST, {})
+    git.commit("stock", FIRST, {})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("ESTEIRA_GIT_REMOTE", f"http://127.0.0.1:{silent.getsockname()[1]}/team/models.git")
-        monkeypatch.setattr(pulls, "LIMIT", 2)
+        monkeypatch.setattr(hosts, "LIMIT", 2)
         began = time.monotonic()
-        notebook.commit("sales", SECOND, {})
-        assert time.monotonic() - began < 2 * pulls.LIMIT + 2
+        git.commit("sales", SECOND, {})
+        assert time.monotonic() - began < 2 * hosts.LIMIT + 2
     assert "took more than 2 s" in caplog.text
     assert len(_branches_here(host)) == 3
 
@@ -248,11 +249,11 @@ def test_a_host_that_says_nothing_costs_one_wait(
     "lock", ["esteira-index.lock", "config.lock", "shallow.lock", "packed-refs.lock", "refs/esteira/base.lock"]
 )
 def test_a_lock_that_a_killed_git_left_stops_nothing(host: Host, tmp_path: Path, lock: str) -> None:
-    notebook.commit("sales", FIRST, {})
+    git.commit("sales", FIRST, {})
     path = tmp_path / "notebooks" / ".git" / lock
     path.touch()
     os.utime(path, (0, 0))
-    notebook.commit("sales", SECOND, {})
+    git.commit("sales", SECOND, {})
     assert host.branches() == ["esteira/sales/2026-03-01", "esteira/sales/2026-03-08", "main"]
 
 
@@ -264,18 +265,18 @@ def _branches_here(host: Host) -> list[str]:
 
 def test_a_pull_request_that_is_refused_is_asked_for_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     host.answer = (403, '{"message": "Resource not accessible by this token"}')
-    notebook.commit("sales", FIRST, {})
+    git.commit("sales", FIRST, {})
     assert "no pull request: 403" in caplog.text
     assert "Resource not accessible" in caplog.text
     host.answer = (201, "{}")
-    notebook.commit("sales", SECOND, {})
+    git.commit("sales", SECOND, {})
     assert [body["head"] for _, body in host.asked] == ["esteira/sales/2026-03-01"] * 2 + ["esteira/sales/2026-03-08"]
 
 
 def test_without_a_token_there_is_a_branch_and_no_pull_request(tmp_path: Path, host: Host, monkeypatch) -> None:
     monkeypatch.delenv("ESTEIRA_GIT_TOKEN")
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", str(host.folder / "team" / "models.git"))
-    commit = notebook.commit("sales", FIRST, {})
+    commit = git.commit("sales", FIRST, {})
     assert host.git("rev-parse", "esteira/sales/2026-03-01") == commit
     assert not host.asked
 
@@ -285,9 +286,9 @@ def test_the_token_is_in_no_file_address_or_message(
 ) -> None:
     caplog.set_level("DEBUG")
     host.answer = (500, f"the token {TOKEN} is bad")
-    notebook.commit("sales", FIRST, {})
+    git.commit("sales", FIRST, {})
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", f"http://me:{TOKEN}@127.0.0.1:1/team/models.git")
-    notebook.commit("sales", SECOND, {})
+    git.commit("sales", SECOND, {})
     assert "not delivered" in caplog.text
     assert TOKEN not in caplog.text
     told = base64.b64encode(f"x-access-token:{TOKEN}".encode())
@@ -301,7 +302,7 @@ def test_a_token_is_not_sent_in_the_clear(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", "http://git.example.com/team/models.git")
-    notebook.commit("sales", FIRST, {})
+    git.commit("sales", FIRST, {})
     assert "a token is sent over https only" in caplog.text
 
 
@@ -335,20 +336,22 @@ def test_the_host_is_known_by_its_address(
     monkeypatch.delenv("ESTEIRA_GIT_HOST", raising=False)
     asked: list[str] = []
 
-    def post(url: str, **_: object) -> pulls.httpx.Response:
+    def post(url: str, **_: object) -> hosts.httpx.Response:
         asked.append(url)
-        return pulls.httpx.Response(201)
+        return hosts.httpx.Response(201)
 
-    monkeypatch.setattr(pulls.httpx, "post", post)
-    remote = pulls.Remote.from_environment()
+    monkeypatch.setattr(hosts.httpx, "post", post)
+    remote = hosts.Remote.from_environment()
     assert remote is not None
     assert remote.host == host
-    {"github": pulls._ask_github, "azure": pulls._ask_azure}[host](remote, "b", "main", "t", "x")
+    {"github": hosts._ask_github, "azure": hosts._ask_azure}[host](remote, "b", "main", "t", "x")
     assert asked == [endpoint]
 
 
 def test_an_unknown_kind_of_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTEIRA_GIT_REMOTE", "https://git.example.com/team/models")
     monkeypatch.setenv("ESTEIRA_GIT_HOST", "gitlab")
-    with pytest.raises(ValueError, match="allowed: github, azure"):
-        pulls.Remote.from_environment()
+    with pytest.raises(
+        EsteiraError, match="ESTEIRA_GIT_HOST can't be used: got 'gitlab'; input should be '', 'github' or 'azure'"
+    ):
+        hosts.Remote.from_environment()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import skops.io
-from esteira import drift, learn, registry
-from esteira.registry import ModelRefused
-from esteira.spec import EsteiraError, ModelSpec
+from esteira.errors import EsteiraError, ModelRefused, UnknownVersion
+from esteira.learning import drift, pipelines
+from esteira.spec import ModelSpec
+from esteira.store import runs
 
 from tests import models
 from tests.unit.test_learn import frame, spec  # noqa: F401  # fixtures
@@ -22,9 +23,9 @@ class Foreign:
 
 
 def logged(spec: ModelSpec, frame: pd.DataFrame, key: str = "k") -> str:  # noqa: F811
-    with registry.run(spec, key, "test", kind="test") as run_id:
-        model = learn.fit(spec, spec.train.candidates[0], {}, frame)
-        registry.log_model(spec, run_id, model, frame.head(3), drift.profile(spec, frame))
+    with runs.tracked(spec, key, "test", kind="test") as run_id:
+        model = pipelines.fit(spec, spec.train.candidates[0], {}, frame)
+        runs.log_model(spec, run_id, model, frame.head(3), drift.profile(spec, frame))
     return run_id
 
 
@@ -34,9 +35,9 @@ def run_id(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> str:  # noqa: F8
 
 
 def test_a_loaded_model_predicts_what_the_logged_one_did(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
-    again = registry.load(spec, run_id)
-    fresh = learn.fit(spec, spec.train.candidates[0], {}, frame)
-    assert learn.predict(spec, again, frame).equals(learn.predict(spec, fresh, frame))
+    again = runs.load(spec, run_id)
+    fresh = pipelines.fit(spec, spec.train.candidates[0], {}, frame)
+    assert pipelines.predict(spec, again, frame).equals(pipelines.predict(spec, fresh, frame))
     assert again.trained_through == date(2026, 1, 30)
     assert again.columns == list(spec.features.all)
 
@@ -59,89 +60,89 @@ def test_common_estimators_are_kept_and_loaded(home: Path, tmp_path: Path, frame
     spec = models.write(tmp_path / "other", yaml=yaml)  # noqa: F811
     small = frame.tail(300)
     params = {"max_iter": 2000, "early_stopping": True} if "MLP" in estimator else {}
-    model = learn.fit(spec, spec.train.candidates[1], params, small)
-    with registry.run(spec, "k", "test") as run_id:
-        registry.log_model(spec, run_id, model, small.head(3), drift.profile(spec, small))
-    assert learn.predict(spec, registry.load(spec, run_id), small).equals(learn.predict(spec, model, small))
+    model = pipelines.fit(spec, spec.train.candidates[1], params, small)
+    with runs.tracked(spec, "k", "test") as run_id:
+        runs.log_model(spec, run_id, model, small.head(3), drift.profile(spec, small))
+    assert pipelines.predict(spec, runs.load(spec, run_id), small).equals(pipelines.predict(spec, model, small))
 
 
 def test_a_foreign_type_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     skops.io.dump({"model": Foreign()}, path)
     with pytest.raises(ModelRefused, match=r"types that are not allowed: .*Foreign; allowed beside"):
-        registry._load_file(path)
+        runs._load_file(path)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"\x80\x04N.")
     with pytest.raises(ModelRefused, match="only models in the skops format are loaded"):
-        registry._load_file(tmp_path / "model.skops")
+        runs._load_file(tmp_path / "model.skops")
 
 
 def test_a_model_that_could_not_be_loaded_again_is_not_kept(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
-    model = learn.fit(spec, spec.train.candidates[0], {}, frame)
+    model = pipelines.fit(spec, spec.train.candidates[0], {}, frame)
     model.pipeline.foreign = Foreign()
-    with pytest.raises(Exception, match="ntrusted types"), registry.run(spec, "k", "test") as run_id:
-        registry.log_model(spec, run_id, model, frame.head(3), {})
-    assert registry.client().get_run(run_id).info.status == "FAILED"
+    with pytest.raises(Exception, match="ntrusted types"), runs.tracked(spec, "k", "test") as run_id:
+        runs.log_model(spec, run_id, model, frame.head(3), {})
+    assert runs.client().get_run(run_id).info.status == "FAILED"
 
 
 def test_running_a_task_again_replaces_its_run(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
     first, second = logged(spec, frame), logged(spec, frame)
-    assert [run.info.run_id for run in registry.runs(spec, key="k")] == [second] != [first]
+    assert [run.info.run_id for run in runs.search(spec, key="k")] == [second] != [first]
 
 
 def test_registering_twice_gives_one_version(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
-    assert registry.register(spec, run_id) == registry.register(spec, run_id) == 1
-    assert registry.register(spec, logged(spec, frame, "other")) == 2
+    assert runs.register(spec, run_id) == runs.register(spec, run_id) == 1
+    assert runs.register(spec, logged(spec, frame, "other")) == 2
 
 
 def test_an_alias_is_set_moved_and_removed(run_id: str, spec: ModelSpec) -> None:  # noqa: F811
-    assert registry.aliases(spec) == {}
-    registry.register(spec, run_id)
-    registry.alias(spec, "champion", 1)
-    registry.alias(spec, "champion", 1)
-    assert registry.aliases(spec) == {"champion": 1}
-    registry.alias(spec, "champion", None)
-    assert registry.aliases(spec) == {}
+    assert runs.aliases(spec) == {}
+    runs.register(spec, run_id)
+    runs.alias(spec, "champion", 1)
+    runs.alias(spec, "champion", 1)
+    assert runs.aliases(spec) == {"champion": 1}
+    runs.alias(spec, "champion", None)
+    assert runs.aliases(spec) == {}
 
 
 def test_an_unknown_version_says_where_to_look(home: Path, spec: ModelSpec) -> None:  # noqa: F811
-    with pytest.raises(registry.UnknownVersion, match="model sales has no version 7; see `esteira status sales`"):
-        registry.run_of(spec, 7)
+    with pytest.raises(UnknownVersion, match="model sales has no version 7; see `esteira status sales`"):
+        runs.run_of(spec, 7)
 
 
 def test_an_experiment_that_was_deleted_is_to_be_restored(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
-    registry.client().delete_experiment(registry.experiment(spec))
+    runs.client().delete_experiment(runs.experiment(spec))
     with pytest.raises(EsteiraError, match=r"was deleted in MLflow.*`mlflow experiments restore --experiment-id \d+`"):
         logged(spec, frame)
 
 
 def test_the_profile_comes_back(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:  # noqa: F811
-    assert registry.profile(run_id) == drift.profile(spec, frame)
+    assert runs.profile(run_id) == drift.profile(spec, frame)
 
 
 def test_a_database_file_has_no_pages(run_id: str, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    assert registry.run_link(spec, run_id) == ""
-    monkeypatch.setattr(registry, "uri", lambda: "http://mlflow:5000")
-    monkeypatch.setattr(registry, "experiment", lambda spec: "1")
-    assert registry.run_link(spec, run_id).startswith("http://mlflow:5000/#/")
+    assert runs.run_link(spec, run_id) == ""
+    monkeypatch.setattr(runs, "uri", lambda: "http://mlflow:5000")
+    monkeypatch.setattr(runs, "experiment", lambda spec: "1")
+    assert runs.run_link(spec, run_id).startswith("http://mlflow:5000/#/")
     monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "")  # as in docker-compose.yaml, where no browser reaches MLflow
-    assert registry.run_link(spec, run_id) == ""
+    assert runs.run_link(spec, run_id) == ""
     monkeypatch.setenv("ESTEIRA_MLFLOW_URL", "http://127.0.0.1:5000")
-    assert registry.run_link(spec, run_id).startswith("http://127.0.0.1:5000/#/experiments/")
+    assert runs.run_link(spec, run_id).startswith("http://127.0.0.1:5000/#/experiments/")
 
 
 def test_a_run_is_found_by_a_key_with_quotes(home: Path, spec: ModelSpec) -> None:  # noqa: F811
     keys = ["manual__it's", 'a "b" c', "x' or tags.key != 'x", "plain/1:2 +00:00"]
     for key in keys:
-        with registry.run(spec, key, "test", kind="attempt"):
+        with runs.tracked(spec, key, "test", kind="attempt"):
             pass
-    assert [len(registry.runs(spec, key=key)) for key in keys] == [1, 1, 1, 1]
+    assert [len(runs.search(spec, key=key)) for key in keys] == [1, 1, 1, 1]
 
 
 def test_processes_that_make_the_registry_at_once_all_find_it_whole(tmp_path: Path) -> None:
-    code = "from esteira import registry; print(len(registry.client().search_experiments()))"
+    code = "from esteira.store import runs; print(len(runs.client().search_experiments()))"
     environment = {
         **os.environ,
         "ESTEIRA_HOME": str(tmp_path),

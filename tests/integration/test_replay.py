@@ -14,10 +14,13 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from esteira import replay, replays, steps, tables
-from esteira.replay import Plan, spans, walk
-from esteira.spec import EsteiraError, ModelSpec
+from esteira import replay, steps
+from esteira.errors import EsteiraError
+from esteira.replay import Plan, spans, walk, walking
+from esteira.replay import report as reports
+from esteira.spec import ModelSpec
 from esteira.steps import checking
+from esteira.store import lake
 
 from tests import models
 from tests.conftest import use_home
@@ -81,7 +84,7 @@ def test_a_replay_heals_what_a_frozen_model_does_not(spec: ModelSpec, another_ho
     assert len(found["frozen"]["blocks"]) == 6
     assert sum(block["rows"] for block in found["policy"]["blocks"]) == ((last - FIRST).days + 1) * 72
     assert len({check["champion"] for check in found["always"]["checks"]}) == 6
-    text = replays.text(report)
+    text = reports.text(report)
     assert "retrain 1 " in text
     assert "frozen" in text
     assert "promoted: version" in text
@@ -102,7 +105,7 @@ def test_a_report_is_one_page_and_escapes_what_users_wrote(spec: ModelSpec) -> N
     block = {"first": "2026-02-01", "last": "2026-02-28", "rows": 3, "mae_over_mean": 0.5, "r2": 0.1}
     found = {"checks": [check], "blocks": [block], "promotions": [], "first_month": [], "first": "<b>late</b>"}
     report = replay.summary(spec, Plan(spec.name, FIRST, LAST, "week", "month"), {"policy": found})
-    page = replays.page(report)
+    page = reports.page(report)
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;late" in page
@@ -145,25 +148,25 @@ def test_in_memory_it_is_the_same(spec: ModelSpec, another_home) -> None:
     another_home("delta")
     on_disk = walk(spec, plan, "policy")
     blocks = replay.block_metrics(spec, plan)
-    served = tables.read("served", spec.name)
+    served = lake.read("served", spec.name)
     another_home("memory")
-    with tables.in_memory():
+    with lake.in_memory():
         assert walk(spec, plan, "policy") == on_disk
         assert replay.block_metrics(spec, plan) == blocks
         columns = ["day", "site", "at", "prediction", "version"]
-        mine = tables.read("served", spec.name)
+        mine = lake.read("served", spec.name)
         for rows in (mine, served):
             rows.sort_values(columns[:3], inplace=True, ignore_index=True)
         pd.testing.assert_frame_equal(mine[columns], served[columns])
         assert list(mine.columns) == list(served.columns)
-    assert tables.read("served", spec.name).empty
+    assert lake.read("served", spec.name).empty
 
 
 def test_the_train_schedule_is_replayed_too(home: Path, tmp_path: Path) -> None:
     yaml = models.YAML.replace("  window: 28d\n  candidates", '  window: 28d\n  schedule: "0 3 11 * *"\n  candidates')
     spec = models.write(tmp_path / "models", yaml=yaml)
     walk(spec, Plan(spec.name, FIRST, FIRST + timedelta(days=13), "week", "week"), "policy")
-    known = tables.read("ledger", spec.name, by="replay/train/2026-02-10")
+    known = lake.read("ledger", spec.name, by="replay/train/2026-02-10")
     assert set(known["to_state"]) <= {"rejected", "champion"}
     assert len(known) == 1
 
@@ -173,7 +176,7 @@ def test_a_model_that_would_not_be_accepted_is_replayed_and_said(home: Path, tmp
     spec = models.write(tmp_path / "models", yaml=yaml)
     plan = Plan(spec.name, FIRST, FIRST + timedelta(days=6), "week", "week")
     assert len(walk(spec, plan, "frozen")) == 1
-    assert "would not have been promoted: on the test part mae_over_mean" in replay._begin(spec, plan)
+    assert "would not have been promoted: on the test part mae_over_mean" in walking.begin(spec, plan)
     assert steps.champion(spec) is not None
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, registry, steps, tables
-from esteira.spec import ModelSpec, SpecError, find, load
+from esteira import data, steps
+from esteira.errors import SpecError
+from esteira.spec import ModelSpec, find, load
+from esteira.store import lake, runs
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -62,8 +64,8 @@ def test_keys_and_categories_are_data_whatever_they_spell(
         score_days(spec, [FIRST], run="it's; a run")
     assert steps.accounted(spec, [FIRST]) == "72 rows read = 72 published + 0 in quarantine"
     for kind in ("predictions", "served", "features"):
-        assert set(NASTY) <= set(tables.read(kind, spec.name, day=FIRST)["site"])
-    assert len(tables.read("predictions", spec.name, day=FIRST, run="it's; a run")) == 72
+        assert set(NASTY) <= set(lake.read(kind, spec.name, day=FIRST)["site"])
+    assert len(lake.read("predictions", spec.name, day=FIRST, run="it's; a run")) == 72
 
 
 def test_a_secret_stays_where_it_is(
@@ -82,9 +84,9 @@ def test_a_secret_stays_where_it_is(
         steps.train(spec, AS_OF, "t")
     said = "".join(traceback.format_exception(failed.value))
     mail = steps.failure_mail(spec, "extract", "run", failed.value, "").message("a@b").as_string()
-    with registry.run(spec, "k", "n", kind="x") as run_id:
+    with runs.tracked(spec, "k", "n", kind="x") as run_id:
         pass
-    kept = json.dumps(registry.client().get_run(run_id).to_dictionary())
+    kept = json.dumps(runs.client().get_run(run_id).to_dictionary())
     for text in (said, mail, kept, caplog.text, repr(spec), spec.model_dump_json()):
         assert SECRET not in text
     assert SECRET in spec.source.url.get_secret_value()  # type: ignore[union-attr]
@@ -92,13 +94,13 @@ def test_a_secret_stays_where_it_is(
 
 def test_a_dag_that_airflow_keeps_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
-    from esteira import dags
+    from esteira.dags import building
 
     monkeypatch.setenv("DB_URL", f"sqlite:///{SECRET}")
     source = 'source: {{kind: sql, url: "${{DB_URL}}", query: "select :first, :last"}}'
     yaml = models.YAML.replace("source: {{kind: python, function: source.read}}", source)
     spec = models.write(tmp_path, yaml=yaml)
-    for build in dags.BUILDERS.values():
+    for build in building.BUILDERS.values():
         kept = json.dumps(DagSerialization.to_dict(build(spec)), default=str)
         assert "sales" in kept
         assert SECRET not in kept

@@ -14,26 +14,29 @@ from typing import get_args
 
 import pandas as pd
 import pytest
-from esteira import data, drift, learn, registry, steps, tables
+from esteira import data, steps
+from esteira.errors import DataError, EsteiraError, ModelRefused, NoChampion, PromotionRefused, Unaccounted
+from esteira.learning import drift, evaluation, pipelines
 from esteira.lifecycle.events import Event
 from esteira.lifecycle.policy import Decision, Outcome
-from esteira.spec import CsvSource, EsteiraError, ModelSpec, find, load
-from esteira.steps import checking, ingest, ledger, measuring, outcomes, scoring, training
+from esteira.spec import CsvSource, ModelSpec, find, load
+from esteira.steps import checking, ingest, measuring, outcomes, scoring, training
 from esteira.steps.mails import Mail
+from esteira.store import lake, ledger, runs
 
 from tests import models
 from tests.conftest import use_home
 from tests.models import AS_OF, CHANGE, FIRST, score_days
 
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
-KINDS: tuple[tables.Kind, ...] = get_args(tables.Kind)
+KINDS: tuple[lake.Kind, ...] = get_args(lake.Kind)
 
 
 def snapshot(spec: ModelSpec) -> dict[str, str]:
     """Every table's rows, without what the clock wrote and without the names that MLflow draws by lot."""
     found = {}
     for kind in KINDS:
-        rows = tables.read(kind, spec.name)
+        rows = lake.read(kind, spec.name)
         rows = rows.drop(columns=[name for name in (*CLOCKS, "run_id", "by", "evidence") if name in rows.columns])
         found[kind] = rows.sort_values(list(rows.columns)).to_csv(index=False) if len(rows.columns) else ""
     return found
@@ -44,35 +47,35 @@ def test_train_registers_and_promotes_with_its_lineage(trained) -> None:
     now = steps.champion(spec)
     assert now is not None
     assert (now.version, now.effective_day) == (1, FIRST)
-    assert registry.aliases(spec) == {"champion": 1}
-    run_id = registry.run_of(spec, 1)
-    run = registry.client().get_run(run_id)
+    assert runs.aliases(spec) == {"champion": 1}
+    run_id = runs.run_of(spec, 1)
+    run = runs.client().get_run(run_id)
     for tag in ("features_version", "labels_version", "trained_through", "lock", "model_yaml", "first_day"):
         assert run.data.tags[tag], tag
     assert run.data.params["seed"] == "0"
     assert {"test_mae_over_mean", "test_r2", "baseline_mae_over_mean"} <= set(run.data.metrics)
-    files = {file.path for file in registry.client().list_artifacts(run_id)}
+    files = {file.path for file in runs.client().list_artifacts(run_id)}
     assert {"profile.json", "importance.png", "residuals.png"} <= files
-    assert len(registry.runs(spec, kind="candidate")) == 2
-    model = registry.load_version(spec, 1)
+    assert len(runs.search(spec, kind="candidate")) == 2
+    model = runs.load_version(spec, 1)
     assert model.trained_through < AS_OF - timedelta(days=1)
 
 
 def test_training_sees_only_labels_mature_on_the_day(trained) -> None:
     spec = trained()
-    assert tables.read("labels", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
-    assert tables.read("features", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+    assert lake.read("labels", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+    assert lake.read("features", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
 
 
 def test_the_commit_of_the_models_folder_is_known() -> None:
-    assert len(registry.code_version(find("toll_traffic")).rstrip("+")) == 40
+    assert len(runs.code_version(find("toll_traffic")).rstrip("+")) == 40
 
 
 def test_a_logged_model_has_signature_and_example(trained) -> None:
     import mlflow
 
     spec = trained()
-    info = mlflow.models.get_model_info(registry.client().get_run(registry.run_of(spec, 1)).data.tags["model_uri"])
+    info = mlflow.models.get_model_info(runs.client().get_run(runs.run_of(spec, 1)).data.tags["model_uri"])
     assert [column.name for column in info.signature.inputs] == list(spec.features.all)
     assert info.saved_input_example_info is not None
     assert info.flavors["sklearn"]["serialization_format"] == "skops"
@@ -85,7 +88,7 @@ def test_training_again_does_not_promote_what_is_not_better(trained) -> None:
     now = steps.champion(spec)
     assert now is not None
     assert now.version == 1
-    assert set(tables.read("ledger", spec.name)["to_state"]) == {"challenger", "champion", "rejected"}
+    assert set(lake.read("ledger", spec.name)["to_state"]) == {"challenger", "champion", "rejected"}
 
 
 def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Pa
     said = steps.train(spec, AS_OF, "t")
     assert "on the test part mae_over_mean" in said
     assert steps.champion(spec) is None
-    assert registry.aliases(spec) == {"challenger": 1}
+    assert runs.aliases(spec) == {"challenger": 1}
 
 
 def test_refit_promotes_a_version_of_its_own(home: Path, tmp_path: Path) -> None:
@@ -105,8 +108,8 @@ def test_refit_promotes_a_version_of_its_own(home: Path, tmp_path: Path) -> None
     now = steps.champion(spec)
     assert now is not None
     assert now.version == 2
-    assert registry.load_version(spec, 2).trained_through == AS_OF - timedelta(days=1)
-    assert registry.load_version(spec, 1).trained_through < AS_OF - timedelta(days=1)
+    assert runs.load_version(spec, 2).trained_through == AS_OF - timedelta(days=1)
+    assert runs.load_version(spec, 1).trained_through < AS_OF - timedelta(days=1)
 
 
 def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,21 +119,21 @@ def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: p
     monkeypatch.setattr(data, "build_features", lambda spec, rows: (seen.extend(rows.columns), real(spec, rows))[1])
     score_days(spec, [FIRST])
     assert spec.target not in seen
-    rows = tables.read("predictions", spec.name)
+    rows = lake.read("predictions", spec.name)
     assert len(rows) == 72
     assert set(rows["version"]) == {1}
     assert set(rows["run"]) == {"r"}
     assert rows["prediction"].notna().all()
-    assert rows["trained_through"].iloc[0] == pd.Timestamp(registry.load_version(spec, 1).trained_through)
+    assert rows["trained_through"].iloc[0] == pd.Timestamp(runs.load_version(spec, 1).trained_through)
     assert not {spec.target, "label"} & set(rows.columns)
 
 
 def test_a_day_before_the_first_promotion_is_refused(trained) -> None:
     spec = trained()
-    with pytest.raises(steps.NoChampion, match=f"no champion for {AS_OF}: the first serves from {FIRST}"):
+    with pytest.raises(NoChampion, match=f"no champion for {AS_OF}: the first serves from {FIRST}"):
         score_days(spec, [AS_OF])
     score_days(spec, [AS_OF], version=1)
-    assert len(tables.read("predictions", spec.name, day=AS_OF)) == 72
+    assert len(lake.read("predictions", spec.name, day=AS_OF)) == 72
 
 
 def test_bad_rows_go_to_quarantine_and_nothing_is_lost(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,13 +148,13 @@ def test_bad_rows_go_to_quarantine_and_nothing_is_lost(trained, monkeypatch: pyt
 
     monkeypatch.setattr(data, "read", spoilt)
     score_days(spec, [FIRST])
-    bad = tables.read("quarantine", spec.name)
+    bad = lake.read("quarantine", spec.name)
     assert sorted(bad["rule"]) == ["in", "max", "max", "max"]
     assert json.loads(bad["row"].iloc[0])["heat"] is not None
-    assert len(bad) + len(tables.read("predictions", spec.name)) == len(tables.read("raw", spec.name, day=FIRST)) == 72
+    assert len(bad) + len(lake.read("predictions", spec.name)) == len(lake.read("raw", spec.name, day=FIRST)) == 72
     monkeypatch.setattr(data, "read", real)
     score_days(spec, [FIRST])
-    assert tables.read("quarantine", spec.name).empty
+    assert lake.read("quarantine", spec.name).empty
 
 
 def test_scoring_again_replaces_predictions_and_leaves_what_was_served(trained) -> None:
@@ -159,21 +162,21 @@ def test_scoring_again_replaces_predictions_and_leaves_what_was_served(trained) 
     steps.train(spec, AS_OF + timedelta(days=20), "t2", promoted=False)
     score_days(spec, [FIRST], run="first")
     score_days(spec, [FIRST], run="second", version=2)
-    assert set(tables.read("predictions", spec.name)["version"]) == {2}
-    assert set(tables.read("served", spec.name)["version"]) == {1}
-    assert set(tables.read("served", spec.name)["run"]) == {"first"}
+    assert set(lake.read("predictions", spec.name)["version"]) == {2}
+    assert set(lake.read("served", spec.name)["version"]) == {1}
+    assert set(lake.read("served", spec.name)["run"]) == {"first"}
 
 
 def test_a_retry_of_the_serving_run_rewrites_what_it_served(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     score_days(spec, [FIRST], run="first")
     monkeypatch.setattr(
-        learn,
+        pipelines,
         "predict",
         lambda spec, model, frame: pd.DataFrame({"prediction": 7.0, "probability": float("nan")}, index=frame.index),
     )
     score_days(spec, [FIRST], run="first")
-    assert set(tables.read("served", spec.name)["prediction"]) == {7.0}
+    assert set(lake.read("served", spec.name)["prediction"]) == {7.0}
 
 
 def test_each_day_of_a_range_is_scored_by_its_own_champion(trained) -> None:
@@ -181,20 +184,20 @@ def test_each_day_of_a_range_is_scored_by_its_own_champion(trained) -> None:
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
     ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="test", by="test")
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=5)))
-    by_day = tables.read("predictions", spec.name).groupby("day")["version"].unique().map(list)
+    by_day = lake.read("predictions", spec.name).groupby("day")["version"].unique().map(list)
     assert list(by_day) == [[1]] * 3 + [[2]] * 3
 
 
 def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(trained) -> None:
     spec = trained()
     with pytest.raises(
-        steps.PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"
+        PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"
     ):
         ledger.make_champion(spec, 9, AS_OF + timedelta(days=3), measured=5, why="x", by="x")
-    with pytest.raises(steps.PromotionRefused, match="older than the champion, which serves from"):
+    with pytest.raises(PromotionRefused, match="older than the champion, which serves from"):
         ledger.make_champion(spec, 9, AS_OF - timedelta(days=3), measured=1, why="x", by="x")
     ledger.make_champion(spec, 1, AS_OF, measured=None, why="again", by="x")
-    assert (tables.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
+    assert (lake.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
 
 
 def test_a_run_does_not_promote_again_what_was_rolled_back(trained) -> None:
@@ -203,9 +206,7 @@ def test_a_run_does_not_promote_again_what_was_rolled_back(trained) -> None:
     ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
     ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")  # a retry changes nothing
     steps.rollback(spec)
-    with pytest.raises(
-        steps.PromotionRefused, match="version 2 was promoted by t2 before, and version 1 is the champion"
-    ):
+    with pytest.raises(PromotionRefused, match="version 2 was promoted by t2 before, and version 1 is the champion"):
         ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
     assert ledger.champion(spec).version == 1
 
@@ -229,16 +230,16 @@ def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyP
         return real(spec, event)
 
     monkeypatch.setattr(ledger, "write", race)
-    with pytest.raises(steps.PromotionRefused, match="was promoted at the same time"):
+    with pytest.raises(PromotionRefused, match="was promoted at the same time"):
         ledger.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="x")
 
 
 def test_aliases_are_repaired_from_the_ledger(trained) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
-    registry.alias(spec, "champion", 2)
+    runs.alias(spec, "champion", 2)
     steps.repair_aliases(spec)
-    assert registry.aliases(spec)["champion"] == 1
+    assert runs.aliases(spec)["champion"] == 1
 
 
 def test_a_healthy_check_keeps_and_records(trained) -> None:
@@ -246,7 +247,7 @@ def test_a_healthy_check_keeps_and_records(trained) -> None:
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=15)))
     verdict, outcomes, version = steps.check(spec, FIRST + timedelta(days=14))
     assert (verdict.decision, outcomes, version) == (Decision.KEEP, [], None)
-    rows = tables.read("metrics", spec.name)
+    rows = lake.read("metrics", spec.name)
     windows = rows[(rows["window"] == "window") & (rows["metric"] == "mae_over_mean")]
     assert [
         (first.date(), last.date()) for first, last in zip(windows["first_day"], windows["last_day"], strict=True)
@@ -266,9 +267,9 @@ def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypat
     score_days(spec, days)
     steps.labels_for_check(spec, days[-1])
     assert len(outcomes.served(spec, 1, days[0], days[-1])) == 4 * 72
-    rows = tables.read("served", spec.name)
+    rows = lake.read("served", spec.name)
     rows.loc[rows["day"] == pd.Timestamp(days[0]), "trained_through"] = pd.Timestamp(days[0])
-    tables.replace_days("served", spec.name, rows, days)
+    lake.replace_days("served", spec.name, rows, days)
     assert len(outcomes.served(spec, 1, days[0], days[-1])) == 3 * 72
     assert outcomes.served(spec, 2, days[0], days[-1]).empty
 
@@ -282,11 +283,11 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
     monkeypatch.setattr(data, "read_labels", lambda *args: real(*args).head(30))
     as_of = FIRST + timedelta(days=1)
     assert ingest.labels(spec, FIRST, as_of) == 1
-    first = tables.read("labels", spec.name, day=FIRST)
+    first = lake.read("labels", spec.name, day=FIRST)
     assert len(first) == 30
     monkeypatch.setattr(data, "read_labels", real)
     assert ingest.labels(spec, FIRST, as_of) == 1
-    again = tables.read("labels", spec.name, day=FIRST)
+    again = lake.read("labels", spec.name, day=FIRST)
     assert len(again) == 72
     kept = again.merge(first, on=["site", "at"])
     assert (kept["first_seen_x"] == kept["first_seen_y"]).all()
@@ -295,7 +296,7 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
 
 def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
     spec = trained()
-    before = tables.read("labels", spec.name)["label"].mean()
+    before = lake.read("labels", spec.name)["label"].mean()
     other = models.write(
         tmp_path / "models",
         yaml=models.YAML.replace("target: amount", "target: hour_of_day").replace(
@@ -305,7 +306,7 @@ def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
     source = tmp_path / "models" / "sales" / "source.py"
     source.write_text(source.read_text().replace('"amount": np', '"hour_of_day": hour, "amount": np'))
     steps.train(other, AS_OF, "t2", promoted=False)
-    assert tables.read("labels", spec.name)["label"].mean() == pytest.approx(11.5) != before
+    assert lake.read("labels", spec.name)["label"].mean() == pytest.approx(11.5) != before
 
 
 def test_labels_of_another_source_meet_their_rows(home: Path, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_labels_of_another_source_meet_their_rows(home: Path, tmp_path: Path) ->
     rows = data.read(spec, AS_OF - timedelta(days=30), AS_OF)
     rows[["site", "at", "amount"]].to_csv(tmp_path / "labels.csv", index=False)
     assert "version 1 is the champion" in steps.train(spec, AS_OF, "t")
-    assert len(tables.read("labels", spec.name)) == 28 * 72
+    assert len(lake.read("labels", spec.name)) == 28 * 72
 
 
 def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
@@ -331,7 +332,7 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
     ledger.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
     with pytest.raises(
-        steps.PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
+        PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
     ):
         steps.promote_chosen(spec, day, version, "commit")
 
@@ -352,15 +353,15 @@ def test_rescoring_leaves_a_day_that_is_being_scored_to_its_own_run(trained) -> 
     steps.features(spec, [tomorrow])
     steps.score(spec, [tomorrow], "tomorrow")
     steps.check(spec, day)
-    assert set(tables.read("predictions", spec.name, day=tomorrow)["run"]) == {"tomorrow"}
+    assert set(lake.read("predictions", spec.name, day=tomorrow)["run"]) == {"tomorrow"}
     assert steps.publish(spec, [tomorrow], "tomorrow") == 72
 
 
 def test_training_again_keeps_the_run_of_a_registered_version(trained) -> None:
     spec = trained()
     steps.train(spec, AS_OF, "t")
-    assert registry.client().get_run(registry.run_of(spec, 1)).info.lifecycle_stage == "active"
-    assert len(registry.runs(spec, key="t/candidate/0")) == 1
+    assert runs.client().get_run(runs.run_of(spec, 1)).info.lifecycle_stage == "active"
+    assert len(runs.search(spec, key="t/candidate/0")) == 1
 
 
 def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
@@ -372,7 +373,7 @@ def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
     score_days(spec, [FIRST])
     monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(heat=20.5))
     score_days(spec, [FIRST + timedelta(days=1)])
-    assert set(tables.read("raw", spec.name, day=(FIRST, FIRST + timedelta(days=1)))["heat"]) == {20.0, 20.5}
+    assert set(lake.read("raw", spec.name, day=(FIRST, FIRST + timedelta(days=1)))["heat"]) == {20.0, 20.5}
 
 
 def test_the_demos_change_raises_the_champions_error_by_at_least_half(home: Path) -> None:
@@ -380,7 +381,7 @@ def test_the_demos_change_raises_the_champions_error_by_at_least_half(home: Path
     steps.train(spec, AS_OF, "t", candidates=[0])
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=27)))
     truth = data.read(spec, FIRST, FIRST + timedelta(days=27))
-    rows = tables.read("served", spec.name).merge(truth[["plaza", "at", "vehicles"]], on=["plaza", "at"])
+    rows = lake.read("served", spec.name).merge(truth[["plaza", "at", "vehicles"]], on=["plaza", "at"])
     error = (rows["prediction"] - rows["vehicles"]).abs() / rows["vehicles"].mean()
     changed = rows["day"] >= pd.Timestamp(2026, 2, 15)
     assert error[changed].mean() >= 1.5 * error[~changed].mean()
@@ -416,11 +417,11 @@ def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
     now = steps.champion(spec)
     assert now is not None
     assert (now.version, now.effective_day) == (version, day + timedelta(days=1))
-    again = tables.read("predictions", spec.name)
+    again = lake.read("predictions", spec.name)
     assert set(again.loc[again["day"] >= pd.Timestamp(CHANGE), "version"]) == {version}
     assert set(again.loc[again["day"] < pd.Timestamp(CHANGE), "version"]) == {1}
-    assert set(tables.read("served", spec.name)["version"]) == {1}
-    promoted = tables.read("ledger", spec.name, id="champion:2").iloc[0]
+    assert set(lake.read("served", spec.name)["version"]) == {1}
+    promoted = lake.read("ledger", spec.name, id="champion:2").iloc[0]
     evidence = json.loads(promoted["evidence"])
     assert evidence["replaces"] == 1
     assert len(evidence["commit"]) == 40
@@ -429,7 +430,7 @@ def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
     assert attempts[2].outcome is Outcome.RECOVERS
     assert attempts[2].lower > 0
     # The slice that judged the attempt was not trained on.
-    assert registry.load_version(spec, version).trained_through < measuring.slice_days(spec, day)[0]
+    assert runs.load_version(spec, version).trained_through < measuring.slice_days(spec, day)[0]
 
 
 def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
@@ -458,7 +459,7 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     for _ in range(2):
         steps.post(spec, mail, day, steps.run_key(day), sent.append)
     assert sent == [mail]
-    states = tables.read("ledger", spec.name)["to_state"]
+    states = lake.read("ledger", spec.name)["to_state"]
     assert (states == "warned").sum() == (states == "delivered").sum() == 1
     assert version is None
     for later in (day, day + timedelta(days=1)):
@@ -558,7 +559,7 @@ def test_a_drift_report_is_kept_beside_the_run(trained) -> None:
     steps.labels_for_check(spec, day)
     steps.measure(spec, day)
     run_id = steps.drift_report(spec, day)
-    assert [file.path for file in registry.client().list_artifacts(run_id)] == ["drift.html"]
+    assert [file.path for file in runs.client().list_artifacts(run_id)] == ["drift.html"]
 
 
 def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,7 +585,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     next_day = day + timedelta(days=1)
     steps.measure(spec, next_day)
     assert steps.drift_mail(spec, next_day) is None
-    assert (tables.read("ledger", spec.name)["to_state"] == "drifted").sum() == 1
+    assert (lake.read("ledger", spec.name)["to_state"] == "drifted").sum() == 1
 
 
 def test_status_says_what_a_person_wants_to_know(trained) -> None:
@@ -600,7 +601,7 @@ def test_status_says_what_a_person_wants_to_know(trained) -> None:
 def test_predictions_are_read_back_with_their_times(trained) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    rows = tables.read("predictions", spec.name)
+    rows = lake.read("predictions", spec.name)
     assert (rows["predict_seconds"] > 0).all()
     assert scoring.publish(spec, [FIRST], "r") == 72
     assert scoring.publish(spec, [FIRST], "another run") == 0
@@ -609,13 +610,13 @@ def test_predictions_are_read_back_with_their_times(trained) -> None:
 def test_a_rescored_row_says_which_version_it_replaces(trained) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    assert tables.read("predictions", spec.name)["replaces"].isna().all()
+    assert lake.read("predictions", spec.name)["replaces"].isna().all()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
     for _ in range(2):  # a retry replaces what the version before it had made, not itself
         steps.score(spec, [FIRST], "again", 2)
-        rows = tables.read("predictions", spec.name)
+        rows = lake.read("predictions", spec.name)
         assert (set(rows["version"]), set(rows["replaces"])) == ({2}, {1.0})
-    assert "replaces" not in tables.columns("served", spec.name)
+    assert "replaces" not in lake.columns("served", spec.name)
 
 
 def test_the_first_window_verifies_a_promotion(trained) -> None:
@@ -625,10 +626,10 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
     score_days(spec, later)
     assert steps.to_verify(spec, later[-2]) is None
     steps.check(spec, later[-1])
-    known = tables.read("ledger", spec.name, to_state="verified")
+    known = lake.read("ledger", spec.name, to_state="verified")
     assert list(known["version"]) == [version]
     assert "which it replaced, would have had" in known["why"].iloc[0]
-    rows = tables.read("metrics", spec.name, window="verification", metric="mae_over_mean")
+    rows = lake.read("metrics", spec.name, window="verification", metric="mae_over_mean")
     values = dict(zip(rows["role"], rows["value"], strict=True))
     assert values["champion"] < values["replaced"]
     assert (rows["n_rows"] == 7 * 72).all()
@@ -659,20 +660,20 @@ def test_a_promotion_that_turned_out_worse_is_reported_and_can_be_rolled_back(
     assert mail is not None
     assert "version 2 is worse than version 1" in mail.subject
     assert f"esteira rollback {spec.name} --to 1" in mail.text()
-    served = tables.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+    served = lake.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
 
     assert steps.rollback(spec) == (2, 1, days)
     now = steps.champion(spec)
     assert now is not None
     assert (now.version, now.effective_day) == (1, days[-1] + timedelta(days=1))
-    assert registry.aliases(spec)["champion"] == 1
-    rows = tables.read("predictions", spec.name, day=(days[0], days[-1]))
+    assert runs.aliases(spec)["champion"] == 1
+    rows = lake.read("predictions", spec.name, day=(days[0], days[-1]))
     assert (set(rows["version"]), set(rows["replaces"])) == ({1}, {2.0})
-    again = tables.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
+    again = lake.read("served", spec.name).sort_values(["day", "site", "at"], ignore_index=True)
     pd.testing.assert_frame_equal(served, again)
-    history = tables.read("ledger", spec.name)
+    history = lake.read("ledger", spec.name)
     assert steps.rollback(spec) == (2, 1, days)  # said twice, done once
-    pd.testing.assert_frame_equal(tables.read("ledger", spec.name), history)
+    pd.testing.assert_frame_equal(lake.read("ledger", spec.name), history)
 
 
 def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -683,10 +684,10 @@ def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pyte
         steps.rollback(spec)
     monkeypatch.setattr(scoring, "score", real)
     assert steps.rollback(spec) == (2, 1, days)
-    events = tables.read("ledger", spec.name).set_index("id")
+    events = lake.read("ledger", spec.name).set_index("id")
     assert (events["to_state"] == "champion").sum() == 3
     assert events.loc["rolled-back:3", "why"] == f"{len(days)} days scored again by version 1"
-    assert set(tables.read("predictions", spec.name)["version"]) == {1}
+    assert set(lake.read("predictions", spec.name)["version"]) == {1}
 
 
 SEGMENTED = models.YAML.replace(
@@ -719,7 +720,7 @@ def test_metrics_by_segment_count_where_they_have_limits(home: Path, tmp_path: P
     assert verdict.decision is Decision.RETRAIN
     assert "mae_over_mean of site=B" in verdict.why
     assert "site=A" not in verdict.why
-    rows = tables.read("metrics", spec.name, check_day=day, role="champion", window="window")
+    rows = lake.read("metrics", spec.name, check_day=day, role="champion", window="window")
     assert set(rows["segment"]) == {"", "site=A", "site=B", "site=C", "open=1"}
     assert rows.loc[rows["segment"] == "open=1", "in_range"].isna().all()
 
@@ -785,12 +786,12 @@ def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tm
     for day in data.days(FIRST, FIRST + timedelta(days=9)):
         score_days(spec, [day], f"r{day}")
         steps.check(spec, day)
-    rows = tables.read("metrics", spec.name, role="estimated", metric="accuracy")
+    rows = lake.read("metrics", spec.name, role="estimated", metric="accuracy")
     days = rows[rows["window"] == "day"]
     assert len(days) >= 5
     assert (days["last_day"] == days["check_day"]).all()  # with a delay of one day only the day itself is pending
     assert days["value"].between(0.7, 1).all()
-    errors = tables.read("metrics", spec.name, role="estimated", metric="accuracy_error")
+    errors = lake.read("metrics", spec.name, role="estimated", metric="accuracy_error")
     assert len(errors) >= 2
     assert (errors["value"] < 0.2).all()
     said = steps.status(spec)["estimated accuracy"]
@@ -883,7 +884,7 @@ def test_a_model_with_segments_lives_from_its_first_check_to_its_warning(home: P
     assert "mae_over_mean of site=A" in text
     assert "wanted: mae_over_mean ≤ 0.3" in text
     shown = steps.status(spec)["last window's mae_over_mean"]
-    rows = tables.read("metrics", spec.name, check_day=day, role="champion", window="window", metric="mae_over_mean")
+    rows = lake.read("metrics", spec.name, check_day=day, role="champion", window="window", metric="mae_over_mean")
     whole = rows[rows["segment"] == ""].sort_values("last_day")["value"].iloc[-1]
     assert shown.startswith(f"{whole:.4g}, OUT OF RANGE")
 
@@ -892,16 +893,16 @@ def test_a_metric_that_can_not_be_computed_waits(trained, monkeypatch: pytest.Mo
     spec = trained()
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
-    real = learn.evaluate
+    real = evaluation.evaluate
 
     def unknown(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, float]:
         return {**real(spec, rows, names), "mae_over_mean": float("nan")}
 
-    monkeypatch.setattr(learn, "evaluate", unknown)
+    monkeypatch.setattr(evaluation, "evaluate", unknown)
     verdict, _, _ = steps.check(spec, day)
     assert verdict.decision is Decision.WAIT
     assert "mae_over_mean can't be computed" in verdict.why
-    row = tables.read("metrics", spec.name, check_day=day, window="window", metric="mae_over_mean", role="champion")
+    row = lake.read("metrics", spec.name, check_day=day, window="window", metric="mae_over_mean", role="champion")
     assert row["in_range"].isna().all()
 
 
@@ -935,28 +936,28 @@ def test_a_mail_that_no_server_took_waits_in_the_ledger(trained) -> None:
     assert sent[0].message("a@b")["Message-ID"] == mail.message("a@b")["Message-ID"]
     assert steps.deliver(spec, 0, sent.append) == 0
     assert not steps.post(spec, mail, FIRST, "check:x", down)
-    events = tables.read("ledger", spec.name)
+    events = lake.read("ledger", spec.name)
     assert set(events.loc[events["id"].str.contains("warned:1:x"), "to_state"]) == {"queued", "delivered"}
     assert set(events.loc[events["id"].str.contains("warned:1:x"), "by"]) == {"check:x"}
 
 
 def test_maintenance_keeps_what_is_in_use_and_what_a_version_was_trained_on(trained) -> None:
     spec = trained()
-    cited = int(registry.client().get_run(registry.run_of(spec, 1)).data.tags["features_version"])
-    then = tables.read("features", spec.name, at=cited)
+    cited = int(runs.client().get_run(runs.run_of(spec, 1)).data.tags["features_version"])
+    then = lake.read("features", spec.name, at=cited)
     days = data.days(AS_OF - timedelta(days=5), FIRST)
     for _ in range(3):
         score_days(spec, days, version=1)
     before = snapshot(spec)
-    orphan = Path(tables.path("features", spec.name)) / f"day={FIRST}" / "part-0-orphan.parquet"
+    orphan = Path(lake.path("features", spec.name)) / f"day={FIRST}" / "part-0-orphan.parquet"
     orphan.write_bytes(b"left by a writer that died")
     assert "0 files removed" in steps.maintain(spec)  # all that was replaced is younger than a week
     assert orphan.exists()
-    assert tables.maintain("features", spec.name, keep=[cited], hours=0)[1] > 0
+    assert lake.maintain("features", spec.name, keep=[cited], hours=0)[1] > 0
     assert not orphan.exists()
     assert snapshot(spec) == before
-    pd.testing.assert_frame_equal(tables.read("features", spec.name, at=cited), then)
-    assert tables.missing_days("features", spec.name, days, ingest.features_mark(spec)) == []
+    pd.testing.assert_frame_equal(lake.read("features", spec.name, at=cited), then)
+    assert lake.missing_days("features", spec.name, days, ingest.features_mark(spec)) == []
 
 
 def test_requeue_adds_what_was_mended_and_touches_nothing_served(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -976,18 +977,18 @@ def test_requeue_adds_what_was_mended_and_touches_nothing_served(trained, monkey
     monkeypatch.setattr(data, "read", real)
     said = steps.requeue(spec, [FIRST], "requeued")
     assert said == "72 rows read = 72 published + 0 in quarantine"
-    assert set(tables.read("predictions", spec.name)["version"]) == {2}  # a re-scored day stays re-scored
-    served = tables.read("served", spec.name)
+    assert set(lake.read("predictions", spec.name)["version"]) == {2}  # a re-scored day stays re-scored
+    served = lake.read("served", spec.name)
     assert served["version"].value_counts().to_dict() == {1: 69, 2: 3}
     steps.requeue(spec, [FIRST], "again")
-    pd.testing.assert_frame_equal(tables.read("served", spec.name), served)
+    pd.testing.assert_frame_equal(lake.read("served", spec.name), served)
 
 
 def test_rows_that_went_missing_are_noticed(trained) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    tables.replace_days("predictions", spec.name, tables.read("predictions", spec.name).head(70), [FIRST])
-    with pytest.raises(steps.Unaccounted, match=r"72 rows read = 70 published \+ 0 in quarantine does not add up"):
+    lake.replace_days("predictions", spec.name, lake.read("predictions", spec.name).head(70), [FIRST])
+    with pytest.raises(Unaccounted, match=r"72 rows read = 70 published \+ 0 in quarantine does not add up"):
         steps.publish(spec, [FIRST], "r")
 
 
@@ -1007,27 +1008,27 @@ def test_a_row_without_a_time_is_in_quarantine_once(trained, monkeypatch: pytest
         assert steps.accounted(spec, [FIRST]) == "73 rows read = 72 published + 1 in quarantine"
     score_days(spec, [FIRST + timedelta(days=1)])  # the source, one file of all days, gives the row again
     assert steps.accounted(spec, [FIRST + timedelta(days=1)]) == "72 rows read = 72 published + 0 in quarantine"
-    assert list(tables.read("quarantine", spec.name)["rule"]) == ["time"]
+    assert list(lake.read("quarantine", spec.name)["rule"]) == ["time"]
 
 
 def test_a_training_on_garbage_is_refused(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", yaml=models.YAML.replace("max: 60", "max: 15"))
-    with pytest.raises(data.DataError, match=r"not fit to learn from: .* rows are in quarantine, more than quality"):
+    with pytest.raises(DataError, match=r"not fit to learn from: .* rows are in quarantine, more than quality"):
         steps.train(spec, AS_OF, "t")
 
 
 def test_a_model_file_that_was_changed_since_is_refused_unread(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained(own=True)
-    (path,) = tables.home().glob("mlflow/artifacts/models/*/artifacts/model.skops")
+    (path,) = lake.home().glob("mlflow/artifacts/models/*/artifacts/model.skops")
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
         warnings.simplefilter("ignore")  # of a name that is there twice
         file.writestr("schema.json", '{"__class__": "Popen", "__module__": "subprocess"}')
-    monkeypatch.setattr(registry, "_load_file", lambda path: pytest.fail("it was opened"))
+    monkeypatch.setattr(runs, "_load_file", lambda path: pytest.fail("it was opened"))
     steps.extract(spec, [FIRST])
     steps.features(spec, [FIRST])
-    with pytest.raises(registry.ModelRefused, match="the file of version 1 is not the one that was registered"):
+    with pytest.raises(ModelRefused, match="the file of version 1 is not the one that was registered"):
         steps.score(spec, [FIRST], "r")
-    assert tables.read("predictions", spec.name).empty
+    assert lake.read("predictions", spec.name).empty
 
 
 def test_personal_values_are_in_the_tables_and_nowhere_else(
@@ -1055,11 +1056,11 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     assert len(caplog.text) > 1000
     for word in ("Maria", "Souza", "Jo\\u00e3o", "Ana Lima"):
         assert not [part[max(part.find(word) - 100, 0) :][:200] for part in text if word in part]
-    assert "Maria da Silva" in set(tables.read("features", spec.name)["site"])
-    found = registry.profile(registry.run_of(spec, 1))["site"]
+    assert "Maria da Silva" in set(lake.read("features", spec.name)["site"])
+    found = runs.profile(runs.run_of(spec, 1))["site"]
     assert found["hidden"]
-    now = tables.read("features", spec.name, day=(FIRST, day))
-    assert drift.psi(registry.profile(registry.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
+    now = lake.read("features", spec.name, day=(FIRST, day))
+    assert drift.psi(runs.profile(runs.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_personal_column_is_no_segment(tmp_path: Path) -> None:
@@ -1095,7 +1096,7 @@ def test_labels_that_a_later_delivery_lacks_stay_known(trained, monkeypatch: pyt
     for part in (slice(0, 30), slice(30, 50)):
         monkeypatch.setattr(data, "read_labels", lambda *args, part=part: real(*args).iloc[part])
         ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
-    rows = tables.read("labels", spec.name, day=FIRST)
+    rows = lake.read("labels", spec.name, day=FIRST)
     assert len(rows) == len(rows.drop_duplicates(["site", "at"])) == 50
 
 
@@ -1106,6 +1107,6 @@ def test_what_another_run_scored_in_between_is_served_all_the_same(trained) -> N
     steps.score(spec, [FIRST], "mine")
     steps.score(spec, [FIRST], "another's")
     assert steps.publish(spec, [FIRST], "mine") == 0
-    assert set(tables.read("served", spec.name)["run"]) == {"another's"}
+    assert set(lake.read("served", spec.name)["run"]) == {"another's"}
     assert steps.publish(spec, [FIRST], "another's") == 72
-    assert len(tables.read("served", spec.name)) == 72
+    assert len(lake.read("served", spec.name)) == 72

@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pandas as pd
 import pytest
-from esteira import tables
+from esteira.store import lake
 
 DAYS = [date(2026, 1, 1), date(2026, 1, 2)]
 
@@ -23,88 +23,88 @@ def rows(*days: date, value: float = 1.0, **more: object) -> pd.DataFrame:
 
 
 def test_a_day_is_replaced_and_the_others_stay() -> None:
-    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
-    tables.replace_days("raw", "m", rows(DAYS[1], DAYS[1], value=2.0), [DAYS[1]])
-    found = tables.read("raw", "m").sort_values(["day", "value"])
+    lake.replace_days("raw", "m", rows(*DAYS), DAYS)
+    lake.replace_days("raw", "m", rows(DAYS[1], DAYS[1], value=2.0), [DAYS[1]])
+    found = lake.read("raw", "m").sort_values(["day", "value"])
     assert list(found["value"]) == [1.0, 2.0, 2.0]
-    assert list(tables.read("raw", "m", day=DAYS[0])["value"]) == [1.0]
-    assert len(tables.read("raw", "m", day=(DAYS[0], DAYS[1]))) == 3
+    assert list(lake.read("raw", "m", day=DAYS[0])["value"]) == [1.0]
+    assert len(lake.read("raw", "m", day=(DAYS[0], DAYS[1]))) == 3
 
 
 def test_an_absent_table_has_no_rows() -> None:
-    assert tables.read("raw", "m").empty
-    assert tables.version("raw", "m") == -1
-    assert list(tables.read("metrics", "m").columns) == tables.METRICS_SCHEMA.names
+    assert lake.read("raw", "m").empty
+    assert lake.version("raw", "m") == -1
+    assert list(lake.read("metrics", "m").columns) == lake.METRICS_SCHEMA.names
 
 
 def test_an_empty_day_is_written_and_known() -> None:
-    tables.replace_days("raw", "m", pd.DataFrame(), [DAYS[0]])
-    assert tables.missing_days("raw", "m", DAYS) == [DAYS[1]]
-    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
-    tables.replace_days("raw", "m", rows(), [DAYS[1]])
-    assert list(tables.read("raw", "m")["day"].dt.date) == [DAYS[0]]
-    assert tables.missing_days("raw", "m", DAYS) == []
+    lake.replace_days("raw", "m", pd.DataFrame(), [DAYS[0]])
+    assert lake.missing_days("raw", "m", DAYS) == [DAYS[1]]
+    lake.replace_days("raw", "m", rows(*DAYS), DAYS)
+    lake.replace_days("raw", "m", rows(), [DAYS[1]])
+    assert list(lake.read("raw", "m")["day"].dt.date) == [DAYS[0]]
+    assert lake.missing_days("raw", "m", DAYS) == []
 
 
 def test_a_day_of_an_older_mark_is_missing() -> None:
-    tables.replace_days("raw", "m", rows(*DAYS), DAYS, mark=1)
-    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]], mark=2)
-    assert tables.missing_days("raw", "m", DAYS, mark=2) == [DAYS[1]]
+    lake.replace_days("raw", "m", rows(*DAYS), DAYS, mark=1)
+    lake.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]], mark=2)
+    assert lake.missing_days("raw", "m", DAYS, mark=2) == [DAYS[1]]
 
 
 def test_rows_outside_the_days_are_refused() -> None:
     with pytest.raises(Exception, match="validation check"):
-        tables.replace_days("raw", "m", rows(*DAYS), [DAYS[0]])
+        lake.replace_days("raw", "m", rows(*DAYS), [DAYS[0]])
 
 
 def test_a_new_column_is_added_and_a_changed_type_is_named() -> None:
-    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
-    tables.replace_days("raw", "m", rows(DAYS[1], extra="x"), [DAYS[1]])
-    assert set(tables.read("raw", "m")["extra"].fillna("")) == {"", "x"}
+    lake.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    lake.replace_days("raw", "m", rows(DAYS[1], extra="x"), [DAYS[1]])
+    assert set(lake.read("raw", "m")["extra"].fillna("")) == {"", "x"}
     with pytest.raises(ValueError, match="column 'value' was double so far and is now"):
-        tables.replace_days("raw", "m", rows(DAYS[1]).assign(value="many"), [DAYS[1]])
+        lake.replace_days("raw", "m", rows(DAYS[1]).assign(value="many"), [DAYS[1]])
 
 
 def test_whole_numbers_that_turn_to_floats_keep_their_type_where_they_can() -> None:
-    tables.replace_days("raw", "m", rows(DAYS[0]).assign(value=3), [DAYS[0]])
-    tables.replace_days("raw", "m", rows(DAYS[1]).assign(value=4.0), [DAYS[1]])
-    assert sorted(tables.read("raw", "m")["value"]) == [3, 4]
+    lake.replace_days("raw", "m", rows(DAYS[0]).assign(value=3), [DAYS[0]])
+    lake.replace_days("raw", "m", rows(DAYS[1]).assign(value=4.0), [DAYS[1]])
+    assert sorted(lake.read("raw", "m")["value"]) == [3, 4]
 
 
 def test_time_travel_reads_the_version_asked_for() -> None:
-    first = tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
-    tables.replace_days("raw", "m", rows(DAYS[0], value=9.0), [DAYS[0]])
-    assert list(tables.read("raw", "m", at=first)["value"]) == [1.0]
-    assert list(tables.read("raw", "m")["value"]) == [9.0]
+    first = lake.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    lake.replace_days("raw", "m", rows(DAYS[0], value=9.0), [DAYS[0]])
+    assert list(lake.read("raw", "m", at=first)["value"]) == [1.0]
+    assert list(lake.read("raw", "m")["value"]) == [9.0]
 
 
 def test_columns_that_a_table_lacks_are_left_out() -> None:
-    tables.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
-    assert list(tables.read("raw", "m", columns=["day", "nothing"]).columns) == ["day"]
+    lake.replace_days("raw", "m", rows(DAYS[0]), [DAYS[0]])
+    assert list(lake.read("raw", "m", columns=["day", "nothing"]).columns) == ["day"]
 
 
 def test_quotes_in_a_value_are_values_not_sql() -> None:
-    tables.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="a' OR '1'='1"), [DAYS[0]], stage="a' OR '1'='1")
-    tables.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="b"), [DAYS[0]], stage="b")
-    assert sorted(tables.read("quarantine", "m")["stage"]) == ["a' OR '1'='1", "b"]
+    lake.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="a' OR '1'='1"), [DAYS[0]], stage="a' OR '1'='1")
+    lake.replace_days("quarantine", "m", rows(DAYS[0]).assign(stage="b"), [DAYS[0]], stage="b")
+    assert sorted(lake.read("quarantine", "m")["stage"]) == ["a' OR '1'='1", "b"]
 
 
 def test_rows_are_merged_with_those_there_are() -> None:
-    tables.replace_days("served", "m", rows(DAYS[0]), [DAYS[0]])
+    lake.replace_days("served", "m", rows(DAYS[0]), [DAYS[0]])
     new = rows(*DAYS, value=2.0)
-    tables.replace_days("served", "m", new, DAYS, merge=lambda had: pd.concat([had, new[~new["day"].isin(had["day"])]]))
-    found = tables.read("served", "m").sort_values("day")
+    lake.replace_days("served", "m", new, DAYS, merge=lambda had: pd.concat([had, new[~new["day"].isin(had["day"])]]))
+    found = lake.read("served", "m").sort_values("day")
     assert list(found["value"]) == [1.0, 2.0]
-    before = tables.version("served", "m")
-    assert tables.replace_days("served", "m", new, DAYS, merge=lambda had: None) == before
+    before = lake.version("served", "m")
+    assert lake.replace_days("served", "m", new, DAYS, merge=lambda had: None) == before
 
 
 def test_writers_of_one_day_never_double_it() -> None:
-    tables.replace_days("raw", "m", rows(*DAYS), DAYS)
+    lake.replace_days("raw", "m", rows(*DAYS), DAYS)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: tables.replace_days("raw", "m", rows(DAYS[0], value=float(n)), [DAYS[0]]), range(8)))
-    assert len(tables.read("raw", "m", day=DAYS[0])) == 1
-    assert len(tables.read("raw", "m", day=DAYS[1])) == 1
+        list(pool.map(lambda n: lake.replace_days("raw", "m", rows(DAYS[0], value=float(n)), [DAYS[0]]), range(8)))
+    assert len(lake.read("raw", "m", day=DAYS[0])) == 1
+    assert len(lake.read("raw", "m", day=DAYS[1])) == 1
 
 
 def at_once(*jobs: Callable[[], object]) -> None:
@@ -124,8 +124,8 @@ def test_the_first_writers_of_a_table_do_not_add_up() -> None:
     day = rows(*[DAYS[0]] * 50)
     for number in range(12):  # each of them went wrong four times of five
         name = f"m{number}"
-        at_once(*[lambda name=name: tables.replace_days("predictions", name, day, [DAYS[0]])] * 2)  # type: ignore[misc]
-        assert len(tables.read("predictions", name)) == len(day)
+        at_once(*[lambda name=name: lake.replace_days("predictions", name, day, [DAYS[0]])] * 2)  # type: ignore[misc]
+        assert len(lake.read("predictions", name)) == len(day)
 
 
 def test_the_first_checks_of_a_model_do_not_add_up() -> None:
@@ -133,63 +133,63 @@ def test_the_first_checks_of_a_model_do_not_add_up() -> None:
 
     def write(name: str) -> None:
         where = {"check_day": str(DAYS[0]), "attempt": 0}
-        tables.replace("metrics", name, found, where, schema=tables.METRICS_SCHEMA, partition="check_day")
+        lake.replace("metrics", name, found, where, schema=lake.METRICS_SCHEMA, partition="check_day")
 
     for number in range(12):
         at_once(*[lambda name=f"m{number}": write(name)] * 2)  # type: ignore[misc]
-        assert len(tables.read("metrics", f"m{number}")) == len(found)
+        assert len(lake.read("metrics", f"m{number}")) == len(found)
 
 
 def test_of_two_first_servings_one_wins_whole() -> None:
-    tables.replace_days("served", "m", rows(DAYS[0]).assign(run="old"), [DAYS[0]])
+    lake.replace_days("served", "m", rows(DAYS[0]).assign(run="old"), [DAYS[0]])
 
     def serve(run: str) -> None:
         mine = rows(*[DAYS[1]] * 3).assign(run=run)
-        tables.replace_days("served", "m", mine, [DAYS[1]], merge=lambda had: None if len(had) else mine)
+        lake.replace_days("served", "m", mine, [DAYS[1]], merge=lambda had: None if len(had) else mine)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(serve, ["a", "b", "c", "d"]))
-    found = tables.read("served", "m", day=DAYS[1])
+    found = lake.read("served", "m", day=DAYS[1])
     assert len(found) == 3
     assert found["run"].nunique() == 1
 
 
 def ledger_row(key: str, why: str) -> dict[str, object]:
-    return {"id": key, "at": tables.clock(), "effective_day": DAYS[0], "version": 1, "to_state": "champion", "why": why}
+    return {"id": key, "at": lake.clock(), "effective_day": DAYS[0], "version": 1, "to_state": "champion", "why": why}
 
 
 def test_the_ledger_takes_an_id_once() -> None:
-    assert tables.append_once("m", ledger_row("champion:1", "first"))
-    assert not tables.append_once("m", ledger_row("champion:1", "second"))
-    assert list(tables.read("ledger", "m")["why"]) == ["first"]
+    assert lake.append_once("m", ledger_row("champion:1", "first"))
+    assert not lake.append_once("m", ledger_row("champion:1", "second"))
+    assert list(lake.read("ledger", "m")["why"]) == ["first"]
 
 
 def test_of_many_writers_of_an_id_one_wins() -> None:
     with ThreadPoolExecutor(4) as pool:
-        won = list(pool.map(lambda n: tables.append_once("m", ledger_row("champion:1", str(n))), range(8)))
+        won = list(pool.map(lambda n: lake.append_once("m", ledger_row("champion:1", str(n))), range(8)))
     assert won.count(True) == 1
-    assert len(tables.read("ledger", "m")) == 1
+    assert len(lake.read("ledger", "m")) == 1
 
 
 def event(name: str) -> dict[str, object]:
-    return {"id": name, "at": tables.clock(), "effective_day": DAYS[0], "to_state": "queued", "why": "", "by": "x"}
+    return {"id": name, "at": lake.clock(), "effective_day": DAYS[0], "to_state": "queued", "why": "", "by": "x"}
 
 
 def test_an_id_longer_than_the_bounds_of_its_file_is_found() -> None:
     """Parquet cuts the bounds of a column at 64 characters."""
     long = "queued:failed/" + "x" * 100
     for name in (long, "champion:1", long + "y"):
-        assert tables.append_once("m", event(name))
-    assert not tables.append_once("m", event(long))
+        assert lake.append_once("m", event(name))
+    assert not lake.append_once("m", event(long))
     for name in (long, "champion:1", long + "y"):
-        assert list(tables.read("ledger", "m", columns=["id"], id=name)["id"]) == [name]
-    assert tables.read("ledger", "m", columns=["by"], id="none").empty
+        assert list(lake.read("ledger", "m", columns=["id"], id=name)["id"]) == [name]
+    assert lake.read("ledger", "m", columns=["by"], id="none").empty
 
 
 def test_rows_that_a_commit_rewrites_are_found_by_their_text() -> None:
     first = rows(DAYS[0], DAYS[0], DAYS[0], stage=["rows", "rows", "labels"], rule=["time", "key", "unique"])
-    tables.replace_days("quarantine", "m", first, [DAYS[0]])
-    tables.replace_days("quarantine", "m", rows(DAYS[0], stage="labels", rule="x" * 100), [DAYS[0]], stage="labels")
-    tables.maintain("quarantine", "m", keep=[], hours=0)
-    assert sorted(tables.read("quarantine", "m", stage="rows")["rule"]) == ["key", "time"]
-    assert len(tables.read("quarantine", "m", rule="time", stage="rows")) == 1
+    lake.replace_days("quarantine", "m", first, [DAYS[0]])
+    lake.replace_days("quarantine", "m", rows(DAYS[0], stage="labels", rule="x" * 100), [DAYS[0]], stage="labels")
+    lake.maintain("quarantine", "m", keep=[], hours=0)
+    assert sorted(lake.read("quarantine", "m", stage="rows")["rule"]) == ["key", "time"]
+    assert len(lake.read("quarantine", "m", rule="time", stage="rows")) == 1

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, learn, registry, steps, tables
-from esteira.data import DataError
-from esteira.spec import EsteiraError, ModelSpec, find
-from esteira.steps import ledger, training
+from esteira import data, steps
+from esteira.errors import DataError, EsteiraError, UnknownVersion
+from esteira.learning import tuning
+from esteira.spec import ModelSpec, find
+from esteira.steps import training
+from esteira.store import lake, ledger, runs
 from filelock import FileLock
 
 from tests import models
@@ -20,7 +22,7 @@ from tests.models import AS_OF, FIRST, score_days
 
 
 def versions(spec: ModelSpec) -> int:
-    return len(registry.client().search_model_versions(f"name = '{spec.name}'"))
+    return len(runs.client().search_model_versions(f"name = '{spec.name}'"))
 
 
 def test_the_same_training_is_not_registered_twice(trained) -> None:
@@ -84,7 +86,7 @@ def test_one_candidate_with_nothing_to_search_is_not_cross_validated(
     )
     assert first in models.YAML
     spec = models.write(tmp_path / "models", yaml=models.YAML.replace(first, ""))
-    monkeypatch.setattr(learn, "cross_validate", lambda *_, **__: pytest.fail("it has nothing to be compared with"))
+    monkeypatch.setattr(tuning, "cross_validate", lambda *_, **__: pytest.fail("it has nothing to be compared with"))
     assert "is the champion" in steps.train(spec, AS_OF, "t")
 
 
@@ -101,11 +103,11 @@ def test_a_promotion_says_what_it_rests_on(trained, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("kind", ["raw", "features"])
-def test_a_training_for_the_same_day_writes_no_table(trained, kind: tables.Kind) -> None:
+def test_a_training_for_the_same_day_writes_no_table(trained, kind: lake.Kind) -> None:
     spec = trained()
-    before = tables.version(kind, spec.name)
+    before = lake.version(kind, spec.name)
     steps.train(spec, AS_OF, "again")
-    assert tables.version(kind, spec.name) == before
+    assert lake.version(kind, spec.name) == before
 
 
 @pytest.mark.parametrize(
@@ -124,15 +126,13 @@ def test_a_training_on_one_class_says_what_to_do(home: Path, tmp_path: Path, day
 
 def test_a_champion_that_was_deleted_in_mlflow_can_be_replaced(trained, caplog: pytest.LogCaptureFixture) -> None:
     spec = trained()
-    registry.client().delete_model_version(spec.name, "1")
-    registry._run_of.cache_clear()  # as in the next process
-    with pytest.raises(
-        registry.UnknownVersion, match="If it was deleted in MLflow, restore it there, go to another one"
-    ):
+    runs.client().delete_model_version(spec.name, "1")
+    runs._run_of.cache_clear()  # as in the next process
+    with pytest.raises(UnknownVersion, match="If it was deleted in MLflow, restore it there, go to another one"):
         score_days(spec, [FIRST])
     said = steps.train(spec, AS_OF + timedelta(days=1), "next")
     assert "version 2 is the champion from 2026-02-02 on: the champion, version 1, is no longer in MLflow" in said
-    assert registry.aliases(spec)["champion"] == 2
+    assert runs.aliases(spec)["champion"] == 2
 
 
 def test_two_trainings_of_a_model_from_the_command_line_do_not_meet(home: Path, tmp_path: Path, monkeypatch) -> None:

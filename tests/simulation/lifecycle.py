@@ -13,8 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+from esteira.errors import Refused
 from esteira.lifecycle import changes
-from esteira.lifecycle.changes import Refused
 from esteira.lifecycle.events import Event, Numbered, Pinned, Promoted, Released, RolledBack, Undone, from_row
 from esteira.lifecycle.state import Published, State, fold
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from esteira import data, steps, tables
-from esteira.spec import EsteiraError, find
-from esteira.steps import ingest, ledger, scoring
+from esteira import data, steps
+from esteira.errors import EsteiraError, PromotionRefused
+from esteira.spec import find
+from esteira.steps import ingest, scoring
+from esteira.store import lake, ledger
 
 from tests.soak import crashes, victim
 from tests.soak.crashes import Image, Outcome
@@ -66,7 +68,7 @@ def promoted(version: int) -> str:
     """Promote a version that was measured against the first."""
     try:
         ledger.make_champion(find("sales"), version, CHANGE, measured=1, why="raced", by=f"race {version}")
-    except steps.PromotionRefused:
+    except PromotionRefused:
         return "refused"
     return "promoted"
 
@@ -89,14 +91,14 @@ def maintained(times: int) -> None:
     """Compact and vacuum, many times; files of the last hour stay."""
     for _ in range(times):
         for kind in victim.KINDS:
-            _persistent(lambda kind=kind: tables.maintain(kind, "sales", keep=[], hours=1))
+            _persistent(lambda kind=kind: lake.maintain(kind, "sales", keep=[], hours=1))
 
 
 def read_on(days: Sequence[date], times: int) -> int:
     """Read the days again and again; returns how often they were not whole."""
     wrong = 0
     for _ in range(times):
-        rows = tables.read("features", "sales", day=(days[0], days[-1]))
+        rows = lake.read("features", "sales", day=(days[0], days[-1]))
         wrong += not (rows.groupby("day").size() == 72).all() or len(rows) != 72 * len(days)
     return wrong
 
@@ -220,18 +222,18 @@ def _two_promotions(context: Any, base: Path, times: int) -> Outcome:
 def _unpromoted() -> None:
     """Take the ledger back to before the second version's promotion, and register a third one."""
     _three()
-    rows = tables.read("ledger", "sales")
-    shutil.rmtree(tables.path("ledger", "sales"))
+    rows = lake.read("ledger", "sales")
+    shutil.rmtree(lake.path("ledger", "sales"))
     for row in rows[rows["id"] != "champion:2"].to_dict("records"):
         row["effective_day"] = row["effective_day"].date()
-        tables.append_once("sales", {**row, "version": int(row["version"])})
+        lake.append_once("sales", {**row, "version": int(row["version"])})
 
 
 def _champions() -> tuple[list[int], int]:
-    from esteira import registry
+    from esteira.store import runs
 
     spec = find("sales")
-    return [each.version for each in ledger.promotions(spec)], registry.aliases(spec)["champion"]
+    return [each.version for each in ledger.promotions(spec)], runs.aliases(spec)["champion"]
 
 
 def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:
@@ -254,17 +256,18 @@ def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:
 
 
 def _days_of_one_version(days: Sequence[date]) -> tuple[int, int, int]:
-    from esteira import learn, registry
+    from esteira.learning import pipelines
+    from esteira.store import runs
 
     spec = find("sales")
-    rows = tables.read("predictions", "sales", day=(days[0], days[-1]))
-    frame = tables.read("features", "sales", day=(days[0], days[-1]))
+    rows = lake.read("predictions", "sales", day=(days[0], days[-1]))
+    frame = lake.read("features", "sales", day=(days[0], days[-1]))
     key = ["day", *spec.key]
     lost = len(frame) - len(rows.drop_duplicates(key))
     doubled = len(rows) - len(rows.drop_duplicates(key))
     mixed = int((rows.groupby("day")["version"].nunique() > 1).sum())
     for version, part in rows.groupby("version"):
         asked = part[key].merge(frame, on=key, validate="one_to_one")
-        again = learn.predict(spec, registry.load_version(spec, int(version)), asked)  # type: ignore[arg-type]
+        again = pipelines.predict(spec, runs.load_version(spec, int(version)), asked)  # type: ignore[arg-type]
         mixed += int((pd.Series(again["prediction"].to_numpy()) != pd.Series(part["prediction"].to_numpy())).any())
     return lost, doubled, mixed

@@ -28,7 +28,7 @@ IDENTITY = {
 # Imported once, before the fork: else importing would be most of a trial.
 PRELOADED = [
     "tests.soak.victim",
-    "esteira.plots",
+    "esteira.learning.plots",
     "mlflow.sklearn",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
@@ -58,24 +58,24 @@ Image = dict[str, Counter[str]]
 
 def image(spec_name: str, home: Path) -> Image:
     """All that can be seen of a state folder, without what the clock wrote and the names that MLflow draws by lot."""
-    from esteira import registry, tables
     from esteira.spec import find
+    from esteira.store import lake, runs
 
     spec = find(spec_name)
-    runs = {run.info.run_id: run.data.tags.get("key", "?") for run in registry.runs(spec)}
+    runs = {run.info.run_id: run.data.tags.get("key", "?") for run in runs.search(spec)}
     found: Image = {}
     for kind in victim.KINDS:
-        rows = tables.read(kind, spec_name)
+        rows = lake.read(kind, spec_name)
         rows = rows.drop(columns=[name for name in CLOCKS if name in rows.columns])
         if "version" in rows:  # a float where any row has none
             rows["version"] = rows["version"].astype("Int64")
         text = rows.astype(str).to_csv(index=False).splitlines()
         found[kind] = Counter(_without_lots(line, runs).replace(str(home), "(home)") for line in text)
-    api = registry.client()
+    api = runs.client()
     versions = api.search_model_versions(f"name = '{spec_name}'")
     found["versions"] = Counter(f"{each.version} of {runs.get(each.run_id, 'a deleted run')}" for each in versions)
-    found["aliases"] = Counter(f"{name} → {version}" for name, version in registry.aliases(spec).items())
-    found["runs"] = Counter(f"{run.data.tags.get('key')} {run.info.status}" for run in registry.runs(spec))
+    found["aliases"] = Counter(f"{name} → {version}" for name, version in runs.aliases(spec).items())
+    found["runs"] = Counter(f"{run.data.tags.get('key')} {run.info.status}" for run in runs.search(spec))
     found["commits"] = Counter(_git_log(home / "notebooks"))
     found["mails"] = Counter(path.name for path in (home / "mail").glob("*")) if (home / "mail").exists() else Counter()
     return found

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 from sqlalchemy import create_engine, text
 
-from local import database, places, processes
-from local import stack as stacks
-from local.api import ENDED, Airflow
-from local.stack import BIN, Stack
+from ops import database, places, processes
+from ops import stack as stacks
+from ops.api import ENDED, Airflow
+from ops.stack import BIN, Stack
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
 from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, free_port, prepared, started, undisturbed, write_models
@@ -43,9 +43,9 @@ class Live(Runs):
         os.environ["ESTEIRA_LAKE"] = str(self.lake)
         for name in ("WEB", "MLFLOW", "SMTP"):
             os.environ[f"ESTEIRA_{name}_PORT"] = str(free_port())
-        from esteira import tables
+        from esteira.store import lake
 
-        tables.create_lake()
+        lake.create_lake()
         self.stack = Stack.from_environment()
         os.environ["MLFLOW_TRACKING_URI"] = self.stack.mlflow
         settings = stacks.shared_settings

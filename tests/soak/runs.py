@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from local.api import ENDED, Airflow
+from ops.api import ENDED, Airflow
 from tests import models
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome

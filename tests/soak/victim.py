@@ -15,10 +15,12 @@ from typing import Any, get_args
 
 from deltalake import DeltaTable
 from deltalake.table import TableOptimizer
-from esteira import data, notebook, registry, steps, tables
+from esteira import data, steps
+from esteira.notebooks import execute, git
 from esteira.spec import ModelSpec, find
-from esteira.steps import ingest, ledger
+from esteira.steps import ingest
 from esteira.steps.mails import Mail
+from esteira.store import lake, ledger, runs
 
 from tests.models import AS_OF
 
@@ -90,12 +92,12 @@ def maintain(task: Task, spec: ModelSpec) -> None:
 
     def every() -> None:
         for kind in KINDS:
-            tables.maintain(kind, spec.name, keep=_cited(spec, kind), hours=0)
+            lake.maintain(kind, spec.name, keep=_cited(spec, kind), hours=0)
 
     task("maintain", every)
 
 
-def _cited(spec: ModelSpec, kind: tables.Kind) -> set[int]:
+def _cited(spec: ModelSpec, kind: lake.Kind) -> set[int]:
     from esteira.steps import maintenance
 
     return set(maintenance._cited(spec, kind))
@@ -111,7 +113,7 @@ SCENARIOS: dict[str, Callable[[Task, ModelSpec], None]] = {
 }
 # What the model's world does in a scenario, and what has happened before it begins.
 WORLDS = {"check that warns": {"noise": str(CHANGE)}}
-KINDS: tuple[tables.Kind, ...] = get_args(tables.Kind)
+KINDS: tuple[lake.Kind, ...] = get_args(lake.Kind)
 
 
 def prepare(spec: ModelSpec, scenario: str) -> None:
@@ -140,7 +142,7 @@ def _second(spec: ModelSpec) -> str:
 
 def send(mail: Mail) -> None:
     """Take a mail, as a server would: into a file named for its Message-ID."""
-    folder = tables.home() / "mail"
+    folder = lake.home() / "mail"
     folder.mkdir(exist_ok=True)
     identity = str(mail.message("esteira@localhost")["Message-ID"]).strip("<>")
     with (folder / identity).open("a") as file:
@@ -152,13 +154,13 @@ def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = 
 
     With `snapshots` the state folder is copied there before each task, so that a trial need not begin at the beginning.
     """
-    done = tables.home() / TASKS
+    done = lake.home() / TASKS
     results: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
 
     def task(name: str, work: Callable[[], Any]) -> Any:
         if name not in results:
             if snapshots:
-                shutil.copytree(tables.home(), snapshots / f"{len(results):02}")
+                shutil.copytree(lake.home(), snapshots / f"{len(results):02}")
             results[name] = json.loads(json.dumps(work()))
             draft = done.with_suffix(".part")
             draft.write_text(json.dumps(results))
@@ -171,7 +173,7 @@ def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = 
 
 def _arm(armed: tuple[str, int] | None) -> None:
     seen: Counter[str] = Counter()
-    log = (tables.home() / POINTS).open("a")
+    log = (lake.home() / POINTS).open("a")
 
     def reach(name: str) -> bool:
         """Note that the process is at a point; returns whether it is the one to die at."""
@@ -201,15 +203,15 @@ def _arm(armed: tuple[str, int] | None) -> None:
     def place(where: Any, *_: Any, **__: Any) -> str:
         return "/" + "/".join(Path(where if isinstance(where, str) else where.table_uri).parts[-2:]) + "/"
 
-    around(tables, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
-    around(tables, "append_once", lambda _, row: f"ledger: {row['to_state']}", lambda model, _: f"/ledger/{model}/")
-    around(registry, "log_model", lambda *_: "logging the model")
-    around(registry, "register", lambda *_: "registering")
-    around(registry, "alias", lambda _, name, __: f"alias {name}")
-    around(notebook, "_execute", lambda *_: "executing the notebook")
-    real = notebook._git
+    around(lake, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
+    around(lake, "append_once", lambda _, row: f"ledger: {row['to_state']}", lambda model, _: f"/ledger/{model}/")
+    around(runs, "log_model", lambda *_: "logging the model")
+    around(runs, "register", lambda *_: "registering")
+    around(runs, "alias", lambda _, name, __: f"alias {name}")
+    around(execute, "execute", lambda *_: "executing the notebook")
+    real = git._git
 
-    def git(*words: str) -> str:
+    def committing(*words: str) -> str:
         if "commit" not in words:
             return real(*words)
         at("before committing the notebook")
@@ -217,7 +219,7 @@ def _arm(armed: tuple[str, int] | None) -> None:
         at("after committing the notebook")
         return said
 
-    notebook._git = git
+    git._git = committing
     around(sys.modules[__name__], "send", lambda *_: "sending the mail")
     around(TableOptimizer, "compact", lambda *_, **__: "compaction")
     around(DeltaTable, "vacuum", lambda *_, **__: "vacuum")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from local import api
-from local.api import Airflow
+from ops import api
+from ops.api import Airflow
 
 Answer = httpx.Response | Exception
 LOST = httpx.ReadTimeout("no answer")

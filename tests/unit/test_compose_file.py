@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from local import stack
-from local.containers import SECRETS
+from ops import stack
+from ops.containers import SECRETS
 
 PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "docker-compose.yaml").read_text()

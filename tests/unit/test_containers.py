@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local import containers
+from ops import containers
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from esteira import data, tables
-from esteira.data import DataError, kinds
+from esteira import data
+from esteira.data import kinds
 from esteira.data.sources import csv, files
-from esteira.spec import ModelSpec, SpecError, canonical, load
+from esteira.errors import DataError, SpecError
+from esteira.spec import ModelSpec, canonical, load
+from esteira.store import lake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -326,7 +328,7 @@ def test_whatever_a_source_gives_each_row_is_stored_or_in_quarantine(declared: M
     assert (bad["rule"] != "").all()
     fine, worse = data.validate(declared, good)
     assert sorted([*fine.index, *worse.index]) == list(good.index)
-    stored = tables._to_arrow(good.assign(event_time=good["event_time"]), None, None)  # what the raw table would get
+    stored = lake._to_arrow(good.assign(event_time=good["event_time"]), None, None)  # what the raw table would get
     assert stored.num_rows == len(good)
     features = data.build_features(declared, good)
     assert len(features) == len(fine)

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from deltalake import write_deltalake
 from esteira import data
-from esteira.data import DataError
-from esteira.spec import ModelSpec, OutOfReach, load
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import ModelSpec, load
 
 from tests import models
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 from esteira import data
-from esteira.data import DataError
-from esteira.spec import ModelSpec, OutOfReach
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import ModelSpec
 
 from tests import models
 

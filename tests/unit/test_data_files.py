@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from esteira import data
-from esteira.data import DataError, Unfinished
 from esteira.data.kinds import SHORT
 from esteira.data.sources import csv, files
-from esteira.spec import ModelSpec, OutOfReach, SpecError
+from esteira.errors import DataError, OutOfReach, SpecError, Unfinished
+from esteira.spec import ModelSpec
 
 from tests import models
 

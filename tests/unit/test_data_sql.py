@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import sqlalchemy
 from esteira import data
-from esteira.data import DataError
 from esteira.data.sources import sql
-from esteira.spec import ModelSpec, OutOfReach
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import ModelSpec
 
 from tests import models
 

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
-from esteira import data, steps, tables
-from esteira.data import DataError, kinds
+from esteira import data, steps
+from esteira.data import kinds
 from esteira.data.sources import delta
-from esteira.spec import ModelSpec, SpecError, load
+from esteira.errors import DataError, SpecError
+from esteira.spec import ModelSpec, load
+from esteira.store import lake
 
 from tests import models
 
@@ -250,8 +252,8 @@ def test_what_no_table_can_take_is_kept_as_text(
     steps.extract(spec, [DAY])
     steps.validate(spec, [DAY])
     steps.features(spec, [DAY])
-    assert list(tables.read("raw", spec.name)[column]) == stored
-    assert len(tables.read("features", spec.name)) + len(tables.read("quarantine", spec.name)) == 2
+    assert list(lake.read("raw", spec.name)[column]) == stored
+    assert len(lake.read("features", spec.name)) + len(lake.read("quarantine", spec.name)) == 2
 
 
 @pytest.mark.parametrize("kind", ["complex64", "complex128"])

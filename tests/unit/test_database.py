@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from local import database, places
-from local.database import Database
+from ops import database, places
+from ops.database import Database
 
 needs_wheel = pytest.mark.skipif(
     database.importlib.util.find_spec(database.WHEEL) is None, reason=f"{database.WHEEL} has no wheel for this machine"

@@ -37,11 +37,11 @@ GROUPS = {
 DECLARED = [(group, each) for group, requirements in GROUPS.items() for each in requirements.values()]
 PINNED, LOCKED = pins("requirements.in"), pins("requirements.txt")
 DISTRIBUTIONS = packages_distributions()
-OURS = {"esteira", "local"}
+OURS = {"esteira", "ops"}
 
 # Where code runs, and the groups that are installed there.
 LIBRARY = {"include", "dags", "plugins", "config", "examples"}
-IN_CONTAINERS = {"local/containers.py", "local/first_day.py", "local/mail_catcher.py"}
+IN_CONTAINERS = {"ops/containers.py", "ops/first_day.py", "ops/mail_catcher.py"}
 # A module that belongs to a package which a declared one pins exactly.
 PART_OF = {"pydantic_core": "pydantic"}
 # What is needed though no module imports it.
@@ -80,7 +80,7 @@ def packages(module: str) -> set[str]:
 
 
 def sources() -> list[Path]:
-    folders = [*sorted(LIBRARY), "local"]
+    folders = [*sorted(LIBRARY), "ops"]
     return [path for folder in folders for path in sorted((PROJECT / folder).rglob("*.py"))]
 
 
@@ -152,3 +152,13 @@ def test_the_two_locks_agree() -> None:
     assert {name: tools[name] for name in tools.keys() & LOCKED} == {
         name: LOCKED[name] for name in tools.keys() & LOCKED
     }
+
+
+def test_only_settings_reads_the_variables_of_ours() -> None:
+    readers = [
+        path.relative_to(PROJECT).as_posix()
+        for folder in ("include/esteira", "plugins", "dags")
+        for path in (PROJECT / folder).rglob("*.py")
+        if re.search(r"environ(\.get\(|\[)\"ESTEIRA_\w+\"(?!\] =)", path.read_text(encoding="utf-8"))
+    ]
+    assert readers == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from esteira import drift
+from esteira.learning import drift
 from esteira.spec import ModelSpec
 
 from tests import models

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from esteira import learn
-from esteira.estimate import ENOUGH, estimate
+from esteira.learning import evaluation
+from esteira.learning.estimation import ENOUGH, estimate
 from esteira.spec import ModelSpec
 
 from tests import models
@@ -47,7 +47,7 @@ def test_expected_metrics_are_near_the_realised_ones_when_the_inputs_drift(
 ) -> None:
     known, later = scores(1, rows, 0.0), scores(2, 8000, centre)
     found = estimate(binary, known, later.drop(columns="label"), BINARY)[-1]
-    real = learn.evaluate(binary, later, BINARY)
+    real = evaluation.evaluate(binary, later, BINARY)
     near = 0.03 if rows > ENOUGH else 0.09
     for name in BINARY:
         if name == "log_loss":  # of the model's own probabilities, which are far too sure: its tail is wide
@@ -99,7 +99,7 @@ def test_the_loss_of_a_regression_is_estimated_directly(tmp_path: Path, hard: fl
     spec = models.write(tmp_path)
     known, later = losses(1, spec, 4000, 0.3), losses(2, spec, 4000, hard)
     found = estimate(spec, known, later.drop(columns="label"), REGRESSION)[-1]
-    real = learn.evaluate(spec, later, REGRESSION)
+    real = evaluation.evaluate(spec, later, REGRESSION)
     for name in REGRESSION:
         assert found[name] == pytest.approx(real[name], rel=0.12, abs=0.03), name
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from esteira import forms
+from esteira.dags import forms
 from jsonschema import FormatChecker, ValidationError, validate
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from esteira import data, learn
+from esteira import data
+from esteira.errors import SpecError
+from esteira.learning import evaluation, pipelines, tuning
+from esteira.learning.metrics import METRICS
 from esteira.lifecycle.policy import gate
-from esteira.spec import METRICS, Candidate, ModelSpec, SpecError
+from esteira.spec import Candidate, ModelSpec
 from sklearn import metrics as sk
 
 from tests import models
@@ -44,17 +47,13 @@ def classified(tmp_path: Path, frame: pd.DataFrame, task: str) -> tuple[ModelSpe
     return models.write(tmp_path / task, yaml=yaml), frame.assign(label=label)
 
 
-def test_every_metric_of_the_contract_has_its_function() -> None:
-    assert set(METRICS) == set(learn.FUNCTIONS)
-
-
 def test_metrics_are_those_of_scikit_learn(spec: ModelSpec) -> None:
     rows = pd.DataFrame({"label": [1.0, 2.0, 4.0], "prediction": [1.5, 2.0, 3.0], "probability": np.nan})
-    found = learn.evaluate(spec, rows, ["mae", "rmse", "mape", "mae_over_mean", "r2"])
+    found = evaluation.evaluate(spec, rows, ["mae", "rmse", "mape", "mae_over_mean", "r2"])
     assert found["mae"] == pytest.approx(0.5)
     assert found["mae_over_mean"] == pytest.approx(0.5 / (7 / 3))
     assert found["r2"] == pytest.approx(sk.r2_score(rows["label"], rows["prediction"]))
-    assert all(math.isnan(value) for value in learn.evaluate(spec, rows.head(0), ["mae"]).values())
+    assert all(math.isnan(value) for value in evaluation.evaluate(spec, rows.head(0), ["mae"]).values())
 
 
 def test_binary_metrics_know_the_positive_class(tmp_path: Path, frame: pd.DataFrame) -> None:
@@ -66,11 +65,11 @@ def test_binary_metrics_know_the_positive_class(tmp_path: Path, frame: pd.DataFr
             "probability": [0.9, 0.2, 0.6, 0.4],
         }
     )
-    found = learn.evaluate(spec, rows, [name for name, (tasks, _) in METRICS.items() if "binary" in tasks])
+    found = evaluation.evaluate(spec, rows, [name for name, about in METRICS.items() if "binary" in about.tasks])
     assert found["accuracy"] == found["balanced_accuracy"] == found["f1"] == 0.5
     assert found["roc_auc"] == 0.75
     assert found["brier"] == pytest.approx(np.mean([0.01, 0.04, 0.36, 0.36]))
-    one_class = learn.evaluate(spec, rows.head(1), ["roc_auc", "accuracy", "log_loss"])
+    one_class = evaluation.evaluate(spec, rows.head(1), ["roc_auc", "accuracy", "log_loss"])
     assert math.isnan(one_class["roc_auc"])
     assert one_class["accuracy"] == 1
 
@@ -81,32 +80,32 @@ def test_the_pipeline_takes_empty_and_unseen_values(spec: ModelSpec, frame: pd.D
     spoilt.loc[spoilt.index[20:60], "site"] = None
     spoilt.loc[spoilt.index[30:50], "open"] = np.nan
     for candidate in spec.train.candidates:
-        model = learn.fit(spec, candidate, {}, spoilt)
+        model = pipelines.fit(spec, candidate, {}, spoilt)
         unseen = spoilt.head(80).assign(site="a site never seen")
-        assert np.isfinite(learn.predict(spec, model, unseen)["prediction"]).all()
+        assert np.isfinite(pipelines.predict(spec, model, unseen)["prediction"]).all()
 
 
 def test_feature_selection_is_a_step_of_the_pipeline(tmp_path: Path, frame: pd.DataFrame) -> None:
     yaml = models.YAML.replace("  window: 28d", "  window: 28d\n  feature_selection: {{percentile: 50}}")
     spec = models.write(tmp_path, yaml=yaml)
-    model = learn.fit(spec, spec.train.candidates[1], {}, frame)
+    model = pipelines.fit(spec, spec.train.candidates[1], {}, frame)
     assert list(model.pipeline.named_steps) == ["prepare", "select", "model"]
     assert model.pipeline.named_steps["select"].get_support().sum() == 3
 
 
 def test_a_half_life_halves_the_weight(frame: pd.DataFrame) -> None:
-    weight = learn.weights(frame, 5, LAST.date())
+    weight = pipelines.weights(frame, 5, LAST.date())
     assert weight is not None
     ages = (LAST - frame["day"]).dt.days
     assert set(np.round(weight[ages == 0], 6)) == {1.0}
     assert set(np.round(weight[ages == 10], 6)) == {0.25}
-    assert learn.weights(frame, None, LAST.date()) is None
+    assert pipelines.weights(frame, None, LAST.date()) is None
 
 
 def test_a_half_life_needs_an_estimator_that_takes_weights(spec: ModelSpec, frame: pd.DataFrame) -> None:
     neighbours = Candidate(estimator="sklearn.neighbors.KNeighborsRegressor")
     with pytest.raises(SpecError, match="KNeighborsRegressor takes no weights; remove half_life"):
-        learn.fit(spec, neighbours, {}, frame, half_life=5)
+        pipelines.fit(spec, neighbours, {}, frame, half_life=5)
 
 
 @pytest.mark.parametrize("method", ["bayesian", "random", "grid"])
@@ -117,31 +116,31 @@ def test_tuning_finds_the_better_depth_and_is_repeatable(spec: ModelSpec, frame:
         method=method,
         trials=6,
     )
-    found = learn.tune(spec, candidate, frame)
+    found = tuning.tune(spec, candidate, frame)
     assert found.params == {"max_depth": 8}
     assert found.trials == (2 if method == "grid" else 6)
-    assert learn.tune(spec, candidate, frame) == found
-    assert found.value < learn.cross_validate(spec, candidate, {"max_depth": 1}, frame)
+    assert tuning.tune(spec, candidate, frame) == found
+    assert found.value < tuning.cross_validate(spec, candidate, {"max_depth": 1}, frame)
 
 
 def test_folds_never_look_ahead(spec: ModelSpec, frame: pd.DataFrame) -> None:
-    folds = list(learn._folds(spec, frame))
+    folds = list(tuning._folds(spec, frame))
     assert len(folds) == spec.train.folds
     for past, future in folds:
         assert past["day"].max() < future["day"].min()
     with pytest.raises(SpecError, match="2 days with mature labels are too few to cross-validate"):
-        list(learn._folds(spec, frame[frame["day"] >= LAST - pd.Timedelta(days=1)]))
+        list(tuning._folds(spec, frame[frame["day"] >= LAST - pd.Timedelta(days=1)]))
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_classes_are_predicted_as_text_with_their_probability(tmp_path: Path, frame: pd.DataFrame, task: str) -> None:
     spec, rows = classified(tmp_path, frame, task)
-    learn.check_candidates(spec)
-    model = learn.fit(spec, spec.train.candidates[0], {"max_depth": 6}, rows)
-    scored = learn.scored(spec, model, rows)
+    pipelines.check_candidates(spec)
+    model = pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 6}, rows)
+    scored = pipelines.scored(spec, model, rows)
     assert set(scored["prediction"]) == set(rows["label"])
     assert scored["probability"].between(0, 1).all()
-    assert learn.evaluate(spec, scored, ["accuracy"])["accuracy"] > 0.8
+    assert evaluation.evaluate(spec, scored, ["accuracy"])["accuracy"] > 0.8
     if task == "binary":
         assert model.classes == ("low", "high")
         assert ((scored["probability"] > 0.5) == (scored["prediction"] == "high")).all()
@@ -152,10 +151,10 @@ def test_a_binary_task_needs_its_two_classes(tmp_path: Path, frame: pd.DataFrame
     with pytest.raises(
         SpecError, match=r"needs two classes of which one is the positive, 'high'; the labels hold \['low'\]"
     ):
-        learn.classes(spec, rows.loc[rows["label"] == "low", "label"])
+        pipelines.classes(spec, rows.loc[rows["label"] == "low", "label"])
     spec = spec.model_copy(update={"positive": True})
     with pytest.raises(SpecError, match=r"YAML reads yes, no, on and off as True: write the word in quotes"):
-        learn.classes(spec, rows["label"])
+        pipelines.classes(spec, rows["label"])
 
 
 @pytest.mark.parametrize(
@@ -177,32 +176,32 @@ def test_a_wrong_candidate_is_found_before_any_data_is_read(
         update={"train": spec.train.model_copy(update={"candidates": (Candidate(estimator=estimator, params=params),)})}
     )
     with pytest.raises(SpecError) as caught:
-        learn.check_candidates(wrong)
+        pipelines.check_candidates(wrong)
     assert message in str(caught.value)
 
 
 def test_a_champion_of_older_features_says_what_is_missing(spec: ModelSpec, frame: pd.DataFrame) -> None:
-    model = learn.fit(spec, spec.train.candidates[1], {}, frame)
+    model = pipelines.fit(spec, spec.train.candidates[1], {}, frame)
     with pytest.raises(
         SpecError, match=r"the champion was trained on \['heat'\], which the feature table no longer has"
     ):
-        learn.predict(spec, model, frame.drop(columns="heat"))
+        pipelines.predict(spec, model, frame.drop(columns="heat"))
 
 
 @pytest.mark.parametrize("metric", ["mae", "mae_over_mean", "r2", "rmse"])
 def test_daily_gains_have_the_whole_gain_as_their_mean(spec: ModelSpec, frame: pd.DataFrame, metric: str) -> None:
-    good = learn.scored(spec, learn.fit(spec, spec.train.candidates[0], {"max_depth": 9}, frame), frame)
-    naive = learn.scored(spec, learn.baseline(spec, frame), frame)
-    gains = learn.daily_gains(spec, metric, naive, good)
-    both = (learn.evaluate(spec, rows, [metric])[metric] for rows in (naive, good))
+    good = pipelines.scored(spec, pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 9}, frame), frame)
+    naive = pipelines.scored(spec, pipelines.baseline(spec, frame), frame)
+    gains = evaluation.daily_gains(spec, metric, naive, good)
+    both = (evaluation.evaluate(spec, rows, [metric])[metric] for rows in (naive, good))
     assert len(gains) == frame["day"].nunique()
-    assert np.mean(gains) == pytest.approx(learn.better_by(spec, metric, *both))
+    assert np.mean(gains) == pytest.approx(evaluation.better_by(spec, metric, *both))
     assert np.mean(gains) > 0
 
 
 def test_pinball_loss_is_scikit_learns(spec: ModelSpec) -> None:
     rows = pd.DataFrame({"label": [1.0, 2.0, 4.0], "prediction": [1.5, 2.0, 3.0], "probability": np.nan})
-    found = learn.evaluate(spec, rows, ["pinball_50", "pinball_90"])
+    found = evaluation.evaluate(spec, rows, ["pinball_50", "pinball_90"])
     assert found["pinball_50"] == pytest.approx(0.25)
     assert found["pinball_90"] == pytest.approx(sk.mean_pinball_loss(rows["label"], rows["prediction"], alpha=0.9))
 
@@ -220,27 +219,27 @@ def test_a_users_own_metric_is_a_function_of_the_models_folder(tmp_path: Path) -
     own = models.YAML.replace("mae_over_mean: {{max: 0.3}}", "metrics.cost: {{max: 5}}")
     spec = models.write(tmp_path, yaml=own)
     rows = pd.DataFrame({"label": [1.0, 2.0], "prediction": [3.0, 1.0], "probability": np.nan})
-    assert learn.evaluate(spec, rows, ["metrics.cost", "mae"]) == {"metrics.cost": 1.5, "mae": 1.5}
+    assert evaluation.evaluate(spec, rows, ["metrics.cost", "mae"]) == {"metrics.cost": 1.5, "mae": 1.5}
     assert not spec.higher_is_better("metrics.cost")
-    assert learn.better_by(spec, "metrics.cost", 3, 1) == 2
+    assert evaluation.better_by(spec, "metrics.cost", 3, 1) == 2
     with pytest.raises(SpecError, match=r"metrics\.words must return a number, got str"):
-        learn.evaluate(spec, rows, ["metrics.words"])
+        evaluation.evaluate(spec, rows, ["metrics.words"])
 
 
 def test_a_recipe_may_bring_its_own_candidates_and_features(tmp_path: Path, frame: pd.DataFrame) -> None:
     recipe = "{{window: 7d, candidates: [{{estimator: sklearn.linear_model.Lasso}}], features: [hour, site]}}"
     spec = models.write(tmp_path, yaml=models.YAML.replace("{{window: 7d}}", recipe))
     asked = spec.by_recipe(spec.recipes[1])
-    model = learn.fit(asked, asked.train.candidates[0], {}, frame)
+    model = pipelines.fit(asked, asked.train.candidates[0], {}, frame)
     assert model.columns == ["hour", "site"]
     assert type(model.pipeline.named_steps["model"]).__name__ == "Lasso"
     assert spec.by_recipe(spec.recipes[0]) == spec
-    assert len(learn.predict(spec, model, frame)) == len(frame)
+    assert len(pipelines.predict(spec, model, frame)) == len(frame)
 
 
 def test_importance_tells_what_the_model_uses(spec: ModelSpec, frame: pd.DataFrame) -> None:
-    model = learn.fit(spec, spec.train.candidates[0], {"max_depth": 6}, frame)
-    found = learn.importance(spec, model, frame)
+    model = pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 6}, frame)
+    found = pipelines.importance(spec, model, frame)
     assert max(found, key=lambda name: found[name]) == "site"
     assert found["open"] == 0
 
@@ -253,9 +252,9 @@ def test_the_common_mean_does_not_bury_an_advantage_on_every_day(spec: ModelSpec
     label = random.normal(size, 5)
     old = pd.DataFrame({"day": days, "label": label, "prediction": label + 30, "probability": np.nan})
     new = old.assign(prediction=label + random.normal(27, 1, len(label)))
-    gains = learn.daily_gains(spec, "mae_over_mean", old, new)
+    gains = evaluation.daily_gains(spec, "mae_over_mean", old, new)
     assert np.mean(gains) == pytest.approx(
-        learn.evaluate(spec, old, ["mae_over_mean"])["mae_over_mean"]
-        - learn.evaluate(spec, new, ["mae_over_mean"])["mae_over_mean"]
+        evaluation.evaluate(spec, old, ["mae_over_mean"])["mae_over_mean"]
+        - evaluation.evaluate(spec, new, ["mae_over_mean"])["mae_over_mean"]
     )
     assert gate(gains, min_gain=0, confidence=0.95, attempts=3).lower > 0

@@ -6,6 +6,7 @@ import json
 from datetime import date
 
 import pytest
+from esteira.errors import UnknownEvent
 from esteira.lifecycle import events
 from esteira.lifecycle.events import (
     Drifted,
@@ -17,7 +18,6 @@ from esteira.lifecycle.events import (
     Released,
     RolledBack,
     Undone,
-    UnknownEvent,
     Verified,
     Warned,
     from_row,

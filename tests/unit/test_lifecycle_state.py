@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
+from esteira.errors import Refused
 from esteira.lifecycle import changes
-from esteira.lifecycle.changes import Refused
 from esteira.lifecycle.events import Event, RolledBack
 from esteira.lifecycle.state import State, fold
 

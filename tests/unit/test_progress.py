@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local import progress
+from ops import progress
 
 
 def test_a_long_step_shows_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from esteira import spec as specs
-from esteira.spec import SpecError, load
+from esteira.errors import SpecError
+from esteira.spec import load
 
 from tests import models
 

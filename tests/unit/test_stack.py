@@ -18,9 +18,9 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from local import database, places, processes, stack, supervision
-from local.database import Database
-from local.layout import Stack, StackError
+from ops import database, places, processes, stack, supervision
+from ops.database import Database
+from ops.layout import Stack, StackError
 
 SLEEPER = "import sys, time; print('up', flush=True); time.sleep(120)"
 # Ignores SIGTERM, and has a child in a session of its own, as what has escaped has.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from supervisor.options import ServerOptions
 
-from local import processes, stack, supervision
-from local.database import Database
-from local.layout import Stack
+from ops import processes, stack, supervision
+from ops.database import Database
+from ops.layout import Stack
 
 
 def test_supervisord_reads_what_was_written(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import threading
 import time
 
 import pytest
-from esteira.timeouts import TooSlow, within
+from esteira.dags.timeouts import within
+from esteira.errors import TooSlow
 
 
 def test_a_block_that_takes_too_long_is_ended() -> None:
@@ -59,7 +60,7 @@ from types import SimpleNamespace
 
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CommsDecoder
-from esteira import timeouts
+from esteira.dags import timeouts
 
 timeouts.GRACE = 0.2
 told = []

@@ -3,10 +3,11 @@
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
-from esteira.data.sources import TRANSIENT, DataError, Unfinished, days, event_time, function, last_day, look, read
+from esteira.data.sources import TRANSIENT, days, event_time, function, last_day, look, read
 from esteira.data.sources.columns import writable
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
+from esteira.errors import DataError, Unfinished
 
 __all__ = [
     "SHORT",

@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira.data import kinds
-from esteira.data.sources import DataError, event_time, read, rows_of
+from esteira.data.sources import event_time, read, rows_of
 from esteira.data.validating import typed
+from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
 
 

@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from esteira.data.sources import DataError
+from esteira.errors import DataError
 from esteira.spec import ModelSpec
 from esteira.text import counted
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esteira.data import kinds
-from esteira.data.sources import DataError, call
+from esteira.data.sources import call
 from esteira.data.sources.columns import writable
+from esteira.errors import DataError
 from esteira.spec import Expectation, ModelSpec, canonical
 from esteira.text import counted
 

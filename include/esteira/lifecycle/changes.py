@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
+from esteira.errors import Refused
 from esteira.lifecycle.events import Pinned, Promoted, Released, RolledBack, Undone, effective_day
 from esteira.lifecycle.state import State
-
-
-class Refused(ValueError):
-    """The state does not allow it; the text says why, and what to do."""
 
 
 def promote(

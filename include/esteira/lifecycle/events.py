@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
+from esteira.errors import UnknownEvent
+
 ROLLBACK = "rollback/"  # who a rollback of version 0.1 was by; its row looked like a promotion's
 Row = dict[str, Any]
-
-
-class UnknownEvent(ValueError):
-    """A row of the ledger changes what is published, and this version does not know how."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,19 +14,16 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from esteira.learning.metrics import METRICS, Task
 from esteira.spec.policy import Alerts, Check, Limit, Promote, Recipe, Score, Train
 from esteira.spec.rows import Expectation, Features, Labels, PythonSource, Quality, Source, Time
 from esteira.spec.words import (
-    BEST,
-    HIGHER,
-    METRICS,
     RESERVED_COLUMNS,
     Address,
     Block,
     Column,
     Delay,
     Minutes,
-    Task,
     canonical,
     mistake,
     nearest,
@@ -200,7 +197,7 @@ class ModelSpec(Block):
     def higher_is_better(self, metric: str) -> bool:
         """Whether a metric is better when it is higher; of a user's own one the bound given tells."""
         if metric in METRICS:
-            return METRICS[metric][1] is HIGHER
+            return METRICS[metric].higher_is_better
         limits = {**(self.train.accept or {}), **self.check.metrics}
         return limits[metric].min is not None
 
@@ -221,17 +218,16 @@ class ModelSpec(Block):
                     f"{name} is your own: give min where higher is better, max where lower is, not both", *keys
                 )
             return
-        allowed = [metric for metric, (tasks, _) in METRICS.items() if self.task in tasks]
+        allowed = [metric for metric, about in METRICS.items() if self.task in about.tasks]
         if name not in allowed:
             raise mistake(
                 f"unknown metric {name!r}; for {self.task}: {_listed(allowed)}{nearest(name, allowed)}; your own is named module.function, of a file in the model's folder",
                 *keys,
             )
-        higher = METRICS[name][1] is HIGHER
+        higher, best = METRICS[name].higher_is_better, METRICS[name].best
         bound, given = ("min", limit.min) if higher else ("max", limit.max)
         if given is None:
             raise mistake(f"{name} is better when {'higher' if higher else 'lower'}: give {bound}", *keys)
-        best = BEST[METRICS[name][1]]
         if given > best if higher else given < best:
             raise mistake(f"{name} {limit} can't be reached, for its best value is {best}; see `esteira limits`", *keys)
 

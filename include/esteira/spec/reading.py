@@ -17,8 +17,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from esteira.errors import SpecError
+from esteira.settings import settings
 from esteira.spec.model import ModelSpec
-from esteira.spec.words import SpecError, nearest
+from esteira.spec.words import nearest
 
 # What a model.yaml may be at most. Every model of a team is a few kilobytes; beyond this a file is a mistake, or an attack on
 # whoever parses it: nine lines of aliases can stand for a billion values.
@@ -208,11 +210,9 @@ def _explain(detail: ErrorDetails) -> tuple[tuple[Hashable, ...], str]:
     return at, f"got {shown}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
-def model_files(folders: str | None = None) -> list[Path]:
+def model_files() -> list[Path]:
     """Every model.yaml under the folders of models: ESTEIRA_MODELS (separated by ':'), else include/models of this project."""
-    given = folders if folders is not None else os.environ.get("ESTEIRA_MODELS", "")
-    roots = [Path(folder) for folder in given.split(os.pathsep) if folder] or [Path(__file__).parents[2] / "models"]
-    folders_of = (folder for root in dict.fromkeys(roots) for folder in root.glob("*"))
+    folders_of = (folder for root in dict.fromkeys(settings().model_folders) for folder in root.glob("*"))
     # A link to nothing is there, too: what is wrong with it is said where it is read.
     return sorted(folder / "model.yaml" for folder in folders_of if os.path.lexists(folder / "model.yaml"))
 

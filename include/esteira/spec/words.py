@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from croniter import croniter
 from pydantic import (
@@ -17,8 +17,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-
-from esteira.text import printable
 
 ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
 RESERVED_COLUMNS = frozenset(
@@ -46,45 +44,6 @@ RESERVED_COLUMNS = frozenset(
 CENTURY = 36_500  # days
 LAST_DAY = date(2200, 1, 1)
 FIRST_DAY = date(1900, 1, 1)  # from here on a hundred years back is a day, too
-Task = Literal["regression", "binary", "multiclass"]
-HIGHER, LOWER = True, False
-METRICS: Mapping[str, tuple[frozenset[Task], bool]] = {
-    # name: (the tasks that it measures, whether higher is better); learn.py holds the functions
-    "mae": (frozenset({"regression"}), LOWER),
-    "rmse": (frozenset({"regression"}), LOWER),
-    "mape": (frozenset({"regression"}), LOWER),
-    "mae_over_mean": (frozenset({"regression"}), LOWER),
-    **{f"pinball_{percent:02}": (frozenset({"regression"}), LOWER) for percent in range(1, 100)},
-    "r2": (frozenset({"regression"}), HIGHER),
-    "accuracy": (frozenset({"binary", "multiclass"}), HIGHER),
-    "balanced_accuracy": (frozenset({"binary", "multiclass"}), HIGHER),
-    "f1": (frozenset({"binary", "multiclass"}), HIGHER),
-    "roc_auc": (frozenset({"binary"}), HIGHER),
-    "average_precision": (frozenset({"binary"}), HIGHER),
-    "log_loss": (frozenset({"binary"}), LOWER),
-    "brier": (frozenset({"binary"}), LOWER),
-}
-
-
-BEST = {HIGHER: 1, LOWER: 0}  # of every metric above
-
-
-class EsteiraError(Exception):
-    """What a user can mend; the text says how."""
-
-
-class OutOfReach(OSError):
-    """Storage or a server can't be reached just now: the text says which, why, and how to mend it. Trying again may help."""
-
-
-class SpecError(EsteiraError):
-    """A model.yaml is wrong. The text has a line for each mistake: where, what was got, what is allowed, the mend.
-
-    Airflow keeps it in its database, which takes no NUL and no half a character: such signs are escaped.
-    """
-
-    def __init__(self, text: str = "") -> None:
-        super().__init__(printable(text))
 
 
 def nearest(word: object, allowed: Iterator[str] | list[str] | tuple[str, ...]) -> str:

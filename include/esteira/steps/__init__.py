@@ -1,5 +1,6 @@
 """What each task does: pure code meets the tables and the registry. Every step may die anywhere and run again."""
 
+from esteira.errors import NoChampion, PromotionRefused, Unaccounted
 from esteira.steps.checking import (
     check,
     chosen_version,
@@ -12,7 +13,6 @@ from esteira.steps.checking import (
     standing,
 )
 from esteira.steps.ingest import extract, features, validate
-from esteira.steps.ledger import NoChampion, PromotionRefused, champion, repair_aliases, require_champions, status
 from esteira.steps.mails import (
     drift_mail,
     failure_mail,
@@ -28,9 +28,10 @@ from esteira.steps.outages import is_outage
 from esteira.steps.outbox import deliver, post
 from esteira.steps.previewing import preview
 from esteira.steps.promotions import rollback, to_verify, verify
-from esteira.steps.quality import Unaccounted, accounted, left_over, require_fit
+from esteira.steps.quality import accounted, left_over, require_fit
 from esteira.steps.scoring import publish, requeue, score
 from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, register, select, train
+from esteira.store.ledger import champion, repair_aliases, require_champions, status
 
 __all__ = [
     "NoChampion",

@@ -14,11 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import data, drift, learn, notebook, registry, tables
-from esteira.learn import Model
+from esteira import data
+from esteira.errors import DataError, EsteiraError
+from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning.pipelines import Model
 from esteira.lifecycle.policy import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
-from esteira.spec import EsteiraError, ModelSpec, Recipe
-from esteira.steps import ingest, ledger, promotions, scoring, training
+from esteira.notebooks import git
+from esteira.spec import ModelSpec, Recipe
+from esteira.steps import ingest, promotions, scoring, training
 from esteira.steps.measuring import (
     decide,
     decided,
@@ -33,6 +36,7 @@ from esteira.steps.measuring import (
 )
 from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import served
+from esteira.store import lake, ledger, runs
 from esteira.text import better_by
 
 log = logging.getLogger(__name__)
@@ -48,7 +52,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     asked = spec.by_recipe(recipe)
     every = asked.train.candidates
     found = [
-        (learn.tune(asked, candidate, frame, recipe.half_life, recipe.trials, only=len(every) == 1), index)
+        (tuning.tune(asked, candidate, frame, recipe.half_life, recipe.trials, only=len(every) == 1), index)
         for index, candidate in enumerate(every)
     ]
     best, index = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
@@ -61,12 +65,12 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         "candidate": index,
         "recipe": recipe.model_dump_json(),
     }
-    with registry.run(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
-        model = learn.fit(asked, chosen, best.params, frame, recipe.half_life)
-        registry.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
+    with runs.tracked(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
+        model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
+        runs.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
         held_out = ingest.labelled(spec, *slice_days(spec, day))
         training.log_fitted(
-            spec, run_id, model, frame, held_out, learn.scored(spec, model, held_out), chosen, best.params, versions
+            spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
 
@@ -84,20 +88,18 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
     frame = ingest.labelled(spec, oldest, last, versions)
     rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
     if rows.empty:
-        raise data.DataError(
-            f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window"
-        )
+        raise DataError(f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window")
     return rows, versions
 
 
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     now = ledger.require_champion(spec, day)
-    challenger = registry.load(spec, run_id)
+    challenger = runs.load(spec, run_id)
     held_out = served(spec, now.version, *slice_days(spec, day))
     unseen = held_out[held_out["day"] > pd.Timestamp(challenger.trained_through)]
     old, new = _paired(spec, challenger, unseen)
-    gains = learn.daily_gains(spec, spec.check.metric, old, new)
+    gains = evaluation.daily_gains(spec, spec.check.metric, old, new)
     seen = gate(
         gains,
         min_gain=spec.promote.min_gain,
@@ -112,7 +114,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
     write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
-    registry.log(
+    runs.log(
         run_id,
         metrics={"gain": seen.gain, "gain_lower": seen.lower},
         tags={"outcome": outcome.value, "measured": now.version},
@@ -131,13 +133,13 @@ def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.
     """
     if rows.empty:
         return rows, rows
-    frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
+    frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
     known = rows.merge(frame, on=["day", *spec.key], how="inner", validate="one_to_one")
     if known.empty:
         return known, known
     columns = ["day", "label", *spec.check.segments]
-    new = known[columns].join(learn.predict(spec, challenger, known))
+    new = known[columns].join(pipelines.predict(spec, challenger, known))
     return known[[*columns, "prediction", "probability"]], new
 
 
@@ -185,7 +187,7 @@ class Attempt:
 
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
-    rows = tables.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
+    rows = lake.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
     rows = rows[rows["segment"] == ""]
     found = [
         Attempt(
@@ -245,7 +247,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
         spec,
         version,
         day,
-        measured=int(registry.client().get_run(chosen.run_id).data.tags["measured"]),
+        measured=int(runs.client().get_run(chosen.run_id).data.tags["measured"]),
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         evidence={
@@ -266,29 +268,29 @@ def rescore(spec: ModelSpec, day: date, version: int) -> int:
     It ends with the last day that was served: a day that is being scored just now is its own run's to serve.
     """
     since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days, min_rows=spec.check.min_rows)
-    last = max([since, *tables.days_of("served", spec.name)])
+    last = max([since, *lake.days_of("served", spec.name)])
     return scoring.score(spec, data.days(since, last), run_key(day), version)
 
 
 def commit_notebook(spec: ModelSpec, day: date) -> str:
     """Execute the retraining notebook and commit it; returns the commit. A push that fails is only warned about."""
-    return notebook.commit(spec.name, day, {"model": spec.name, "day": str(day)})
+    return git.commit(spec.name, day, {"model": spec.name, "day": str(day)})
 
 
 def drift_report(spec: ModelSpec, day: date) -> str:
     """Keep Evidently's report of the latest window against the champion's training rows; returns the MLflow run."""
     now = ledger.require_champion(spec, day)
-    tags = registry.client().get_run(registry.run_of(spec, now.version)).data.tags
+    tags = runs.client().get_run(runs.run_of(spec, now.version)).data.tags
     seen = (date.fromisoformat(tags["first_day"]), date.fromisoformat(tags["trained_through"]))
-    reference = tables.read("features", spec.name, day=seen)
-    current = tables.read("features", spec.name, day=windows(spec, now, day)[-1])
+    reference = lake.read("features", spec.name, day=seen)
+    current = lake.read("features", spec.name, day=windows(spec, now, day)[-1])
     with (
-        registry.run(spec, f"{run_key(day)}/drift", f"drift {day}", kind="drift", check_day=day) as run_id,
+        runs.tracked(spec, f"{run_key(day)}/drift", f"drift {day}", kind="drift", check_day=day) as run_id,
         tempfile.TemporaryDirectory() as folder,
     ):
         path = Path(folder) / "drift.html"
         drift.report(spec, reference, current, path)
-        registry.log_file(run_id, path)
+        runs.log_file(run_id, path)
     return run_id
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import learn, tables
-from esteira.estimate import estimate
+from esteira.learning import evaluation
+from esteira.learning.estimation import estimate
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
-from esteira.steps.ledger import Champion
 from esteira.steps.outcomes import known_rows, served
+from esteira.store import lake
+from esteira.store.ledger import Champion
 
 
 def rows(spec: ModelSpec, champion: Champion, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
@@ -31,13 +32,13 @@ def _about(spec: ModelSpec, champion: Champion, day: date) -> dict[str, Any]:
 def _pending(spec: ModelSpec, champion: Champion, day: date) -> list[dict[str, Any]]:
     last = ingest.mature_through(spec, day)
     span = (max(last + timedelta(days=1), champion.effective_day), day)
-    given = tables.read("served", spec.name, day=span, version=champion.version)
+    given = lake.read("served", spec.name, day=span, version=champion.version)
     if given.empty:
         return []
     known = known_rows(spec, champion.version, last)
     if known.empty or known["day"].nunique() < spec.check.min_days:
         return []
-    frame = tables.read("features", spec.name, day=span)
+    frame = lake.read("features", spec.name, day=span)
     chosen = given[["day", *spec.key, "prediction", "probability"]]
     asked = chosen.merge(frame.drop(columns="event_time"), on=["day", *spec.key], validate="one_to_one")
     days = [moment.date() for moment in sorted(asked["day"].unique())]
@@ -66,7 +67,7 @@ def _errors(spec: ModelSpec, champion: Champion, day: date, span: tuple[date, da
     By days, for a metric such as AUC is no mean over them: the window's own value is another figure.
     """
     since = span[0] - timedelta(days=1)
-    had = tables.read(
+    had = lake.read(
         "metrics", spec.name, check_day=(since, day), role="estimated", window="day", version=champion.version
     )
     had = had[
@@ -82,7 +83,9 @@ def _errors(spec: ModelSpec, champion: Champion, day: date, span: tuple[date, da
     for name in spec.check.metrics:
         mine = had[(had["metric"] == name) & had["value"].notna()].set_index("last_day")
         real = {
-            each: learn.evaluate(spec, part, (name,))[name] for each, part in came.groupby("day") if each in mine.index
+            each: evaluation.evaluate(spec, part, (name,))[name]
+            for each, part in came.groupby("day")
+            if each in mine.index
         }
         both = mine.assign(real=pd.Series(real, dtype="float64")).dropna(subset=["value", "real"])
         if both.empty:

@@ -7,11 +7,12 @@ from datetime import date
 
 import pandas as pd
 
-from esteira import drift, learn, registry
+from esteira.learning import drift, evaluation
 from esteira.lifecycle.policy import first_violated
 from esteira.spec import ModelSpec
-from esteira.steps import ledger, measuring
+from esteira.steps import measuring
 from esteira.steps.outcomes import known_rows, segments
+from esteira.store import ledger, runs
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Worsened:
 def moved(spec: ModelSpec, day: date) -> list[Moved]:
     """The features of the day's check by importance × drift, the largest first."""
     now = ledger.require_champion(spec, day)
-    kept = drift.importance(registry.profile(registry.run_of(spec, now.version)))
+    kept = drift.importance(runs.profile(runs.run_of(spec, now.version)))
     found = measuring.drifts(spec, day)
     weight = {name: max(kept.get(name, 0.0), 0.0) for name in found}
     total = sum(weight.values()) or 1.0
@@ -75,7 +76,7 @@ def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
     for _, name, part in segments(late, columns):
         if name not in past or len(part) < spec.check.min_rows:
             continue
-        values = [learn.evaluate(spec, some, (metric,))[metric] for some in (past[name], part)]
-        if learn.better_by(spec, metric, *values) < 0:
+        values = [evaluation.evaluate(spec, some, (metric,))[metric] for some in (past[name], part)]
+        if evaluation.better_by(spec, metric, *values) < 0:
             found.append(Worsened(name, values[0], values[1], len(part)))
     return sorted(found, key=lambda each: abs(each.now - each.before) * each.rows, reverse=True)[:most]

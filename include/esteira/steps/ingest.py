@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from esteira import data, tables
+from esteira import data
+from esteira.errors import DataError, Unaccounted
 from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
+from esteira.store import lake
 from esteira.text import counted, shown_days
 
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
@@ -62,12 +64,12 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     days = _settled(spec, days, [day for day in days if day not in filled], when_gone)
     if not days:
         return 0
-    good, bad = data.storable(spec, rows, tables.types("raw", spec.name))
+    good, bad = data.storable(spec, rows, lake.types("raw", spec.name))
     bad = _new(spec, bad, days)
     _quarantine(spec, bad, days, "extract")
-    tables.replace_days("raw", spec.name, good.assign(read_at=pd.Timestamp(tables.clock())), days)
+    lake.replace_days("raw", spec.name, good.assign(read_at=pd.Timestamp(lake.clock())), days)
     _keep_late(spec, late, min(days))
-    if len(tables.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
+    if len(lake.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
         _quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
     read = len(good) + len(bad)
     log.info("model %s: %s read for %s", spec.name, counted(read, "row"), _span(days))
@@ -77,7 +79,7 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
 def _settled(spec: ModelSpec, days: list[date], empty: list[date], when_gone: WhenGone) -> list[date]:
     """The days to write, where the source has no row for those that are empty."""
     had = (
-        tables.read("raw", spec.name, columns=["day"], day=(min(empty), max(empty)))
+        lake.read("raw", spec.name, columns=["day"], day=(min(empty), max(empty)))
         if empty
         else pd.DataFrame({"day": []})
     )
@@ -94,7 +96,7 @@ def _settled(spec: ModelSpec, days: list[date], empty: list[date], when_gone: Wh
     if when_gone == "keep":
         log.warning("model %s: %s any more: what was read before (%s) is kept", spec.name, about, counted(rows, "row"))
         return [day for day in days if day not in gone]
-    raise data.DataError(
+    raise DataError(
         f"model {spec.name}: {about}, of which {counted(rows, 'row')} {'was' if rows == 1 else 'were'} read before; nothing was replaced. See that the source "
         "is whole. If there really is nothing any more, say so: `--allow-empty`, or *Allow empty days* in the form"
     )
@@ -107,13 +109,13 @@ def _span(days: list[date]) -> str:
 def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
     """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them."""
     before = first - timedelta(days=1)
-    if tables.missing_days("raw", spec.name, [before]):  # that day's own run will read them
+    if lake.missing_days("raw", spec.name, [before]):  # that day's own run will read them
         return
-    had = tables.read("quarantine", spec.name, columns=["row", "stage"], day=before)
+    had = lake.read("quarantine", spec.name, columns=["row", "stage"], day=before)
     if late.empty and not (len(had) and (had["stage"] == "late").any()):
         return
-    good, bad = data.storable(spec, late, tables.types("raw", spec.name))
-    known = tables.read("raw", spec.name, columns=["day", *spec.key], day=before)
+    good, bad = data.storable(spec, late, lake.types("raw", spec.name))
+    known = lake.read("raw", spec.name, columns=["day", *spec.key], day=before)
     if len(known) and len(good):
         good = good[~good.set_index([*spec.key]).index.isin(known.set_index([*spec.key]).index)]
     command = f"esteira requeue {spec.name} --day {before}"
@@ -145,7 +147,7 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     if timeless.empty or own:
         return bad
     rules = [
-        tables.read("quarantine", spec.name, columns=["day", "row"], rule=rule, stage="extract") for rule in TIMELESS
+        lake.read("quarantine", spec.name, columns=["day", "row"], rule=rule, stage="extract") for rule in TIMELESS
     ]
     known = pd.concat([rows for rows in rules if len(rows)] or rules[:1])
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
@@ -161,9 +163,9 @@ def _raw(spec: ModelSpec, days: list[date], *, whole: bool = True) -> pd.DataFra
     """The raw rows of the days, without the target: neither features nor scoring may see it. Else than `whole`, those of
     their columns that features are made of.
     """
-    columns = [name for name in tables.columns("raw", spec.name) if name != spec.target]
+    columns = [name for name in lake.columns("raw", spec.name) if name != spec.target]
     columns = columns if whole else data.asked_columns(spec, columns)
-    rows = tables.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
+    rows = lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
     return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
 
 
@@ -171,7 +173,7 @@ def _whole(spec: ModelSpec, days: list[date], rows: pd.DataFrame) -> pd.DataFram
     """All columns of raw rows that were read in part. Raises Unaccounted where they were written anew meanwhile."""
     whole = _raw(spec, days)
     if not whole[[*spec.key, "event_time"]].equals(rows[[*spec.key, "event_time"]]):
-        raise quality.Unaccounted(
+        raise Unaccounted(
             f"model {spec.name}: the raw rows of {_span(days)} were written anew while they were looked at"
         )
     return whole
@@ -195,13 +197,13 @@ def _quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str
     """Bad rows, whole, as JSON: whatever their types are, nothing of them is lost."""
     if bad.empty:
         rows = pd.DataFrame()
-        had = tables.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
+        had = lake.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
         if had.empty or not (had["stage"] == stage).any():
             return
     else:
-        found_at = pd.Timestamp(tables.clock())
+        found_at = pd.Timestamp(lake.clock())
         rows = bad[["day", "rule", "reason"]].assign(row=_as_json(bad), stage=stage, found_at=found_at)
-    tables.replace_days("quarantine", spec.name, rows, days, stage=stage)
+    lake.replace_days("quarantine", spec.name, rows, days, stage=stage)
 
 
 def _as_json(rows: pd.DataFrame) -> pd.Series:
@@ -221,15 +223,15 @@ def _as_json(rows: pd.DataFrame) -> pd.Series:
 def features(spec: ModelSpec, days: list[date]) -> int:
     """Build the features of the days from their good raw rows into the feature store; returns its Delta version."""
     if not days:
-        return tables.version("features", spec.name)
+        return lake.version("features", spec.name)
     quality.require_extracted(spec, days)
     built = data.build_features(spec, _raw(spec, days, whole=False))
-    return tables.replace_days("features", spec.name, built, days, mark=features_mark(spec))
+    return lake.replace_days("features", spec.name, built, days, mark=features_mark(spec))
 
 
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:
     """Extract, validate and build those of the days that the feature store lacks, or has of an older spec."""
-    lacking = tables.missing_days("features", spec.name, days, features_mark(spec))
+    lacking = lake.missing_days("features", spec.name, days, features_mark(spec))
     extract(spec, lacking, "keep")
     validate(spec, lacking)
     quality.require_mostly_good(spec, lacking)
@@ -250,9 +252,9 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
     days = data.days(first, mature_through(spec, as_of))
     if not days:
         return 0
-    known = tables.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
-    stale = tables.missing_days("labels", spec.name, days, labels_mark(spec))
-    had = tables.read("labels", spec.name, day=(days[0], days[-1]))
+    known = lake.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
+    stale = lake.missing_days("labels", spec.name, days, labels_mark(spec))
+    had = lake.read("labels", spec.name, day=(days[0], days[-1]))
     had = (
         had[~had["day"].isin(pd.to_datetime(stale))]
         if len(had)
@@ -277,7 +279,7 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
     rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
     good = good.drop(columns="disputed").assign(
-        label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(tables.clock())
+        label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(lake.clock())
     )
     if len(had):
         seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
@@ -288,7 +290,7 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
         # What a delivery does not hold any more stays known; what it holds anew replaces it.
         good = pd.concat([gone[gone["_merge"] == "left_only"][list(good.columns)], good], ignore_index=True)
     _quarantine(spec, bad, days, "labels")
-    tables.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
+    lake.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
     sizes = counted(len(good), "label"), counted(len(known), "row"), counted(len(days), "day")
     log.info("model %s: %s for %s of %s", spec.name, *sizes)
     asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
@@ -298,14 +300,14 @@ def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: p
 
 def versions(spec: ModelSpec) -> str:
     """The Delta versions of features and labels as they are now, as text: what a training reads, and is recorded with."""
-    return f"{tables.version('features', spec.name)}/{tables.version('labels', spec.name)}"
+    return f"{lake.version('features', spec.name)}/{lake.version('labels', spec.name)}"
 
 
 def labelled(spec: ModelSpec, first: date, last: date, versions: str = "/") -> pd.DataFrame:
     """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
     features_at, labels_at = (int(number) if number else None for number in versions.split("/"))
-    rows = tables.read("features", spec.name, at=features_at, day=(first, last))
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))
+    rows = lake.read("features", spec.name, at=features_at, day=(first, last))
+    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))
     if rows.empty or known.empty:
         return rows.head(0).assign(label=[])
     joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")

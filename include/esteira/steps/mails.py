@@ -13,9 +13,10 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from esteira import drift, registry, tables
+from esteira.learning import drift
 from esteira.spec import ModelSpec
-from esteira.steps import checking, explaining, ledger, measuring
+from esteira.steps import checking, explaining, measuring
+from esteira.store import lake, ledger, runs
 from esteira.text import counted
 
 _TEXT = """\
@@ -188,16 +189,16 @@ def report_why(spec: ModelSpec, day: date, run_id: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "why.html"
         path.write_text(_rendered(_HTML, page, escape=True), encoding="utf-8")
-        registry.log_file(run_id, path)
+        runs.log_file(run_id, path)
 
 
 def _links(spec: ModelSpec, day: date, run_url: str) -> tuple[tuple[str, str], ...]:
-    runs = registry.runs(spec, kind="drift", check_day=day)
-    report = registry.run_link(spec, str(runs[0].info.run_id)) if runs else ""
+    reports = runs.search(spec, kind="drift", check_day=day)
+    report = runs.run_link(spec, str(reports[0].info.run_id)) if reports else ""
     found = (
         ("The run in Airflow", run_url),
         ("The drift report in MLflow", report),
-        ("The metrics table", tables.path("metrics", spec.name)),
+        ("The metrics table", lake.path("metrics", spec.name)),
     )
     return tuple((name, link) for name, link in found if link)
 
@@ -223,7 +224,7 @@ def drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
 
 def verification_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """The mail that says that a promotion turned out worse than what it replaced; None where the day's check found none."""
-    rows = tables.read("ledger", spec.name, to_state="worse", by=measuring.run_key(day))
+    rows = lake.read("ledger", spec.name, to_state="worse", by=measuring.run_key(day))
     if rows.empty:
         return None
     row = rows.iloc[0]

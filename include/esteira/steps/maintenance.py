@@ -6,13 +6,13 @@ import logging
 from collections.abc import Set
 from typing import get_args
 
-from esteira import registry, tables
 from esteira.spec import ModelSpec
+from esteira.store import lake, runs
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
-CITED: dict[tables.Kind, str] = {"features": "features_version", "labels": "labels_version"}
+CITED: dict[lake.Kind, str] = {"features": "features_version", "labels": "labels_version"}
 
 
 def maintain(spec: ModelSpec, days: int = 7) -> str:
@@ -22,17 +22,17 @@ def maintain(spec: ModelSpec, days: int = 7) -> str:
     version that a registered model version cites.
     """
     compacted = removed = 0
-    for kind in get_args(tables.Kind):
-        merged, gone = tables.maintain(kind, spec.name, keep=_cited(spec, kind), hours=24 * days)
+    for kind in get_args(lake.Kind):
+        merged, gone = lake.maintain(kind, spec.name, keep=_cited(spec, kind), hours=24 * days)
         compacted, removed = compacted + merged, removed + gone
     said = f"{counted(compacted, 'file')} compacted, {counted(removed, 'file')} removed"
     log.info("model %s: %s", spec.name, said)
     return said
 
 
-def _cited(spec: ModelSpec, kind: tables.Kind) -> Set[int]:
+def _cited(spec: ModelSpec, kind: lake.Kind) -> Set[int]:
     """The Delta versions of a table that registered model versions were trained on."""
     if kind not in CITED:
         return set()
-    found = registry.client().search_model_versions(f"name = '{spec.name}'")
+    found = runs.client().search_model_versions(f"name = '{spec.name}'")
     return {int(version.tags[CITED[kind]]) for version in found if version.tags.get(CITED[kind])}

@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import data, drift, learn, registry, tables
+from esteira import data
+from esteira.learning import drift, evaluation
 from esteira.lifecycle.policy import Decision, Measurement, Verdict
 from esteira.lifecycle.policy import decide as decide_from
 from esteira.spec import Limit, ModelSpec
-from esteira.steps import estimating, ingest, ledger
+from esteira.steps import estimating, ingest
 from esteira.steps.outcomes import segments, served
+from esteira.store import lake, ledger, runs
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def _metric_rows(
             "n_rows": len(rows),
             "n_days": rows["day"].nunique(),
         }
-        for name, value in learn.evaluate(spec, rows, tuple(limits)).items()
+        for name, value in evaluation.evaluate(spec, rows, tuple(limits)).items()
     ]
 
 
@@ -121,9 +123,7 @@ def measure(spec: ModelSpec, day: date) -> int:
 def _skipped(spec: ModelSpec, day: date) -> list[date]:
     """The days before a check's, since the newest one before it, on which a window became whole that its own last ones lack."""
     known = ledger.state(spec)
-    since = max(
-        [known.changes[0].effective_day, *(each for each in tables.days_of("metrics", spec.name) if each < day)]
-    )
+    since = max([known.changes[0].effective_day, *(each for each in lake.days_of("metrics", spec.name) if each < day)])
     held = windows(spec, ledger.require_champion(spec, day), day)
     oldest = held[0][0] if held else date.max
     found = []
@@ -177,9 +177,9 @@ def _estimates(
 
 def write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attempt: int) -> None:
     """Replace what the check of a day wrote for an attempt (0: the check itself)."""
-    frame = pd.DataFrame(rows, columns=tables.METRICS_SCHEMA.names)
+    frame = pd.DataFrame(rows, columns=lake.METRICS_SCHEMA.names)
     where = {"check_day": day, "attempt": attempt}
-    tables.replace("metrics", spec.name, frame, where, schema=tables.METRICS_SCHEMA, partition="check_day")
+    lake.replace("metrics", spec.name, frame, where, schema=lake.METRICS_SCHEMA, partition="check_day")
 
 
 def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
@@ -188,7 +188,7 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
     if not served:
         return []
     # A day can't have been recorded before it was over.
-    known = tables.read(
+    known = lake.read(
         "metrics",
         spec.name,
         columns=["last_day"],
@@ -202,8 +202,8 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
 
 
 def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
-    frame = tables.read("features", spec.name, columns=["day", *spec.features.all], day=span)
-    found = drift.psi(registry.profile(registry.run_of(spec, version)), frame)
+    frame = lake.read("features", spec.name, columns=["day", *spec.features.all], day=span)
+    found = drift.psi(runs.profile(runs.run_of(spec, version)), frame)
     if not found:
         return []
     about = {
@@ -245,8 +245,8 @@ def _label_rows(
     must not be all that came.
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
-    rows = tables.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(start, end))
+    rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
+    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(start, end))
     if rows.empty or known.empty:
         return []
     rows = rows.merge(known, on=["day", *spec.key], how="left")
@@ -294,7 +294,7 @@ def limit_of(spec: ModelSpec, name: str) -> Limit:
 
 def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
     """The champion's windows as the check recorded them, the latest one last."""
-    every = tables.read("metrics", spec.name, check_day=day, attempt=0, window=window)
+    every = lake.read("metrics", spec.name, check_day=day, attempt=0, window=window)
     rows = every[(every["role"] == "champion") & ((every["segment"] == "") | every["in_range"].notna())]
     labels = every[every["role"] == "labels"]
     found = []
@@ -338,13 +338,13 @@ def _keep_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
 
 def _acted(spec: ModelSpec, day: date) -> bool:
     """Whether the day's check has promoted, or has delivered its warning: what it decided before stays as it is."""
-    known = tables.read("ledger", spec.name, columns=["to_state"], by=run_key(day))
+    known = lake.read("ledger", spec.name, columns=["to_state"], by=run_key(day))
     return bool(known["to_state"].isin(["champion", "delivered"]).any())
 
 
 def decided(spec: ModelSpec, day: date) -> Verdict | None:
     """What the check of a day has decided; None where it has not."""
-    rows = tables.read("metrics", spec.name, check_day=day, role="decision")
+    rows = lake.read("metrics", spec.name, check_day=day, role="decision")
     return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
 
 
@@ -368,7 +368,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
         return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
     warned = warning_id(now.version, found[-1].last)
-    if _done_by_another_day(spec, warned, day) or len(tables.read("ledger", spec.name, id=f"delivered:{warned}")):
+    if _done_by_another_day(spec, warned, day) or len(lake.read("ledger", spec.name, id=f"delivered:{warned}")):
         return Verdict(
             Decision.WATCH,
             f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
@@ -378,7 +378,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def only_measured(spec: ModelSpec, day: date) -> str:
     """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    newest = max([day, *tables.days_of("metrics", spec.name)])
+    newest = max([day, *lake.days_of("metrics", spec.name)])
     if newest > day:
         return f"only measured: {newest} was checked already"
     now, latest = ledger.champion(spec, day), ledger.champion(spec)
@@ -394,14 +394,14 @@ def warning_id(version: int, window_end: date) -> str:
 
 def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
     """Each feature's PSI in the latest window of a day's check, the largest first."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="psi")
+    rows = lake.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="psi")
     found = rows.sort_values("value", ascending=False)
     return dict(zip(found["segment"], found["value"], strict=True))
 
 
 def drift_to_report(spec: ModelSpec, day: date) -> str | None:
     """The ledger's id of a report that too many features drifted; None where they did not, or it was reported before."""
-    rows = tables.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="drift_share")
+    rows = lake.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="drift_share")
     if rows.empty or rows["in_range"].iloc[0] or only_measured(spec, day):
         return None
     key = f"drifted:{int(rows['version'].iloc[0])}:{rows['last_day'].iloc[0].date()}"
@@ -410,5 +410,5 @@ def drift_to_report(spec: ModelSpec, day: date) -> str | None:
 
 def _done_by_another_day(spec: ModelSpec, key: str, day: date) -> bool:
     """Whether the check of another day has written this id into the ledger."""
-    rows = tables.read("ledger", spec.name, id=key)
+    rows = lake.read("ledger", spec.name, id=key)
     return bool(len(rows)) and bool(rows.iloc[0]["by"] != run_key(day))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esteira.data import TRANSIENT
-from esteira.spec import OutOfReach
+from esteira.errors import OutOfReach
 
 OUTAGES = TRANSIENT | {"_internal.CommitFailedError"}  # Delta's other errors are OutOfReach by then
 WRONG = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, timedelta
 
-from esteira import tables
 from esteira.spec import ModelSpec
-from esteira.steps import ledger
 from esteira.steps.mails import Mail
+from esteira.store import lake, ledger
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def post(spec: ModelSpec, mail: Mail, day: date, by: str, send: Callable[[Mail],
         effective=day,
         evidence={"mail": asdict(mail)},
     )
-    if len(tables.read("ledger", spec.name, columns=["id"], id=f"delivered:{_name(spec, mail)}")):
+    if len(lake.read("ledger", spec.name, columns=["id"], id=f"delivered:{_name(spec, mail)}")):
         return False
     send(mail)
     _record(spec, mail, day, by)
@@ -43,11 +42,11 @@ def deliver(spec: ModelSpec, minutes: float, send: Callable[[Mail], None]) -> in
     Younger mails are left to the task that queued them, and tries to send them itself. A mail that can't be sent keeps
     none of the others; what was raised first is raised in the end.
     """
-    events = tables.read(
+    events = lake.read(
         "ledger", spec.name, columns=["id", "at", "effective_day", "to_state", "evidence", "by"]
     ).sort_values("at")
     delivered = set(events.loc[events["to_state"] == "delivered", "id"].str.removeprefix("delivered:"))
-    old = events["at"] <= tables.clock() - timedelta(minutes=minutes)
+    old = events["at"] <= lake.clock() - timedelta(minutes=minutes)
     waiting = events[(events["to_state"] == "queued") & old & ~events["id"].str.removeprefix("queued:").isin(delivered)]
     refused: list[Exception] = []
     for row in waiting.to_dict("records"):

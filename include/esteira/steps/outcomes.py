@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import learn, tables
+from esteira.learning import pipelines
 from esteira.spec import ModelSpec, canonical
-from esteira.steps import ingest, ledger
+from esteira.steps import ingest
+from esteira.store import lake, ledger
 
 KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
 SEGMENTS = 20  # values of one column that are measured
@@ -19,15 +20,15 @@ SEGMENTS = 20  # values of one column that are measured
 def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
     """The rows that a version (None: any) served on the days, with their label: out of sample only."""
     where: dict[str, Any] = {"version": version} if version else {}
-    rows = tables.read("served", spec.name, day=(first, last), **where)
-    known = tables.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
+    rows = lake.read("served", spec.name, day=(first, last), **where)
+    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
     if rows.empty or known.empty:
         columns = ["day", *spec.key, "prediction", "probability", "label", *spec.check.segments]
         return pd.DataFrame(columns=list(dict.fromkeys(columns)))
     joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
     if spec.check.segments:  # a row whose features are gone since belongs to the empty segment
         columns = list(dict.fromkeys(["day", *spec.key, *spec.check.segments]))
-        parts = tables.read("features", spec.name, columns=columns, day=(first, last))
+        parts = lake.read("features", spec.name, columns=columns, day=(first, last))
         joined = joined.merge(parts.reindex(columns=columns), on=["day", *spec.key], how="left", validate="one_to_one")
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
@@ -41,7 +42,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
         return rows
     model = ledger.load_version(spec, version)
     segments = [name for name in spec.check.segments if name not in spec.key]
-    frame = tables.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
+    frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     columns = ["day", *spec.key, "label", *segments]
     known = rows[columns].merge(
         frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
@@ -49,7 +50,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
     known = known[known["day"] > pd.Timestamp(model.trained_through)]
     if known.empty:
         return known[columns].assign(prediction=[], probability=[])
-    return known[columns].join(learn.predict(spec, model, known))
+    return known[columns].join(pipelines.predict(spec, model, known))
 
 
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     if first > last:
         return pd.DataFrame()
     frame = ingest.labelled(spec, first, last)
-    return frame.join(learn.predict(spec, model, frame)) if len(frame) else frame
+    return frame.join(pipelines.predict(spec, model, frame)) if len(frame) else frame
 
 
 def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:

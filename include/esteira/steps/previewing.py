@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 
 from esteira import data
+from esteira.errors import DataError
 from esteira.spec import ModelSpec
 from esteira.steps.quality import time_hint
 from esteira.text import counted
@@ -25,7 +26,7 @@ def preview(spec: ModelSpec, day: date | None = None) -> str:
     rows = data.read(spec, day, day)
     rows = rows[rows["day"] == pd.Timestamp(day)]
     if rows.empty:
-        raise data.DataError(f"model {spec.name}: the source has no row for {day}; give another --day")
+        raise DataError(f"model {spec.name}: the source has no row for {day}; give another --day")
     storable, unreadable = data.storable(spec, rows, {})
     scored = storable.drop(columns=spec.target, errors="ignore")
     good, bad = data.validate(spec, scored)
@@ -37,7 +38,7 @@ def preview(spec: ModelSpec, day: date | None = None) -> str:
     ]
     if len(every) > spec.quality.max_quarantined * len(rows):
         share = f"more than quality.max_quarantined ({spec.quality.max_quarantined:.0%})"
-        raise data.DataError(
+        raise DataError(
             "\n".join([*lines, f"that is {share}: the day would be refused{time_hint(spec, every['rule'])}"])
         )
     if len(built):

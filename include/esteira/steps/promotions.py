@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import learn, registry, tables
+from esteira.errors import EsteiraError, NoChampion
+from esteira.learning import evaluation
 from esteira.lifecycle.policy import Gate, gate
-from esteira.spec import EsteiraError, ModelSpec
-from esteira.steps import ingest, ledger, scoring
-from esteira.steps.ledger import Champion
+from esteira.spec import ModelSpec
+from esteira.steps import ingest, scoring
 from esteira.steps.measuring import run_key, spans, write_metrics
 from esteira.steps.outcomes import as_predicted_by, served
+from esteira.store import lake, ledger, runs
+from esteira.store.ledger import Champion
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def to_verify(spec: ModelSpec, day: date) -> Promotion | None:
     found = Promotion(now, replaced, now.effective_day, now.effective_day + timedelta(days=spec.check.every - 1))
     if found.last > ingest.mature_through(spec, day) or replaced == now.version:
         return None
-    known = tables.read("ledger", spec.name, id=found.key)
+    known = lake.read("ledger", spec.name, id=found.key)
     return found if known.empty or known["by"].iloc[0] == run_key(day) else None
 
 
@@ -68,13 +70,13 @@ def verify(spec: ModelSpec, day: date) -> str:
     if new["day"].nunique() < spec.check.min_days:
         return ""
     metric = spec.check.metric
-    gains = learn.daily_gains(spec, metric, old, new)
+    gains = evaluation.daily_gains(spec, metric, old, new)
     seen = gate(gains, min_gain=0, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
     if math.isnan(seen.gain):
         return ""
     _write(spec, day, promotion, seen, old, new)
     state = "worse" if seen.gain < 0 else "verified"
-    values = [learn.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
+    values = [evaluation.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
     why = (
         f"version {promotion.now.version}, {promotion.first} to {promotion.last}: {metric} = {values[0]:.4g}, and version "
         f"{promotion.replaced}, which it replaced, would have had {values[1]:.4g}: {'worse' if state == 'worse' else 'better'} "
@@ -117,11 +119,11 @@ def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) 
     """
     promotions = ledger.promotions(spec)
     if not promotions:
-        raise ledger.NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
+        raise NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
     begun = _rolled_back(spec, promotions) if to in (None, promotions[-1].version) else None
     bad, target = begun or (promotions[-1].version, to or _before(spec, promotions))
     if begun is None and target != bad:
-        registry.run_of(spec, target)
+        runs.run_of(spec, target)
         ledger.make_champion(
             spec,
             target,
@@ -137,7 +139,7 @@ def rollback(spec: ModelSpec, as_of: date | None = None, to: int | None = None) 
     last = ledger.promotions(spec)[-1]
     run = f"rollback/{last.number}"
     finished = f"rolled-back:{last.number}"
-    if not len(tables.read("ledger", spec.name, id=finished)):
+    if not len(lake.read("ledger", spec.name, id=finished)):
         left = _days_of(spec, version=bad)
         if left:
             scoring.score(spec, left, run, target)
@@ -161,7 +163,7 @@ def _before(spec: ModelSpec, promotions: list[Champion]) -> int:
 
 def _rolled_back(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int] | None:
     """The rollback that the last promotion is, if it is one: from and to."""
-    rows = tables.read("ledger", spec.name, id=f"champion:{promotions[-1].number}")
+    rows = lake.read("ledger", spec.name, id=f"champion:{promotions[-1].number}")
     if not str(rows["by"].iloc[0]).startswith("rollback/"):
         return None
     return promotions[-2].version, promotions[-1].version
@@ -169,9 +171,9 @@ def _rolled_back(spec: ModelSpec, promotions: list[Champion]) -> tuple[int, int]
 
 def _days_of(spec: ModelSpec, **where: Any) -> list[date]:
     """The days of the predictions that a version, or a run, made."""
-    rows = tables.read("predictions", spec.name, columns=["day"], **where)
+    rows = lake.read("predictions", spec.name, columns=["day"], **where)
     return sorted({moment.date() for moment in rows["day"]}) if len(rows) else []
 
 
 def _last_served(spec: ModelSpec) -> date:
-    return max(tables.days_of("served", spec.name), default=date.min)
+    return max(lake.days_of("served", spec.name), default=date.min)

@@ -9,9 +9,9 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from esteira import tables
-from esteira.data import DataError
+from esteira.errors import DataError, Unaccounted
 from esteira.spec import CsvSource, ModelSpec, ParquetSource
+from esteira.store import lake
 from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
@@ -20,18 +20,12 @@ SHOWN = 10  # reasons
 USUAL = 5  # days with rows that say what a usual number of rows is
 
 
-class Unaccounted(
-    Exception
-):  # not for the user to mend: another writer of the day is at work, and a retry sees its end
-    """A day's rows read are not its rows published and quarantined."""
-
-
 def require_extracted(spec: ModelSpec, days: list[date]) -> None:
     """Refuse days whose rows were never read: a task that was skipped, or marked as done by hand, is not an empty day.
 
     Raises DataError.
     """
-    never = tables.unwritten_days("raw", spec.name, days)
+    never = lake.unwritten_days("raw", spec.name, days)
     if never:
         raise DataError(
             f"model {spec.name}: nothing is known of the rows of {shown_days(never)}: extract never ran for "
@@ -59,9 +53,9 @@ def _suspect(spec: ModelSpec, days: list[date]) -> list[date]:
     """The days that may not be fit: of years of days most have no row that is looked at."""
     if spec.quality.volume is not None or spec.quality.freshness is not None:
         return days
-    held = set(tables.days_of("quarantine", spec.name))
+    held = set(lake.days_of("quarantine", spec.name))
     if any(each.max_null is not None for each in spec.expect.values()):
-        held |= set(tables.days_of("raw", spec.name))
+        held |= set(lake.days_of("raw", spec.name))
     return [day for day in days if day in held]
 
 
@@ -156,10 +150,10 @@ def _stale(spec: ModelSpec, day: date) -> str:
 
 
 def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool = False) -> pd.DataFrame:
-    if tables.version("raw", spec.name) < 0:
+    if lake.version("raw", spec.name) < 0:
         return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
     columns = list(dict.fromkeys(["day", *columns]))
-    rows = tables.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
+    rows = lake.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
     if rows.empty:  # which may have had empty days only, and so no other column
         return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
     return rows if between else rows[rows["day"].isin(pd.to_datetime(days))]
@@ -167,7 +161,7 @@ def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool
 
 def _bad(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
     columns = ["day", "rule", "reason", "stage"]
-    rows = tables.read("quarantine", spec.name, columns=columns, day=(min(days), max(days)))
+    rows = lake.read("quarantine", spec.name, columns=columns, day=(min(days), max(days)))
     rows = rows.reindex(columns=columns)
     return rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
 
@@ -183,7 +177,7 @@ def accounted(spec: ModelSpec, days: list[date]) -> str:
     bad = _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
     read = len(_raw(spec, days, ["day"])) + int(bad["stage"].isin(["extract", "late"]).sum())
-    rows = tables.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
+    rows = lake.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
     published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
     said = f"{counted(read, 'row')} read = {published:,} published + {len(bad):,} in quarantine"
     if read != published + len(bad):

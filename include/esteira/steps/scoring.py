@@ -8,9 +8,10 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from esteira import learn, tables
+from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import ingest, ledger, quality
+from esteira.steps import ingest, quality
+from esteira.store import lake, ledger
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,14 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
         chosen = dict.fromkeys(days, version)
     else:
         chosen = {day: now.version for day, now in ledger.require_champions(spec, days).items()}
-    rows = tables.read("features", spec.name, day=(min(days), max(days)))
+    rows = lake.read("features", spec.name, day=(min(days), max(days)))
     parts = [
         _predict(spec, number, rows, [day for day in days if chosen[day] == number])
         for number in sorted(set(chosen.values()))
     ]
     parts = [part for part in parts if len(part)]
     predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
-    tables.replace_days("predictions", spec.name, predictions, days)
+    lake.replace_days("predictions", spec.name, predictions, days)
     made = ", ".join(map(str, sorted(set(chosen.values()))))
     sizes = counted(len(predictions), "row"), counted(len(days), "day")
     log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, made)
@@ -43,7 +44,7 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
 def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
     span = (predictions["day"].min().date(), predictions["day"].max().date())
-    had = tables.read("predictions", spec.name, columns=["day", *spec.key, "version", "replaces"], day=span)
+    had = lake.read("predictions", spec.name, columns=["day", *spec.key, "version", "replaces"], day=span)
     if had.empty:
         return predictions.assign(replaces=pd.Series(pd.NA, index=predictions.index, dtype="Int64"))
     had = had.reindex(columns=["day", *spec.key, "version", "replaces"])
@@ -61,7 +62,7 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     began = time.perf_counter()
     model = ledger.load_version(spec, version)
     loaded = time.perf_counter()
-    predicted = learn.predict(spec, model, wanted)
+    predicted = pipelines.predict(spec, model, wanted)
     done = time.perf_counter()
     return (
         wanted[[*spec.key, "event_time", "day"]]
@@ -81,7 +82,7 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     A retry of the run that served a row rewrites it; a later scoring leaves it untouched, and adds the rows that were not
     there yet, such as those that were mended since. Raises Unaccounted where rows read are missing.
     """
-    rows = tables.read("predictions", spec.name, day=(min(days), max(days)))
+    rows = lake.read("predictions", spec.name, day=(min(days), max(days)))
     rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
     if len(rows):
         # What was served first replaces nothing; and what another run scored before this one could serve, is served too.
@@ -93,7 +94,7 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
             new = scored[~scored.set_index(["day", *spec.key]).index.isin(known)]
             return pd.concat([others, new], ignore_index=True) if len(new) or len(others) < len(had) else None
 
-        tables.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
+        lake.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
     return int((rows["run"] == run).sum()) if len(rows) else 0
 
@@ -108,15 +109,13 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     ingest.validate(spec, days)
     quality.require_fit(spec, days)
     ingest.features(spec, days)
-    had = tables.read("predictions", spec.name, columns=["day", "version"], day=(min(days), max(days)))
+    had = lake.read("predictions", spec.name, columns=["day", "version"], day=(min(days), max(days)))
     made = dict(zip(had["day"].dt.date, had["version"].astype(int), strict=True)) if len(had) else {}
     for version in sorted({made.get(day, 0) for day in days}):
         score(spec, [day for day in days if made.get(day, 0) == version], run, version or None)
     publish(spec, days, run)
-    checked = tables.days_of("metrics", spec.name)
-    if checked and len(
-        tables.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))
-    ):
+    checked = lake.days_of("metrics", spec.name)
+    if checked and len(lake.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))):
         as_of = min(max(days) + timedelta(days=spec.label_delay), checked[-1])
         ingest.labels(spec, min(days), as_of)  # those only that a check has looked at: others are not mature
     return quality.accounted(spec, days)

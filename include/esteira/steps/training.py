@@ -12,12 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import data, drift, learn, registry, tables
-from esteira.learn import Model
+from esteira import data
+from esteira.errors import DataError, UnknownVersion
+from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning.pipelines import Model
 from esteira.lifecycle import policy
 from esteira.lifecycle.events import effective_day
 from esteira.spec import Candidate, Limit, ModelSpec
-from esteira.steps import ingest, ledger, quality
+from esteira.steps import ingest, quality
+from esteira.store import lake, ledger, runs
 from esteira.text import better_by, counted
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ def training_days(spec: ModelSpec, as_of: date, window: int | None = None) -> tu
 def lacking(spec: ModelSpec, as_of: date, window: int | None = None) -> list[date]:
     """The days of the training window that the feature store lacks, or has of an older spec."""
     days = data.days(*training_days(spec, as_of, window))
-    return tables.missing_days("features", spec.name, days, ingest.features_mark(spec))
+    return lake.missing_days("features", spec.name, days, ingest.features_mark(spec))
 
 
 def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) -> str:
@@ -55,7 +58,7 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
     first, last = training_days(spec, as_of, window)
     frame = ingest.labelled(spec, first, last, versions)
     if frame.empty:
-        raise data.DataError(
+        raise DataError(
             f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source"
         )
     return frame
@@ -75,9 +78,9 @@ def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None
     With `candidate` (its tags) only a version of the same candidate and parameters counts.
     """
     now = ledger.champion(spec)
-    for run in registry.runs(spec, kind="model", identity=identity):
+    for run in runs.search(spec, kind="model", identity=identity):
         tags = run.data.tags
-        version = registry.version_of(spec, run.info.run_id)
+        version = runs.version_of(spec, run.info.run_id)
         if version is None or candidate not in (None, _candidate_of(tags)):
             continue
         serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
@@ -94,15 +97,15 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
     past, validation, _ = data.split_days(spec, _frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
-    with registry.run(
+    with runs.tracked(
         spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
     ) as run_id:
-        found = learn.tune(spec, chosen, past, spec.train.half_life, only=len(spec.train.candidates) == 1)
-        model = learn.fit(spec, chosen, found.params, past, spec.train.half_life)
+        found = tuning.tune(spec, chosen, past, spec.train.half_life, only=len(spec.train.candidates) == 1)
+        model = pipelines.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
-        measured = learn.evaluate(spec, learn.scored(spec, model, validation), names)
+        measured = evaluation.evaluate(spec, pipelines.scored(spec, model, validation), names)
         _require_measured(spec, measured, validation, "validation")
-        registry.log(
+        runs.log(
             run_id,
             params={"estimator": chosen.estimator, **chosen.params, **found.params, "trials": found.trials},
             metrics={
@@ -128,7 +131,7 @@ def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.D
     span = f"{part} part, {rows['day'].min().date()} to {rows['day'].max().date()}"
     seen = sorted(rows["label"].unique()) if spec.task != "regression" else []
     why = f"its labels hold one class only, {seen[0]!r}" if len(seen) == 1 else f"it has {counted(len(rows), 'row')}"
-    raise data.DataError(
+    raise DataError(
         f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Widen train.window, train for a later "
         "day, or choose a metric that one class has, such as log_loss"
     )
@@ -136,10 +139,10 @@ def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.D
 
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     """The run of the candidate that did best on the validation part."""
-    api = registry.client()
+    api = runs.client()
     found = {run_id: float(api.get_run(run_id).data.tags["value"]) for run_id in run_ids}
     best = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda run_id: found[run_id])
-    registry.log(best, tags={"selected": "yes"})
+    runs.log(best, tags={"selected": "yes"})
     return best
 
 
@@ -151,18 +154,18 @@ def evaluate(
     Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
     tags, whether it may be promoted, and why. Returns the MLflow run.
     """
-    tags = registry.client().get_run(candidate_run).data.tags
+    tags = runs.client().get_run(candidate_run).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
     past, test = data.split_days(spec, _frame(spec, as_of, window, versions), 0.85, 0.15)
-    with registry.run(
+    with runs.tracked(
         spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]
     ) as run_id:
-        model = learn.fit(spec, chosen, params, past, spec.train.half_life)
-        scored = learn.scored(spec, model, test)
+        model = pipelines.fit(spec, chosen, params, past, spec.train.half_life)
+        scored = pipelines.scored(spec, model, test)
         now = ledger.champion(spec)
-        accepted, why, evidence = _compare(spec, now, model, scored, test, learn.baseline(spec, past))
+        accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
         log_fitted(spec, run_id, model, past, test, scored, chosen, params, versions)
-        registry.log(
+        runs.log(
             run_id,
             metrics=evidence,
             tags={
@@ -186,16 +189,16 @@ def _compare(
     limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
     metric = spec.check.metric
     names = tuple({**spec.check.metrics, **limits})
-    measured = learn.evaluate(spec, scored, names)
+    measured = evaluation.evaluate(spec, scored, names)
     _require_measured(spec, measured, test, "test")
-    simple = learn.evaluate(spec, learn.scored(spec, naive, test), names)
+    simple = evaluation.evaluate(spec, pipelines.scored(spec, naive, test), names)
     evidence = {f"test_{name}": value for name, value in measured.items()} | {
         f"baseline_{name}": value for name, value in simple.items()
     }
     bad = _out_of(limits, measured)
     if bad:
         return False, f"on the test part {bad}", evidence
-    if not learn.better_by(spec, metric, simple[metric], measured[metric]) > 0:
+    if not evaluation.better_by(spec, metric, simple[metric], measured[metric]) > 0:
         return (
             False,
             f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}",
@@ -224,7 +227,7 @@ def _against_champion(
 ) -> tuple[bool, str, dict[str, float]]:
     try:
         old = ledger.load_version(spec, version)
-    except registry.UnknownVersion:
+    except UnknownVersion:
         return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
     days = test.loc[unseen, "day"].nunique()
@@ -234,12 +237,12 @@ def _against_champion(
             f"only {counted(days, 'day')} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
             {},
         )
-    before = learn.scored(spec, old, test[unseen])
-    gains = learn.daily_gains(spec, spec.check.metric, before, scored[unseen])
+    before = pipelines.scored(spec, old, test[unseen])
+    gains = evaluation.daily_gains(spec, spec.check.metric, before, scored[unseen])
     seen = policy.gate(
         gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
     )
-    values = learn.evaluate(spec, before, (spec.check.metric,))
+    values = evaluation.evaluate(spec, before, (spec.check.metric,))
     why = (
         f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "
         f"(by {seen.lower:.4g} or more at confidence {spec.promote.confidence:g}); asked for: {spec.promote.min_gain:g} at least, "
@@ -269,13 +272,13 @@ def log_fitted(
     versions: str,
 ) -> None:
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
-    from esteira import plots
+    from esteira.learning import plots
 
-    weights = learn.importance(spec, model, rows) if len(rows) else {}
+    weights = pipelines.importance(spec, model, rows) if len(rows) else {}
     log_lineage(spec, run_id, past, chosen, params, versions)
-    registry.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
+    runs.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
     if len(rows):
-        registry.log_figures(run_id, plots.of_model(spec, scored, weights))
+        runs.log_figures(run_id, plots.of_model(spec, scored, weights))
 
 
 def log_lineage(
@@ -283,7 +286,7 @@ def log_lineage(
 ) -> None:
     """Note what a model was fitted on, and how: parameters, seed, rows, first day, Delta versions."""
     features_at, labels_at = versions.split("/")
-    registry.log(
+    runs.log(
         run_id,
         params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(frame)},
         tags={
@@ -301,8 +304,8 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
     Where the same training has registered one before, that is returned, unless it is to be done `again`.
     """
     ledger.repair_aliases(spec)
-    tags = registry.client().get_run(run_id).data.tags
-    if not again and "identity" in tags and registry.version_of(spec, run_id) is None:
+    tags = runs.client().get_run(run_id).data.tags
+    if not again and "identity" in tags and runs.version_of(spec, run_id) is None:
         before = _trained_before(spec, tags["identity"], _candidate_of(tags))
         if before is not None:
             log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
@@ -310,7 +313,7 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
     version = ledger.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
-        registry.alias(spec, "challenger", version)
+        runs.alias(spec, "challenger", version)
     return version
 
 
@@ -319,8 +322,8 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
 
     With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
     """
-    run_id = registry.run_of(spec, version)
-    run_of_it = registry.client().get_run(run_id).data
+    run_id = runs.run_of(spec, version)
+    run_of_it = runs.client().get_run(run_id).data
     tags, measured = run_of_it.tags, run_of_it.metrics
     if tags["accepted"] != "True":
         ledger.record(
@@ -366,19 +369,19 @@ def refit(
 
     When it is asked again for the same evaluated run, it returns the version that it made before.
     """
-    made = registry.runs(spec, kind="refit", evaluated=run_id)
+    made = runs.search(spec, kind="refit", evaluated=run_id)
     if made and made[0].info.status == "FINISHED":
         return ledger.registered(spec, str(made[0].info.run_id), as_of)
-    tags = registry.client().get_run(run_id).data.tags
+    tags = runs.client().get_run(run_id).data.tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    with registry.run(
+    with runs.tracked(
         spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
     ) as again:
-        model = learn.fit(spec, chosen, params, frame, half_life)
-        registry.log(again, tags={"candidate": tags["candidate"]})
+        model = pipelines.fit(spec, chosen, params, frame, half_life)
+        runs.log(again, tags={"candidate": tags["candidate"]})
         log_lineage(spec, again, frame, chosen, params, versions)
-        weights = drift.importance(registry.profile(run_id)) if "model_uri" in tags else {}
-        registry.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
+        weights = drift.importance(runs.profile(run_id)) if "model_uri" in tags else {}
+        runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
     return ledger.registered(spec, again, as_of)
 
 
@@ -390,13 +393,13 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     """
     frame = _frame(spec, as_of, None, _prepared(spec, as_of, None))
     half_life = spec.train.half_life
-    found = [(learn.tune(spec, each, frame, half_life), each) for each in spec.train.candidates]
+    found = [(tuning.tune(spec, each, frame, half_life), each) for each in spec.train.candidates]
     best, chosen = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
     values = {
-        name: learn.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
+        name: tuning.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
     }
     past, test = data.split_days(spec, frame, 0.85, 0.15)
-    chance = learn.evaluate(spec, learn.scored(spec, learn.baseline(spec, past), test), tuple(values))
+    chance = evaluation.evaluate(spec, pipelines.scored(spec, pipelines.baseline(spec, past), test), tuple(values))
     return chosen.name, {
         name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value, chance[name])
         for name, value in values.items()
@@ -405,7 +408,7 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:
     """Whether a value of a metric is better than what chance reaches; where that is not known, it is."""
-    return math.isnan(chance) or learn.better_by(spec, metric, chance, value) > 0
+    return math.isnan(chance) or evaluation.better_by(spec, metric, chance, value) > 0
 
 
 def retrained(spec: ModelSpec, as_of: date, run: str) -> int:
@@ -430,7 +433,7 @@ def train(
 
     Asked a second time for the same day, spec and data it does nothing, unless it is to be done `again`.
     """
-    learn.check_candidates(spec)
+    pipelines.check_candidates(spec)
     versions = _prepared(spec, as_of, window)
     before = None if again else _trained_before(spec, _identity(spec, as_of, versions, window))
     if before is not None:

@@ -1,10 +1,10 @@
 """Sources: the rows that they hold for some days, with their time. What can't be used is refused by name."""
 
-from esteira.data.sources.errors import DataError, Unfinished
 from esteira.data.sources.looking import last_day, look
 from esteira.data.sources.python import TRANSIENT, call, function
 from esteira.data.sources.reading import read, rows_of
 from esteira.data.sources.times import days, event_time
+from esteira.errors import DataError, Unfinished
 
 __all__ = [
     "TRANSIENT",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from esteira.data.kinds import SHORT
-from esteira.data.sources.errors import DataError
+from esteira.errors import DataError
 
 
 def once(rows: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -20,9 +20,10 @@ from pandas.io.common import get_handle, infer_compression  # type: ignore[impor
 
 from esteira.data.kinds import SHORT
 from esteira.data.sources.columns import once
-from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
+from esteira.data.sources.errors import require_reachable, sentence
 from esteira.data.sources.files import File, opened
-from esteira.spec import CsvSource, ModelSpec, OutOfReach
+from esteira.errors import DataError, OutOfReach, Unfinished
+from esteira.spec import CsvSource, ModelSpec
 
 # What a CSV file has in place of a value: read_csv's own list, which can't be left out for some columns only.
 EMPTY = [

@@ -11,9 +11,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
 
 from esteira.data.environment import skip_instance_metadata
-from esteira.data.sources.errors import DataError, sentence
+from esteira.data.sources.errors import sentence
 from esteira.data.sources.parquet import HELD, as_frame, between, edges
-from esteira.spec import DeltaSource, ModelSpec, OutOfReach
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import DeltaSource, ModelSpec
 
 PLAIN = frozenset(["timestampNtz"])  # features that a reader need not know of
 MAPPED = PLAIN | {"columnMapping", "deletionVectors"}  # those that deltalake's own engine reads, and Arrow's does not

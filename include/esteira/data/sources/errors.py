@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from esteira.spec import EsteiraError, OutOfReach
-
-
-class DataError(EsteiraError):
-    """A source can't be used as it is. The text says what was wrong, where, and how to mend it."""
-
-
-class Unfinished(OutOfReach):
-    """A file is still being written, or is not there yet: trying again helps, unless it was cut off for good."""
+from esteira.errors import OutOfReach
 
 
 def sentence(error: BaseException) -> str:

@@ -14,9 +14,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from esteira.data.sources.errors import DataError, Unfinished, require_reachable
+from esteira.data.sources.errors import require_reachable
 from esteira.data.sources.times import days
-from esteira.spec import CsvSource, ModelSpec, OutOfReach, ParquetSource
+from esteira.errors import DataError, OutOfReach, Unfinished
+from esteira.spec import CsvSource, ModelSpec, ParquetSource
 
 DAY = "{day}"
 KINDS = {

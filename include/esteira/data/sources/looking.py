@@ -9,11 +9,11 @@ from datetime import date
 from pathlib import Path
 
 from esteira.data.sources import csv, delta, parquet
-from esteira.data.sources.errors import DataError
 from esteira.data.sources.files import File, opened
 from esteira.data.sources.reading import rows_of
 from esteira.data.sources.times import event_time
-from esteira.spec import CsvSource, DeltaSource, ModelSpec, OutOfReach, ParquetSource, nearest
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import CsvSource, DeltaSource, ModelSpec, ParquetSource, nearest
 
 
 def look(spec: ModelSpec) -> list[str]:

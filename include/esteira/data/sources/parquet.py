@@ -15,9 +15,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from esteira.data.sources.columns import once
-from esteira.data.sources.errors import DataError, Unfinished, require_reachable, sentence
+from esteira.data.sources.errors import require_reachable, sentence
 from esteira.data.sources.files import File, opened
 from esteira.data.sources.times import EARLIEST, LATEST
+from esteira.errors import DataError, Unfinished
 from esteira.spec import ModelSpec
 
 HELD = (EARLIEST.date(), LATEST.date())

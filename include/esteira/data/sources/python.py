@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from esteira.data.sources.errors import DataError, sentence
-from esteira.spec import EsteiraError, OutOfReach
+from esteira.data.sources.errors import sentence
+from esteira.errors import DataError, EsteiraError, OutOfReach
 
 SHOWN = 30  # columns
 PREFIX = "esteira_model_"

@@ -10,9 +10,9 @@ import pandas as pd
 from esteira.data.kinds import SHORT
 from esteira.data.sources import csv, delta, files, parquet, sql
 from esteira.data.sources.columns import once, writable
-from esteira.data.sources.errors import DataError, Unfinished
 from esteira.data.sources.python import call
 from esteira.data.sources.times import event_time
+from esteira.errors import DataError, Unfinished
 from esteira.spec import CsvSource, DeltaSource, ModelSpec, ParquetSource, PythonSource, Source, SqlSource
 
 Part = tuple[pd.DataFrame, tuple[str, date | None]]

@@ -11,8 +11,9 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 import pandas as pd
 
-from esteira.data.sources.errors import DataError, sentence
-from esteira.spec import ModelSpec, OutOfReach, SqlSource
+from esteira.data.sources.errors import sentence
+from esteira.errors import DataError, OutOfReach
+from esteira.spec import ModelSpec, SqlSource
 
 HIDDEN = "***"
 SHORTEST = 3  # a piece of a secret that is hidden; shorter ones would be found in any text

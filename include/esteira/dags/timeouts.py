@@ -16,13 +16,11 @@ from typing import Any
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CommsDecoder, TaskState
 
+from esteira.errors import TooSlow
+
 log = logging.getLogger(__name__)
 
 GRACE = 120  # seconds after its timeout in which a task may still mail that it failed
-
-
-class TooSlow(Exception):
-    """Something took longer than it may."""
 
 
 @contextmanager

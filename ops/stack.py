@@ -1,6 +1,6 @@
 """The embedded set-up: Airflow's four processes, MLflow and a mail catcher on 127.0.0.1, held by supervisord.
 
-`python -m local.stack up` starts them and waits until they answer; `down` stops exactly those and leaves nothing behind.
+`python -m ops.stack up` starts them and waits until they answer; `down` stops exactly those and leaves nothing behind.
 All that it writes is under ESTEIRA_HOME (.esteira in the project by default).
 """
 
@@ -25,19 +25,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
-from esteira.pulls import without_passwords
+from esteira.notebooks.hosts import without_passwords
 from filelock import FileLock, Timeout
 
-from local import database, places, processes, supervision
-from local.api import Airflow, RunTimeout
-from local.database import Database
-from local.layout import BIN, LOOPBACK, PROJECT, Stack, StackError
-from local.progress import heartbeat
+from ops import database, places, processes, supervision
+from ops.api import Airflow, RunTimeout
+from ops.database import Database
+from ops.layout import BIN, LOOPBACK, PROJECT, Stack, StackError
+from ops.progress import heartbeat
 
 READY_WITHIN = 180  # seconds
 STOP_WITHIN = 60  # seconds
 FREE_WITHIN = 10  # seconds
-RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.registry reads it
+RUNNING = (
+    "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.store.runs reads it
+)
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
     *("admin-password", "airflow-users.json", "secrets.json", f"{RUNNING}*", "airflow", "demo", "lake", "logs", "mail"),

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from local import stack as stacks
-from local.api import Airflow, RunTimeout
-from local.layout import PROJECT, Stack
-from local.progress import heartbeat
+from ops import stack as stacks
+from ops.api import Airflow, RunTimeout
+from ops.layout import PROJECT, Stack
+from ops.progress import heartbeat
 
 MODELS = ("toll_traffic", "queue_time")
 AS_OF = date(2026, 1, 31)
@@ -177,15 +177,15 @@ def _expect_states(
 
 def _expect_versions(story: Story) -> None:
     from esteira import spec as specs
-    from esteira import tables
     from esteira.steps import champion
+    from esteira.store import lake
 
     for model, version in (("toll_traffic", 2), ("queue_time", 1)):
         now = champion(specs.find(model))
         story.expect(now is not None and now.version == version, f"{model}: version {version} should serve, not {now}")
-    again = tables.read("predictions", "toll_traffic", columns=["version"], day=CHANGED)
+    again = lake.read("predictions", "toll_traffic", columns=["version"], day=CHANGED)
     story.expect(set(again["version"]) == {2}, "toll_traffic: the days since the change should be scored by version 2")
-    first = tables.read("served", "toll_traffic", columns=["version"], day=CHANGED)
+    first = lake.read("served", "toll_traffic", columns=["version"], day=CHANGED)
     story.expect(set(first["version"]) == {1}, "toll_traffic: what was served first should have stayed")
 
 

@@ -30,11 +30,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from esteira import tables
 from esteira.data import skip_instance_metadata
-from esteira.drift import Profile
-from esteira.learn import Model, design
-from esteira.spec import EsteiraError, ModelSpec, digest
+from esteira.errors import EsteiraError, ModelRefused, UnknownVersion
+from esteira.learning.drift import Profile
+from esteira.learning.pipelines import Model, design
+from esteira.settings import PROJECT, settings
+from esteira.spec import ModelSpec, digest
+from esteira.store import lake
 
 ALLOWED_TYPES = (
     # What a model file may hold beside the types that skops trusts by itself. A list that travels with a file is not asked.
@@ -59,21 +61,13 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databrick
 SAME_START = 2  # seconds by which a clock that is set may move the time at which a process started
 
 
-class ModelRefused(EsteiraError):
-    """A model file holds types outside the allow-list, or is not in the skops format."""
-
-
-class UnknownVersion(EsteiraError):
-    """A model has no such version."""
-
-
 def uri() -> str:
     """The tracking server: MLFLOW_TRACKING_URI, else that of `make up` while it runs, else the database file of that server.
 
-    The file is under tables.home(). client() sets MLFLOW_TRACKING_URI: a process stays with what it has begun with.
+    The file is under lake.home(). client() sets MLFLOW_TRACKING_URI: a process stays with what it has begun with.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or _running_server(tables.home()) or f"sqlite:///{tables.home()}/mlflow/mlflow.db"
+    return given or _running_server(lake.home()) or f"sqlite:///{lake.home()}/mlflow/mlflow.db"
 
 
 def _running_server(home: Path) -> str:
@@ -104,7 +98,7 @@ def client() -> MlflowClient:
             "http://127.0.0.1:5000"
         )
     if uri().startswith("sqlite:///"):
-        tables.make_home()
+        lake.make_home()
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         _require_database(Path(uri().removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri())
@@ -141,7 +135,7 @@ def experiment(spec: ModelSpec) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = uri().startswith("sqlite:///")
-    place = (tables.home() / "mlflow" / "artifacts").as_uri() if local else None
+    place = (lake.home() / "mlflow" / "artifacts").as_uri() if local else None
     try:
         return str(api.create_experiment(spec.name, artifact_location=place))
     except MlflowException:  # another task was faster
@@ -151,7 +145,7 @@ def experiment(spec: ModelSpec) -> str:
         return str(found.experiment_id)
 
 
-def runs(spec: ModelSpec, **tags: object) -> list[Run]:
+def search(spec: ModelSpec, **tags: object) -> list[Run]:
     """The model's runs that have all the tags, the newest first."""
     # A condition has no way to escape a quote: a value with one is compared here.
     wanted = {name: str(value) for name, value in tags.items()}
@@ -162,11 +156,11 @@ def runs(spec: ModelSpec, **tags: object) -> list[Run]:
 
 
 @contextmanager
-def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
+def tracked(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
     """A tracked run, known by `key`: running a task again replaces the run that it left before."""
     api = client()
     cited = {version.run_id for version in api.search_model_versions(f"name = '{spec.name}'")}
-    for old in runs(spec, key=key):
+    for old in search(spec, key=key):
         if old.info.run_id not in cited:  # a registered version needs the run that made it
             api.delete_run(old.info.run_id)
     given = {"key": key, "model_yaml": digest(spec), "code": code_version(spec), "lock": lock_digest(), **tags}
@@ -182,7 +176,7 @@ def run(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
 
 def code_version(spec: ModelSpec) -> str:
     """The git commit that the model's folder is at, '+' where it has changes; where git does not know it ESTEIRA_COMMIT, which an image has."""
-    told = os.environ.get("ESTEIRA_COMMIT", "")
+    told = settings().commit
     try:
         command = ["git", "-C", str(spec.folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or told  # noqa: S603
@@ -192,7 +186,7 @@ def code_version(spec: ModelSpec) -> str:
 
 def lock_digest() -> str:
     """SHA-256 of requirements.txt; empty where it is not installed beside the package."""
-    lock = Path(__file__).parents[2] / "requirements.txt"
+    lock = PROJECT / "requirements.txt"
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else ""
 
 
@@ -417,5 +411,6 @@ def load_version(spec: ModelSpec, version: int, digest: str = "") -> Model:
 
 def run_link(spec: ModelSpec, run_id: str) -> str:
     """Where MLflow's pages show a run; empty where nobody reaches them: a database file, or ESTEIRA_MLFLOW_URL is empty."""
-    base = os.environ.get("ESTEIRA_MLFLOW_URL", uri() if uri().startswith("http") else "")
+    told = settings().mlflow_url
+    base = told if told is not None else uri() if uri().startswith("http") else ""
     return f"{base}/#/experiments/{experiment(spec)}/runs/{run_id}" if base else ""

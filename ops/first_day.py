@@ -4,7 +4,7 @@ import os
 import sys
 from datetime import date, timedelta
 
-from local.api import Airflow, RunTimeout
+from ops.api import Airflow, RunTimeout
 
 ADDRESS = "http://airflow-apiserver:8080"
 LIMIT = 900  # seconds for a run
@@ -28,9 +28,9 @@ def main() -> None:
         if state != "success":
             sys.exit(f"esteira: {dag_id} ended as {state}; its log is in Airflow's web UI")
 
-    from esteira import tables
+    from esteira.store import lake
 
-    rows = tables.read("predictions", model, day=(day, day))
+    rows = lake.read("predictions", model, day=(day, day))
     print(f"\npredictions/{model} of {day}, rows: {len(rows)}\n{rows.head().to_string(index=False)}")
 
 

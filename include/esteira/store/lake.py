@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +15,10 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-from esteira import delta
-from esteira.memory import MemoryTable
-from esteira.spec import OutOfReach
+from esteira.errors import OutOfReach
+from esteira.settings import settings
+from esteira.store import delta
+from esteira.store.memory import MemoryTable
 
 Kind = Literal["raw", "quarantine", "features", "predictions", "served", "labels", "metrics", "ledger"]
 
@@ -77,7 +77,7 @@ ATTEMPTS = 8  # to commit against other writers of the same days
 
 def home() -> Path:
     """Where this machine's state lies: ESTEIRA_HOME, else .esteira in the project."""
-    return Path(os.environ.get("ESTEIRA_HOME") or Path(__file__).parents[2] / ".esteira").absolute()
+    return settings().state_folder
 
 
 def make_home() -> None:
@@ -90,13 +90,13 @@ def make_home() -> None:
         ) from None
 
 
-def lake() -> str:
+def root() -> str:
     """Where the tables lie: ESTEIRA_LAKE (a folder or an s3:// address), else `lake` under home().
 
     Raises OutOfReach where ESTEIRA_LAKE is a folder that create_lake() never made: a volume that is not mounted must
     not look like a lake without tables.
     """
-    given = os.environ.get("ESTEIRA_LAKE")
+    given = settings().lake
     if not given:
         return str(home() / "lake")
     if "://" not in given and not Path(given, MARKER).exists():
@@ -109,7 +109,7 @@ def lake() -> str:
 
 def create_lake() -> str:
     """Make the folder of ESTEIRA_LAKE, or of the default, a lake; returns where it is. One that is a lake already stays."""
-    place = os.environ.get("ESTEIRA_LAKE") or str(home() / "lake")
+    place = settings().lake or str(home() / "lake")
     if "://" not in place:
         try:
             Path(place).mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def create_lake() -> str:
 
 def path(kind: Kind, model: str) -> str:
     """Where a model's table of a kind lies."""
-    return f"{lake()}/{kind}/{model}"
+    return f"{root()}/{kind}/{model}"
 
 
 _memory: dict[str, MemoryTable] | None = None

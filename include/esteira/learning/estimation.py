@@ -8,7 +8,7 @@ inputs, and not one of the concept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
-from esteira import learn
-from esteira.learn import FUNCTIONS, Array
+from esteira.learning import evaluation
+from esteira.learning.metrics import METRICS
 from esteira.spec import ModelSpec
 
-ENOUGH = 500  # rows for an isotonic calibration; with fewer a logistic one varies less
+if TYPE_CHECKING:
+    from esteira.learning.metrics import Array, Loss
 
-# What a row loses, by its label and its prediction: the metrics of a regression are made of the means of these.
-LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
-    "absolute": lambda y, p: np.abs(y - p),
-    "squared": lambda y, p: (y - p) ** 2,
-    "relative": lambda y, p: np.abs(y - p) / np.maximum(np.abs(y), np.finfo(float).eps),
-}
+ENOUGH = 500  # rows for an isotonic calibration; with fewer a logistic one varies less
 
 
 def estimate(
@@ -47,11 +43,12 @@ def estimate(
         chance = _calibrated(spec, known, rows)
         return [_expected(spec, rows[part], chance[part], names) for part in parts]
     if spec.task == "regression":
-        losses = {name: _loss_of(spec, name) for name in names}
-        asked = {loss: _predicted_loss(spec, loss, known, rows) for loss in {loss for loss in losses.values() if loss}}
+        losses = {name: METRICS[name].loss if name in METRICS else None for name in names}
+        asked = {loss: _predicted_loss(spec, loss, known, rows) for loss in set(losses.values()) if loss}
+        predictions = rows["prediction"].to_numpy(dtype="float64")
         return [
             {
-                name: _from_loss(name, asked[loss][part], rows[part]) if loss else math.nan
+                name: METRICS[name].whole(float(np.mean(asked[loss][part])), predictions[part]) if loss else math.nan
                 for name, loss in losses.items()
             }
             for part in parts
@@ -75,53 +72,23 @@ def _calibrated(spec: ModelSpec, known: pd.DataFrame, rows: pd.DataFrame) -> Arr
 
 def _expected(spec: ModelSpec, rows: pd.DataFrame, chance: Array, names: tuple[str, ...]) -> dict[str, float]:
     # Each row counts as a positive one with its chance, and as a negative one with the rest of it.
-    _, predictions, shown = learn.arrays(spec, rows.assign(label=""))
+    _, predictions, shown = evaluation.arrays(spec, rows.assign(label=""))
     labels = np.repeat([1, 0], len(rows))
     weights = np.concatenate([chance, 1 - chance])
     twice = np.tile(predictions, 2), np.tile(shown, 2)
-    return {name: float(FUNCTIONS[name](labels, *twice, weights)) if name in FUNCTIONS else math.nan for name in names}
+    return {name: METRICS[name].function(labels, *twice, weights) if name in METRICS else math.nan for name in names}
 
 
-def _loss_of(spec: ModelSpec, name: str) -> str:
-    if name.startswith("pinball_"):
-        return name
-    return {"mae": "absolute", "mae_over_mean": "absolute", "rmse": "squared", "r2": "squared", "mape": "relative"}.get(
-        name, ""
-    )
-
-
-def _loss(name: str, labels: Array, predictions: Array) -> Array:
-    if name in LOSSES:
-        return np.asarray(LOSSES[name](labels, predictions))
-    level = int(name.removeprefix("pinball_")) / 100
-    short = labels - predictions
-    return np.asarray(np.maximum(level * short, (level - 1) * short))
-
-
-def _predicted_loss(spec: ModelSpec, name: str, known: pd.DataFrame, rows: pd.DataFrame) -> Array:
+def _predicted_loss(spec: ModelSpec, loss: Loss, known: pd.DataFrame, rows: pd.DataFrame) -> Array:
     texts = [column for column in spec.features.categorical if column in known]
     numbers = [column for column in (*spec.features.numeric, *spec.features.boolean, "prediction") if column in known]
     encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     prepare = make_column_transformer((encode, texts), ("passthrough", numbers))
     model = make_pipeline(prepare, HistGradientBoostingRegressor(max_iter=100, random_state=spec.train.seed))
-    lost = _loss(name, known["label"].to_numpy(dtype="float64"), known["prediction"].to_numpy(dtype="float64"))
+    lost = loss(known["label"].to_numpy(dtype="float64"), known["prediction"].to_numpy(dtype="float64"))
 
     def matrix(frame: pd.DataFrame) -> pd.DataFrame:
         return frame[[*texts, *numbers]].assign(**{column: frame[column].astype(object).fillna("") for column in texts})
 
     likely: Array = np.maximum(np.asarray(model.fit(matrix(known), lost).predict(matrix(rows))), 0)
     return likely
-
-
-def _from_loss(name: str, lost: Array, rows: pd.DataFrame) -> float:
-    mean = float(np.mean(lost))
-    predictions = rows["prediction"].to_numpy(dtype="float64")
-    if name == "rmse":
-        return math.sqrt(mean)
-    if name == "mae_over_mean":
-        middle = abs(float(np.mean(predictions)))
-        return mean / middle if middle else math.nan
-    if name == "r2":  # the labels spread as far as the predictions do, and by the squared loss around them
-        spread = float(np.var(predictions)) + mean
-        return 1 - mean / spread if spread else math.nan
-    return mean

@@ -22,6 +22,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 import httpx
 
+from esteira.settings import settings
+
 log = logging.getLogger(__name__)
 
 # A repository is data: neither its hooks nor a monitor that its configuration names are run by our commands.
@@ -52,17 +54,15 @@ class Remote:
     @classmethod
     def from_environment(cls) -> Remote | None:
         """The remote of ESTEIRA_GIT_REMOTE, ESTEIRA_GIT_TOKEN and ESTEIRA_GIT_HOST; None where there is none."""
-        address = os.environ.get("ESTEIRA_GIT_REMOTE", "").rstrip("/")
+        given = settings()
+        address = given.git_remote.rstrip("/")
         if not address:
             return None
         name = urlsplit(address).hostname or ""
-        told = os.environ.get("ESTEIRA_GIT_HOST", "")
-        if told not in ("", "github", "azure"):
-            raise ValueError(f"ESTEIRA_GIT_HOST is {told!r}; allowed: github, azure")
         known = "github" if name == "github.com" else ""
         if name == "dev.azure.com" or name.endswith(".visualstudio.com"):
             known = "azure"
-        return cls(address, os.environ.get("ESTEIRA_GIT_TOKEN", ""), told or known)
+        return cls(address, given.git_token.get_secret_value(), given.git_host or known)
 
     @property
     def parts(self) -> SplitResult:

@@ -216,7 +216,7 @@ def first_day(model: str, day: str) -> None:
     """Train a model as of the day before, score the day, and show its first rows."""
     with engine() as where:
         password = settings(where.dotenv.read_text(encoding="utf-8"))["AIRFLOW_ADMIN_PASSWORD"]
-        command = ("exec", "-T", "-e", "AIRFLOW_ADMIN_PASSWORD", "airflow-worker", "python", "-m", "local.first_day")
+        command = ("exec", "-T", "-e", "AIRFLOW_ADMIN_PASSWORD", "airflow-worker", "python", "-m", "ops.first_day")
         where.call(*where.compose(*command, model, day), AIRFLOW_ADMIN_PASSWORD=password)
 
 

@@ -24,7 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.data import skip_instance_metadata
-from esteira.spec import OutOfReach
+from esteira.errors import OutOfReach
 
 MENDS = {
     errno.ENOSPC: "free space there",

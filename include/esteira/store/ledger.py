@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from esteira import registry, tables
-from esteira.learn import Model
+from esteira.errors import EsteiraError, NoChampion, PromotionRefused, Refused, UnknownEvent, UnknownVersion
+from esteira.learning.pipelines import Model
 from esteira.lifecycle import changes
-from esteira.lifecycle.changes import Refused
-from esteira.lifecycle.events import Event, Registered, UnknownEvent, effective_day, from_row
+from esteira.lifecycle.events import Event, Registered, effective_day, from_row
 from esteira.lifecycle.state import Serving, State, fold
-from esteira.spec import EsteiraError, ModelSpec
+from esteira.spec import ModelSpec
+from esteira.store import lake, runs
 
 Champion = Serving  # the version that serves, and since when
 MAILS = ("queued", "delivered")
@@ -24,17 +24,9 @@ MAILS = ("queued", "delivered")
 log = logging.getLogger(__name__)
 
 
-class PromotionRefused(EsteiraError):
-    """A promotion would replace a champion that was not the one measured, or would go back in time."""
-
-
-class NoChampion(EsteiraError):
-    """No version was promoted for a day yet."""
-
-
 def state(spec: ModelSpec) -> State:
     """What the events of the model's life come to. A step asks several times, and the ledger seldom changes."""
-    place, written = tables.path("ledger", spec.name), tables.state("ledger", spec.name)
+    place, written = lake.path("ledger", spec.name), lake.state("ledger", spec.name)
     if place not in _folded or _folded[place][0] != written:
         _folded[place] = (written, fold(_events(spec)))
     return _folded[place][1]
@@ -45,7 +37,7 @@ _folded: dict[str, tuple[tuple[str, int], State]] = {}
 
 def _events(spec: ModelSpec) -> list[Event]:
     """The events of the ledger, without those of mails, which are no part of the state."""
-    rows = tables.read("ledger", spec.name)
+    rows = lake.read("ledger", spec.name)
     rows = rows[~rows["to_state"].isin(MAILS)]
     version = rows["version"].astype("Int64").astype(object).where(rows["version"].notna(), None)
     texts = rows[["from_state", "why", "evidence", "by"]].astype(object).fillna("")
@@ -113,7 +105,7 @@ def record(
     """Write a change of state under an id of its own; returns False where it was there already."""
     row = {
         "id": key,
-        "at": tables.clock(),
+        "at": lake.clock(),
         "effective_day": effective,
         "version": version,
         "from_state": from_state,
@@ -122,7 +114,7 @@ def record(
         "evidence": json.dumps(evidence or {}, sort_keys=True),
         "by": by,
     }
-    return tables.append_once(spec.name, row)
+    return lake.append_once(spec.name, row)
 
 
 def make_champion(
@@ -160,7 +152,7 @@ def make_champion(
 
 def write(spec: ModelSpec, event: Event) -> bool:
     """Write an event; returns False where its id was taken already."""
-    return tables.append_once(spec.name, {**event.row(), "at": tables.clock()})
+    return lake.append_once(spec.name, {**event.row(), "at": lake.clock()})
 
 
 def _shown(evidence: Mapping[str, Any] | None) -> str:
@@ -177,51 +169,51 @@ def _shown(evidence: Mapping[str, Any] | None) -> str:
 
 def registered(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
-    version = registry.register(spec, run_id)
-    digest = registry.model_digest(run_id)
+    version = runs.register(spec, run_id)
+    digest = runs.model_digest(run_id)
     write(spec, Registered(version=version, sha256=digest, day=effective_day(as_of), why="registered", by=run_id))
     return version
 
 
 def load_version(spec: ModelSpec, version: int) -> Model:
     """The model of a version. Raises ModelRefused where its file is not the one that was registered."""
-    rows = tables.read("ledger", spec.name, columns=["evidence"], id=f"challenger:{version}")
+    rows = lake.read("ledger", spec.name, columns=["evidence"], id=f"challenger:{version}")
     digest = json.loads(rows["evidence"].iloc[0]).get("sha256", "") if len(rows) else ""
-    return registry.load_version(spec, version, digest)
+    return runs.load_version(spec, version, digest)
 
 
 def repair_aliases(spec: ModelSpec) -> None:
     """Point MLflow's alias `champion` at the ledger's champion; a challenger that became champion is none any more."""
     now = champion(spec)
-    known = registry.aliases(spec)
+    known = runs.aliases(spec)
     if now is None:
-        if "champion" in known and tables.version("ledger", spec.name) >= 0:  # a lake that is gone takes no alias along
+        if "champion" in known and lake.version("ledger", spec.name) >= 0:  # a lake that is gone takes no alias along
             log.warning(
                 "model %s: removing the alias champion from version %d: the ledger has no champion",
                 spec.name,
                 known["champion"],
             )
-            registry.alias(spec, "champion", None)
+            runs.alias(spec, "champion", None)
         return
     if known.get("champion") != now.version:
         try:
-            registry.alias(spec, "champion", now.version)
-        except registry.UnknownVersion as error:  # a new training must still be able to replace it
+            runs.alias(spec, "champion", now.version)
+        except UnknownVersion as error:  # a new training must still be able to replace it
             log.error("%s", error)
             return
     if known.get("challenger") == now.version:
-        registry.alias(spec, "challenger", None)
+        runs.alias(spec, "challenger", None)
 
 
 def status(spec: ModelSpec) -> dict[str, Any]:
     """What a person wants to know first: champion, last scored and checked day, last metric, last change of state."""
     now = champion(spec)
-    checks = tables.read(
+    checks = lake.read(
         "metrics",
         spec.name,
         columns=["check_day", "attempt", "role", "segment", "window", "metric", "value", "in_range", "last_day"],
     )
-    events = tables.read("ledger", spec.name, columns=["at", "to_state", "why", "version"])
+    events = lake.read("ledger", spec.name, columns=["at", "to_state", "why", "version"])
     mine = (checks["role"] == "champion") & (checks["segment"] == "") & (checks["attempt"] == 0)
     latest = checks[mine & (checks["metric"] == spec.check.metric) & (checks["window"] == "window")]
     latest = latest.sort_values(["check_day", "last_day"]).tail(1)
@@ -232,8 +224,8 @@ def status(spec: ModelSpec) -> dict[str, Any]:
         "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
         "versions": ", ".join(map(str, sorted(events.loc[events["to_state"] == "challenger", "version"].astype(int))))
         or "none",
-        "last day scored": str(max(tables.days_of("predictions", spec.name), default="never")),
-        "last check": str(max(tables.days_of("metrics", spec.name), default="never")),
+        "last day scored": str(max(lake.days_of("predictions", spec.name), default="never")),
+        "last check": str(max(lake.days_of("metrics", spec.name), default="never")),
         f"last window's {spec.check.metric}": "not measured yet" if latest.empty else _measured(spec, latest.iloc[0]),
         **_estimated(spec, guessed),
         "last change": "none" if last.empty else f"{last.iloc[0]['to_state']}: {last.iloc[0]['why']}",

@@ -1,4 +1,4 @@
-"""The retraining notebook: executed by papermill, committed to a git repository, pushed where that has a remote."""
+"""Where retraining notebooks are kept: a git repository, pushed where that has a remote."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import os
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 from filelock import FileLock
 
-from esteira import pulls, tables
-from esteira.spec import EsteiraError
+from esteira.errors import EsteiraError
+from esteira.notebooks import execute, hosts
+from esteira.settings import settings
+from esteira.store import lake
 
 log = logging.getLogger(__name__)
 
-TEMPLATE = Path(__file__).parent / "retraining.ipynb"
-
 
 def repository() -> Path:
-    """Where notebooks are committed: ESTEIRA_GIT, else `notebooks` under tables.home()."""
-    return Path(os.environ.get("ESTEIRA_GIT") or tables.home() / "notebooks").absolute()
+    """Where notebooks are committed: ESTEIRA_GIT, else `notebooks` under lake.home()."""
+    return Path(settings().git or lake.home() / "notebooks").absolute()
 
 
 def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
@@ -33,12 +32,12 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
 
     Executing it again for the same day makes a new commit only if the notebook's content changed. A push that fails is
     warned about and blocks nothing: the next push takes it along. With ESTEIRA_GIT_REMOTE the commit is a branch of that
-    repository, see pulls.py; else it is made on the branch that is checked out.
+    repository, see hosts.py; else it is made on the branch that is checked out.
     """
-    remote = pulls.Remote.from_environment()
+    remote = hosts.Remote.from_environment()
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "executed.ipynb"
-        _execute(executed, parameters)
+        execute.execute(executed, parameters)
         content = executed.read_bytes()
     place = repository()
     place.mkdir(parents=True, exist_ok=True)
@@ -47,13 +46,13 @@ def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:
             _git("init", "--quiet", "--initial-branch=main")
         _clear_locks(place / ".git")
         if remote:
-            return pulls.commit(place, remote, model, day, content)
+            return hosts.commit(place, remote, model, day, content)
         target = place / model / f"{day}.ipynb"
         _write(place, target, content)
         _git("add", "--", str(target.relative_to(place)))
         if _git("status", "--porcelain", "--", str(target.relative_to(place))):
             _git(
-                *pulls.AUTHOR,
+                *hosts.AUTHOR,
                 "commit",
                 "--quiet",
                 "--message",
@@ -78,51 +77,13 @@ def _write(place: Path, target: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _execute(target: Path, parameters: Mapping[str, str]) -> None:
-    import papermill
-    from jupyter_client.manager import AsyncKernelManager
-
-    class LocalKernel(AsyncKernelManager):
-        """A kernel that is spoken to through sockets in a private folder: it listens on no port."""
-
-        def __init__(self, *given: object, **options: object) -> None:
-            super().__init__(*given, **{**options, "transport": "ipc", "ip": f"{sockets}/kernel"})
-
-    # A folder of its own: by default the sockets have the same names for every kernel that starts in one folder.
-    with tempfile.TemporaryDirectory(prefix="esteira-") as sockets, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # papermill's own use of Jupyter's older paths
-        papermill.execute_notebook(
-            str(TEMPLATE),
-            str(target),
-            dict(parameters),
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
-            kernel_manager_class=LocalKernel,
-        )
-    _strip(target)
-
-
-def _strip(path: Path) -> None:
-    """Take out what papermill notes of this machine, of the clock and by lot, so that the same content is the same notebook."""
-    import nbformat
-
-    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    for place in (book, *book.cells):
-        for name in ("papermill", "execution"):
-            place["metadata"].pop(name, None)
-    for number, cell in enumerate(book.cells):
-        cell["id"] = f"cell-{number}"  # papermill gives the cell that it puts in a name by lot
-    nbformat.write(book, path)  # type: ignore[no-untyped-call]
-
-
 def _clear_locks(repository: Path) -> None:
     """Wait for another git to end; a lock older than any command of ours may take is of one that was killed."""
-    limit = time.monotonic() + 2 * pulls.LIMIT
+    limit = time.monotonic() + 2 * hosts.LIMIT
     while (locks := list(repository.rglob("*.lock"))) and time.monotonic() < limit:
         for lock in locks:
             with contextlib.suppress(FileNotFoundError):  # it has ended
-                if time.time() - lock.stat().st_mtime > pulls.LIMIT:
+                if time.time() - lock.stat().st_mtime > hosts.LIMIT:
                     log.warning("%s was left by a git that died: removed", lock)
                     lock.unlink()
         time.sleep(0.2)  # git tells nobody when it ends
@@ -135,8 +96,8 @@ def _push() -> None:
         _git("push", "--quiet", "--set-upstream", _git("remote").split()[0], "HEAD")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         told = (getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)
-        log.warning("the notebook is committed, but git push failed: %s", pulls.without_passwords(told))
+        log.warning("the notebook is committed, but git push failed: %s", hosts.without_passwords(told))
 
 
 def _git(*arguments: str) -> str:
-    return pulls.git(repository(), *arguments)
+    return hosts.git(repository(), *arguments)

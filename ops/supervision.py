@@ -15,9 +15,9 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from local import database, places, processes
-from local.database import Database
-from local.layout import BIN, LOOPBACK, PROJECT, Stack
+from ops import database, places, processes
+from ops.database import Database
+from ops.layout import BIN, LOOPBACK, PROJECT, Stack
 
 
 def interface(stack: Stack) -> Any:
@@ -72,7 +72,7 @@ def _programs(stack: Stack) -> Iterator[tuple[str, list[str]]]:
         [
             sys.executable,
             "-m",
-            "local.mail_catcher",
+            "ops.mail_catcher",
             "--folder",
             str(stack.mails),
             "--port",

@@ -1,0 +1,107 @@
+"""The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    CronTriggerTimetable,
+    Param,
+    get_current_context,
+    get_parsing_context,
+    task,
+)
+
+from esteira.dags import alerts
+from esteira.dags.building import Budget, loaded
+from esteira.dags.common import LATE, PERMANENT, context_of_run
+from esteira.dags.timeouts import end_with_its_process
+from esteira.settings import settings
+from esteira.spec import CENTURY, ModelSpec, model_files
+
+log = logging.getLogger(__name__)
+
+
+def operations() -> dict[str, DAG]:
+    """The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
+    if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox"):
+        return {}
+    specs, files, budget = [], model_files(), Budget()
+    for path in files:
+        try:
+            specs.append(loaded(path, files, budget))
+        except Exception as error:  # dags/broken_models.py shows it
+            log.error("%s", error)
+    return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs))}
+
+
+def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
+    return DAG(
+        dag_id=f"esteira_{name}",
+        schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=LATE),
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,  # a mail must not wait for somebody to think of this
+        description=doc.partition("\n")[0],
+        doc_md=doc,
+        tags={"esteira", "operations"},
+        auto_register=False,
+        default_args={
+            "retries": 2,
+            "retry_delay": timedelta(minutes=1),
+            "retry_policy": PERMANENT,
+            "execution_timeout": timedelta(hours=1),
+            "pre_execute": end_with_its_process,
+        },
+        **options,
+    )
+
+
+def _maintenance_dag(specs: list[ModelSpec]) -> DAG:
+    doc = """Compact every model's tables, remove files that nothing needs any more, and write checkpoints.
+
+A file stays for the days given after it was replaced, so that who reads it can end, and for good where it belongs to a
+Delta version that a registered model version was trained on."""
+    days = Param(
+        7, type="integer", minimum=1, maximum=CENTURY, title="Days", description="How long a replaced file is kept."
+    )
+    with _operation("maintenance", "0 3 * * 0", doc, params={"days": days}) as dag:
+
+        def mail_failure(context: Mapping[str, Any]) -> None:
+            alerts.mail_failure_of(specs[context["task_instance"].map_index])(context)
+
+        @task(map_index_template="{{ name }}", on_failure_callback=mail_failure)
+        def maintain(index: int) -> str:
+            from esteira import steps
+
+            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
+            return steps.maintain(specs[index], context_of_run()[0]["days"])
+
+        maintain.expand(index=list(range(len(specs))))
+    return dag
+
+
+def _outbox_dag(specs: list[ModelSpec]) -> DAG:
+    doc = """Send the mails that no mail server took when they were written.
+
+Each is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes given
+are left to the task that wrote them, and tries to alerts.send them itself."""
+    minutes = Param(
+        15, type="number", minimum=0, maximum=525_600, title="Minutes", description="How old a mail must be."
+    )
+    schedule = settings().outbox_schedule
+    with _operation("outbox", schedule, doc, params={"minutes": minutes}) as dag:
+
+        @task(map_index_template="{{ name }}")
+        def deliver(index: int) -> int:
+            from esteira import steps
+
+            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
+            return steps.deliver(specs[index], context_of_run()[0]["minutes"], alerts.send)
+
+        deliver.expand(index=list(range(len(specs))))
+    return dag

@@ -1,0 +1,209 @@
+"""The score DAG, and its deadline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
+    DAG,
+    AsyncCallback,
+    CronPartitionTimetable,
+    DeadlineAlert,
+    Param,
+    get_current_context,
+    task,
+)
+from airflow.sdk.exceptions import AirflowFailException
+from asgiref.sync import sync_to_async
+
+from esteira.dags import alerts
+from esteira.dags.common import (
+    LATE,
+    LOOKS,
+    WAITING,
+    context_of_run,
+    dag_of,
+    day_field,
+    number_field,
+    past_day,
+    predictions_asset,
+    run_day,
+    start_of,
+)
+from esteira.dags.deadlines import SinceQueued
+from esteira.errors import OutOfReach
+from esteira.spec import ModelSpec, find
+
+log = logging.getLogger(__name__)
+
+
+def score_dag(spec: ModelSpec) -> DAG:
+    """extract → validate → features → score → publish, for one day or a range of days."""
+    doc = f"""Score a day of {spec.name} with the champion of that day, into the Delta table of predictions.
+
+A day is a partition: the run that starts by the schedule ({spec.score.schedule}, {spec.time.timezone}) scores **the day
+before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
+stays in the table `served`. A check follows by itself: of the day, or of the last day of a range."""
+    timetable = (
+        CronPartitionTimetable(
+            spec.score.schedule,
+            timezone=spec.time.timezone,
+            run_offset=-1,
+            run_immediately=LATE,
+            key_format="%Y-%m-%d",
+        )
+        if spec.score.schedule
+        else None
+    )
+    options = {
+        "schedule": timetable,
+        "start_date": start_of(spec, spec.score.start and spec.score.start + timedelta(days=1)),
+        "catchup": spec.score.catchup,
+        "max_active_runs": 4,
+        "deadline": _deadline(spec),
+    }
+    with dag_of(spec, "score", doc, params=_fields(spec), **options) as dag:
+        _read(spec) >> _published(spec)
+    return dag
+
+
+def _fields(spec: ModelSpec) -> dict[str, Param]:
+    return {
+        "day": day_field(spec, "Day", "The day to score; empty: the run's partition, or yesterday."),
+        "last_day": day_field(spec, "Last day", "For a range: the last day to score, included."),
+        "version": number_field("Version", "Score with this version in place of the champion."),
+        "check": Param(
+            True,
+            type="boolean",
+            title="Check",
+            description="Let a check follow: of the day, or of the last day of a range, whose every whole window it measures "
+            "(a run of a partition always does).",
+        ),
+        "allow_empty": Param(
+            False,
+            type="boolean",
+            title="Allow empty days",
+            description="Take it that days that had rows have none any more. Otherwise the run fails, and nothing is replaced.",
+        ),
+    }
+
+
+def _days(spec: ModelSpec) -> list[date]:
+    """The days that the run is about, in order."""
+    from esteira.data import days
+
+    params, _, partition = context_of_run()
+    first = run_day(spec)
+    last = past_day(spec, params["last_day"]) if params["last_day"] and not partition else first
+    if last < first:
+        raise AirflowFailException(f"last_day {last} is before day {first}; give the range in order")
+    return days(first, last)
+
+
+def _read(spec: ModelSpec) -> Any:
+    @task(retries=LOOKS, retry_policy=WAITING)
+    def extract() -> int:
+        from esteira import steps
+
+        return steps.extract(spec, _days(spec), when_gone="replace" if context_of_run()[0]["allow_empty"] else "refuse")
+
+    @task
+    def validate() -> int:
+        from esteira import steps
+
+        bad = steps.validate(spec, _days(spec))
+        steps.require_fit(spec, _days(spec))
+        return bad
+
+    @task
+    def features() -> int:
+        from esteira import steps
+
+        return steps.features(spec, _days(spec))
+
+    built = features()
+    extract() >> validate() >> built
+    return built
+
+
+def _published(spec: ModelSpec) -> Any:
+    asset = predictions_asset(spec)
+
+    @task
+    def score() -> int:
+        from esteira import steps
+
+        params, run, _ = context_of_run()
+        # A form's 1.0 is a whole number, too.
+        return steps.score(spec, _days(spec), run, None if params["version"] is None else int(params["version"]))
+
+    # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
+    # checks of all its days would start in any order, and only the one of the newest day decides.
+    @task(outlets=[asset])
+    def publish() -> str:
+        from esteira import steps
+
+        params, run, partition = context_of_run()
+        steps.publish(spec, _days(spec), run)
+        events = get_current_context()["outlet_events"][asset]
+        if params["check"] and not partition:
+            events.add_partitions([str(_days(spec)[-1])])
+        return steps.accounted(spec, _days(spec))
+
+    scored = score()
+    scored >> publish()
+    return scored
+
+
+def _days_asked(spec: ModelSpec, run: Mapping[str, Any]) -> list[date]:
+    """The days of a run of the score DAG, of which only what Airflow tells a callback is known."""
+    from esteira.data import days
+
+    conf = run.get("conf") or {}
+    due = datetime.fromisoformat(run["run_after"]).astimezone(ZoneInfo(spec.time.timezone)).date()
+    first = run.get("partition_key") or conf.get("day") or str(due - timedelta(days=1))
+    last = first if run.get("partition_key") else conf.get("last_day") or first
+    return days(date.fromisoformat(first), date.fromisoformat(last))
+
+
+def _deadline(spec: ModelSpec) -> DeadlineAlert | None:
+    """The alert about a run that has not scored its days in time."""
+    if spec.score.deadline is None:
+        return None
+    return DeadlineAlert(
+        reference=SinceQueued(),
+        interval=timedelta(hours=spec.score.deadline),
+        callback=AsyncCallback("esteira.dags.score.late", kwargs={"model": spec.name}),
+    )
+
+
+async def late(model: str, context: Mapping[str, Any]) -> None:
+    """Mail that a run's days were not scored by their deadline, unless another run has scored them; called by the triggerer."""
+    await sync_to_async(_late)(model, context["dag_run"], str(context["deadline"]["deadline_time"]))
+
+
+def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
+    from esteira import steps
+    from esteira.store import lake
+
+    if run.get("run_type") == "backfill":  # all its runs are queued at once, and nobody waits for them in the morning
+        return
+    spec, name = find(model), f"{run['dag_id']}/{run['dag_run_id']}"
+    days = _days_asked(spec, run)
+    try:
+        days = lake.missing_days("predictions", model, days)
+    except OutOfReach:  # which may be why the day is late
+        log.exception("model %s: whether %s are scored can't be seen", model, days)
+    if not days:
+        return
+    place = f"{alerts.airflow_url()}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
+    mail = steps.late_mail(spec, days, name, run["state"], deadline, place)
+    try:
+        steps.post(spec, mail, days[0], name, alerts.send)
+    except OutOfReach:  # the mail can't wait in the lake
+        log.exception("model %s: the mail about %s is not in the ledger", model, days)
+        alerts.send(mail)

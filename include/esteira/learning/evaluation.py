@@ -1,0 +1,82 @@
+"""What predictions are worth: metrics over rows with labels, and how much better one version is than another."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from esteira import data
+from esteira.errors import SpecError
+from esteira.learning.metrics import METRICS
+from esteira.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from esteira.learning.metrics import Array
+
+
+def evaluate(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...] | list[str]) -> dict[str, float]:
+    """The metrics `names` over rows with `label`, `prediction` and `probability`; NaN where one can't be computed.
+
+    A name with a dot is a function of the model's own: it gets labels, predictions and probabilities as arrays.
+    """
+    if rows.empty:
+        return dict.fromkeys(names, math.nan)
+    labels, predictions, shown = arrays(spec, rows)
+    return {
+        name: _own(spec, name, labels, predictions, shown)
+        if "." in name
+        else float(METRICS[name].function(labels, predictions, shown, None))
+        for name in names
+    }
+
+
+def arrays(spec: ModelSpec, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """Labels, predictions and probabilities as metrics take them."""
+    labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+    if spec.task == "binary":
+        labels, predictions = ((values == spec.positive_class).astype(int) for values in (labels, predictions))
+    return labels, predictions, rows["probability"].to_numpy(dtype="float64")
+
+
+def _own(spec: ModelSpec, name: str, labels: Array, predictions: Array, shown: Array) -> float:
+    found = data.function(spec.folder, name)(labels, predictions, shown)
+    try:
+        if isinstance(found, str | bytes):
+            raise TypeError
+        return float(found)
+    except (TypeError, ValueError):
+        raise SpecError(
+            f"model {spec.name}: the metric {name} must return a number, got {type(found).__name__}"
+        ) from None
+
+
+def better_by(spec: ModelSpec, name: str, old: float, new: float) -> float:
+    """How much better `new` is than `old` in the metric's own unit; negative where it is worse."""
+    return new - old if spec.higher_is_better(name) else old - new
+
+
+def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: pd.DataFrame) -> list[float]:
+    """The gain of each day, in order of days, whose mean is the gain over all (jackknife pseudo-values over days).
+
+    Both frames have the same rows with `day`, `label`, `prediction`, `probability`. Pseudo-values carry a metric that
+    is no mean over rows (AUC, F1, MAE over mean) to numbers that can be resampled by day
+    (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 11).
+    """
+
+    def gain(old: pd.DataFrame, new: pd.DataFrame) -> float:
+        return better_by(spec, name, evaluate(spec, old, [name])[name], evaluate(spec, new, [name])[name])
+
+    if name == "mae_over_mean":
+        # Both divide by the same mean, which says nothing of who is better: to resample it would bury a plain advantage.
+        mean = abs(float(champion["label"].mean())) if len(champion) else 0.0
+        return [each / (mean or math.nan) for each in daily_gains(spec, "mae", champion, challenger)]
+    every = sorted(champion["day"].unique())
+    if len(every) < 2:
+        return [gain(champion, challenger)] * len(every)
+    whole, n = gain(champion, challenger), len(every)
+    without = [gain(champion[champion["day"] != day], challenger[challenger["day"] != day]) for day in every]
+    pseudo = [n * whole - (n - 1) * part for part in without]
+    offset = whole - math.fsum(pseudo) / n  # the jackknife's bias: the gain reported is the plain one
+    return [value + offset for value in pseudo]

@@ -1,0 +1,52 @@
+"""What a walk was worth: each block's metrics, and what each promotion gained; over rows as they were first served."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from esteira.learning import evaluation
+from esteira.replay.plan import Plan, spans
+from esteira.spec import ModelSpec
+from esteira.steps import ingest, outcomes
+from esteira.store import ledger
+
+
+def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
+    """Every metric of each block, of all versions together, over rows as they were first served."""
+    ingest.labels(spec, plan.first, plan.last + timedelta(days=spec.label_delay))
+    found = []
+    for first, last in spans(plan.first, plan.last, plan.blocks):
+        rows = outcomes.served(spec, None, first, last)
+        found.append(
+            {
+                "first": str(first),
+                "last": str(last),
+                "rows": len(rows),
+                **evaluation.evaluate(spec, rows, tuple(spec.check.metrics)),
+            }
+        )
+    return found
+
+
+def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> list[dict[str, Any]]:
+    """What each promotion was worth: how much better the new version served than the one it replaced would have.
+
+    Over the days until the next promotion, or the first `days` of them; in the gate's metric, on the same rows.
+    """
+    promotions = ledger.promotions(spec)
+    ends = [each.effective_day - timedelta(days=1) for each in promotions[2:]] + [plan.last]
+    found = []
+    for old, new, end in zip(promotions, promotions[1:], ends, strict=False):
+        last = min(end, new.effective_day + timedelta(days=days - 1)) if days else end
+        rows = outcomes.served(spec, new.version, new.effective_day, last)
+        span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
+        about = {"version": new.version, "replaced": old.version, **span, "gain": None}
+        found.append(about)
+        before = outcomes.as_predicted_by(spec, old.version, rows)
+        if before.empty:
+            continue
+        values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, rows)]
+        gain = evaluation.better_by(spec, spec.check.metric, *values)
+        about["gain"] = gain
+    return found

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from esteira import settings
+from esteira.errors import EsteiraError
+
+
+def test_the_environment_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ESTEIRA_HOME", raising=False)
+    assert settings.settings().state_folder == settings.PROJECT / ".esteira"
+    monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
+    assert settings.settings().state_folder == tmp_path
+    monkeypatch.setenv("ESTEIRA_MODELS", f"{tmp_path}/a:{tmp_path}/b")
+    assert settings.settings().model_folders == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_GIT_TOKEN", "swordfish")
+    assert settings.settings().git_token.get_secret_value() == "swordfish"
+    assert "swordfish" not in repr(settings.settings())
+
+
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTEIRA_GIT_HOST", "gitlab")
+    with pytest.raises(EsteiraError, match="ESTEIRA_GIT_HOST can't be used: got 'gitlab'"):
+        settings.settings()
