@@ -19,6 +19,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from esteira.steps import champions
+
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = "toll_traffic"
 AS_OF = date(2024, 12, 31)  # its world does not change in the days walked
@@ -32,11 +34,10 @@ def walk() -> None:
     """Score, measure and decide day after day in this process; print what a day costs early, late, and in a fresh process."""
     from esteira import spec as specs
     from esteira import steps
-    from esteira.store import ledger
 
     spec = specs.find(MODEL)
     steps.train(spec, AS_OF, "bench")
-    model = ledger.load_version(spec, 1)
+    model = champions.load_version(spec, 1)
     took: dict[str, list[float]] = {"score": [], "check": [], "bare script": []}
     for number in range(1, DAYS + 1):
         day = AS_OF + timedelta(days=number)
@@ -117,11 +118,10 @@ def one(name: str, ordinal: int) -> None:
     """Do one part of a day in this process, and print how long it took once everything was imported."""
     import mlflow.sklearn
     from esteira import spec as specs
-    from esteira.store import ledger
 
     assert mlflow.sklearn
     spec, day = specs.find(MODEL), date.fromordinal(ordinal)
-    ledger.repair_aliases(
+    champions.repair_aliases(
         spec
     )  # connects to the registry, which a task's worker has not done either: not part of a day
     print(_timed({"score": _score, "check": _check}[name], spec, day))

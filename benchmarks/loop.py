@@ -20,6 +20,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from esteira.store.memory import MemoryLake
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SEEDS = int(os.environ.get("ESTEIRA_BENCH_SEEDS", "200"))
 CHANGE = date(2025, 7, 1)  # in examples/stream/source.py
@@ -63,7 +65,7 @@ def simulated(kind: str, keep_old: bool, seeds: Iterable[int], days: int) -> lis
         model = given.model_copy(update={"name": f"{kind}_{seed}", "retrain": recipes})
         first = date(2025, 5, 1)
         plan = replay.Plan(model.name, first, first + timedelta(days=days - 1), "day", "month")
-        with lake.in_memory():
+        with lake.using(MemoryLake()):
             found.append(_year(replay.walk(model, plan, "policy")))
     shutil.rmtree(home)
     return found

@@ -69,8 +69,8 @@ class Story:
     def tell(self, day: date, model: str, what: str) -> None:
         """Add a row to the summary: what happened, the version that serves next, the metric of the latest window."""
         from esteira import spec as specs
-        from esteira.steps import champion
-        from esteira.steps.checking import measured_windows
+        from esteira.store.ledger import champion
+        from esteira.store.measurements import windows as measured_windows
 
         spec = specs.find(model)
         now = champion(spec)
@@ -177,8 +177,8 @@ def _expect_states(
 
 def _expect_versions(story: Story) -> None:
     from esteira import spec as specs
-    from esteira.steps import champion
     from esteira.store import lake
+    from esteira.store.ledger import champion
 
     for model, version in (("toll_traffic", 2), ("queue_time", 1)):
         now = champion(specs.find(model))

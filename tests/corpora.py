@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from esteira import steps
 from esteira.spec import ModelSpec, load
-from esteira.store import lake, runs
+from esteira.store import lake, runs, schemas
 
 CORPUS = Path(__file__).parent / "corpus"
 DAY = date(2026, 2, 3)
@@ -104,7 +104,7 @@ def mend(case: Case, spec: ModelSpec) -> None:
         shutil.copy(CORPUS / "plain" / "in" / f"{DAY}.csv", spec.folder / "in" / f"{DAY}.csv")
 
 
-def rows(kind: lake.Kind, spec: ModelSpec, day: str) -> pd.DataFrame:
+def rows(kind: schemas.Kind, spec: ModelSpec, day: str) -> pd.DataFrame:
     """The table's rows of the day."""
     found = lake.read(kind, spec.name, day=date.fromisoformat(day))
     return found.reindex(columns=["day", "rule"]) if found.empty else found

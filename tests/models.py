@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
-from esteira import steps
+import pandas as pd
+from esteira import data, steps
 from esteira.spec import ModelSpec, load
 
 YAML = """\
@@ -87,6 +88,13 @@ def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int |
     steps.features(spec, days)
     steps.score(spec, days, run, version)
     steps.publish(spec, days, run)
+
+
+def labelled(spec: ModelSpec, last: date = date(2026, 1, 30), length: int = 20) -> pd.DataFrame:
+    """Feature rows of the model with their label, straight from its source."""
+    rows = data.read(spec, last - timedelta(days=length - 1), last)
+    built = data.build_features(spec, rows)
+    return built.merge(rows[["site", "at", "amount"]], on=["site", "at"]).rename(columns={"amount": "label"})
 
 
 BINARY = """\

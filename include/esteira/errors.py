@@ -46,6 +46,10 @@ class PromotionRefused(EsteiraError):
     """A promotion would replace a champion that was not the one measured, or would go back in time."""
 
 
+class Superseded(Exception):
+    """What was to be written was computed from a state that is no longer the last one. Nothing was written; it is done anew."""
+
+
 class ModelRefused(EsteiraError):
     """A model file holds types outside the allow-list, or is not in the skops format."""
 

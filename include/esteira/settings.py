@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     mlflow_url: str | None = None  # where browsers reach MLflow; empty: nowhere
     commit: str = ""  # of the code, where git does not know it, as in an image
     outbox_schedule: str = "*/10 * * * *"
+    reconcile_schedule: str = "17 * * * *"
 
     @property
     def state_folder(self) -> Path:

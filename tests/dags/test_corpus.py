@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from esteira.notify import rendering
 
 from tests import corpora
 from tests.corpora import Case
@@ -24,7 +25,7 @@ def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest
     from esteira.dags import alerts
 
     mails: list = []
-    monkeypatch.setattr(alerts, "send", mails.append)
+    monkeypatch.setattr(alerts, "deliver_now", lambda spec, mail: mails.append(mail))
     spec = corpora.declare(case, tmp_path / "models")
     dag = dag_bag(tmp_path / "models").dags["corpus_score"]
     dag.deadline = None  # with one, DAG.test of Airflow 3.3 can't end a run; a live test has it
@@ -41,7 +42,7 @@ def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest
             )
         failed = [name for name, state in states.items() if state == "failed"]
         assert len(failed) == (0 if ended.state == "success" else 1), states
-        return ended.state == "success", str(said) if not failed else mails[-1].text()
+        return ended.state == "success", str(said) if not failed else rendering.text(mails[-1])
 
     for day in case.before:
         assert run(day)[0]

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import EsteiraError, OutOfReach
-from esteira.steps.mails import Mail
+from esteira.notify import rendering
 from esteira.store import lake
+from esteira.store.outbox import Mail
 
 from tests import models
 from tests.conftest import PROJECT
@@ -29,7 +30,7 @@ TASKS = {
     "commit_notebook register promote rescore warn",
 }
 
-OPERATIONS = {"esteira_maintenance", "esteira_outbox"}
+OPERATIONS = {"esteira_maintenance", "esteira_outbox", "esteira_reconcile"}
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
     spec = models.write(tmp_path / "models")
     sent: list[Mail] = []
-    monkeypatch.setattr(alerts, "send", sent.append)
+    monkeypatch.setattr(alerts, "deliver_now", lambda spec, mail: sent.append(mail))
     run = {
         "dag_id": "sales_score",
         "dag_run_id": "scheduled__1",
@@ -123,7 +124,9 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
         asyncio.run(score.late("sales", context))
     (mail,) = sent
     assert mail.subject == "[esteira] sales: 2026-02-01 is not scored yet"
-    assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in mail.text()
+    assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in rendering.text(
+        mail
+    )
 
     by_hand = run | {"partition_key": None, "dag_run_id": "2", "conf": {"day": "2026-02-01", "last_day": "2026-02-03"}}
     lake.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
@@ -132,10 +135,12 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
     asyncio.run(score.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
     assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
 
+    given: list[tuple[str, str]] = []
+    monkeypatch.setattr(alerts, "send", lambda message, receiver: given.append((message["Subject"], receiver)))
     monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "not mounted"))
     asyncio.run(score.late("sales", context))
-    assert sent[-1].subject == "[esteira] sales: 2026-02-01 is not scored yet"
-    assert len(sent) == 3
+    assert given == [("[esteira] sales: 2026-02-01 is not scored yet", "ops@example.com")]
+    assert len(sent) == 2
 
 
 def test_the_scheduled_score_takes_the_day_before(dags) -> None:

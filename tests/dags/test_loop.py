@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 from esteira import data, steps
+from esteira.lifecycle.actions import Evidence
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
-from esteira.store import lake
+from esteira.store import lake, ledger, measurements
 
 from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -50,7 +51,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list:
     from esteira.dags import alerts
 
     mails: list = []
-    monkeypatch.setattr(alerts, "send", mails.append)
+    monkeypatch.setattr(alerts, "deliver_now", lambda spec, mail: mails.append(mail))
     return mails
 
 
@@ -73,18 +74,18 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "decide": lambda *_: Verdict(decision, "pretended"),
         "drift_to_report": lambda *_: None,
         "drift_report": lambda *_: "run-drift",
-        "report_why": lambda *_: None,
         "to_verify": lambda *_: None,
-        "drift_mail": lambda *_: None,
+        "report_drift": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
-        "standing": lambda *_: (R in found.values(), bool({R, I} & set(found.values()))),
+        "evidence": lambda spec, day, tried: Evidence(
+            Verdict(decision, "pretended"), len(spec.recipes), {n: (found.get(n, F), 0.1) for n in range(1, tried + 1)}
+        ),
         "commit_notebook": lambda *_: "commit",
         "chosen_version": lambda *_: 2,
         "promote_chosen": lambda *_: 2,
         "rescore": lambda *_: 10,
-        "warning": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),
-        "post": lambda spec, mail, day, by, send: send(mail),
+        "warn": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),
     }
     for name, function in scenario.items():
         monkeypatch.setattr(steps, name, function)
@@ -162,26 +163,22 @@ def test_drift_alone_is_reported_and_retrains_nothing(
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
     monkeypatch.setattr(steps, "drift_to_report", lambda *_: "drifted:1:2026-02-07")
-    monkeypatch.setattr(steps, "drift_mail", lambda *_: SimpleNamespace(subject="drift"))
+    monkeypatch.setattr(steps, "report_drift", lambda *_: SimpleNamespace(subject="drift"))
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["drift_report"] == states["keep"] == "success"
     assert states["attempt_1.retrain"] == "skipped"
     assert [mail.subject for mail in sent] == ["drift"]
 
 
-@pytest.mark.parametrize("worse", [True, False])
 def test_a_new_champion_is_verified_beside_what_the_check_decides(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list, worse: bool
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
     monkeypatch.setattr(steps, "to_verify", lambda *_: "a promotion")
-    monkeypatch.setattr(steps, "verify", lambda *_: "worse" if worse else "verified")
-    mail = SimpleNamespace(subject="worse than what it replaced") if worse else None
-    monkeypatch.setattr(steps, "verification_mail", lambda *_: mail)
+    monkeypatch.setattr(steps, "verify", lambda *_: SimpleNamespace(why="better than what it replaced"))
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["verify"] == states["keep"] == "success"
     assert states["attempt_1.retrain"] == states["drift_report"] == "skipped"
-    assert [mail.subject for mail in sent] == (["worse than what it replaced"] if worse else [])
 
 
 def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
@@ -222,7 +219,7 @@ def test_the_three_dags_live_through_a_change_for_real(
     assert len(lake.read("predictions", spec.name)) == len(data.days(FIRST, day)) * 72
     states = run(spec, "check", day=str(day))
     assert states[""] == "success"
-    now = steps.champion(spec)
+    now = ledger.champion(spec)
     assert now is not None
     if "change" in world:
         assert states["attempt_2.verdict"] == states["rescore"] == "success"
@@ -251,27 +248,27 @@ def test_the_command_line_decides_as_the_dag_does(
 
     shutil.copytree(home, tmp_path / "copy")
     states = run(spec, "check", day=str(day))
-    by_dag = [outcome.outcome for outcome in steps.checking.attempts(spec, day).values()]
+    by_dag = [outcome.outcome for outcome in measurements.attempts(spec, day).values()]
 
     from tests.conftest import use_home
 
     use_home(tmp_path / "copy", monkeypatch)
-    _, by_hand, version = steps.check(spec, day)
-    assert by_hand == by_dag
-    assert (version is not None) == (states["promote"] == "success")
+    checked = steps.check(spec, day)
+    assert list(checked.outcomes) == by_dag
+    assert (checked.promoted is not None) == (states["promote"] == "success")
 
 
 def decisions(spec: ModelSpec) -> list[tuple[object, ...]]:
     """What the checks of a model decided and did, as the tables keep it."""
     known = lake.read("metrics", spec.name, role="decision").sort_values("check_day")
     tried = lake.read("metrics", spec.name, role="challenger", window="slice").sort_values(["check_day", "attempt"])
-    ledger = lake.read("ledger", spec.name).sort_values(["effective_day", "id"])
+    events = ledger.rows(spec).sort_values(["effective_day", "id"])
     return [
         *known[["check_day", "outcome", "why"]].itertuples(index=False, name=None),
         *tried[["check_day", "attempt", "metric", "value", "n_rows"]].itertuples(index=False, name=None),
         *tried[["gain", "gain_lower", "gain_upper"]].dropna().itertuples(index=False, name=None),
-        *ledger.loc[
-            ~ledger["to_state"].isin(["queued", "delivered", "challenger"]), ["id", "effective_day", "to_state"]
+        *events.loc[
+            ~events["to_state"].isin([*ledger.MAILS, "challenger"]), ["id", "effective_day", "to_state"]
         ].itertuples(index=False, name=None),
     ]
 

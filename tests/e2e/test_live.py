@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from esteira import data, spec, steps
+from esteira import data, spec
 from esteira.store import lake
 from sqlalchemy import Engine, inspect, text
 
@@ -304,7 +304,7 @@ def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None
     assert states["champion"] > 1
     # A model trained once and frozen has a mean of 0.33 over these months (`make bench-loop`).
     assert monthly.mean() < 0.3
-    now = steps.champion(model)
+    now = ledger.champion(model)
     assert now is not None
     assert now.effective_day > date(2011, 9, 1)
 

@@ -36,7 +36,7 @@ def test_a_day_that_never_had_rows_is_an_empty_day(trained, monkeypatch, caplog:
     with caplog.at_level("INFO"):
         score_days(spec, [FIRST])
     assert lake.read("predictions", spec.name).empty
-    assert lake.missing_days("predictions", spec.name, [FIRST]) == []
+    assert lake.unwritten_days("predictions", spec.name, [FIRST]) == []
     assert f"the source has no row for {FIRST}: an empty day" in caplog.text
     assert steps.accounted(spec, [FIRST]) == "0 rows read = 0 published + 0 in quarantine"
 

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, steps
+from esteira import data, steps, views
+from esteira.cli import operations
+from esteira.errors import EsteiraError
+from esteira.learning import evaluation
 from esteira.lifecycle.policy import Decision
-from esteira.spec import ModelSpec
-from esteira.steps import training
-from esteira.store import lake, ledger
+from esteira.spec import ModelSpec, load
+from esteira.steps import champions, outcomes, training
+from esteira.store import lake
 
 from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
+from tests.worlds import SEGMENTED, binary_model
 
 
 def check(spec: ModelSpec, day: date) -> Decision:
@@ -87,7 +91,7 @@ def test_a_range_over_a_promotion_measures_each_champion_on_its_own_windows(trai
     spec, middle, last = trained(), FIRST + timedelta(days=20), FIRST + timedelta(days=62)
     score_days(spec, data.days(FIRST, middle))
     second = training.retrained(spec, middle, "second")
-    ledger.make_champion(spec, second, middle, measured=1, why="second", by="test")
+    champions.make_champion(spec, second, middle, measured=1, why="second", by="test")
     score_days(spec, data.days(middle + timedelta(days=1), last), run="later")
     check(spec, last)
     rows = lake.read("metrics", spec.name, role="champion", window="window", metric="mae_over_mean")
@@ -109,5 +113,159 @@ def test_a_check_said_again_measures_no_range_again(trained, again: bool) -> Non
 
 def test_a_check_without_a_champion_is_in_nobodys_way(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path)
-    assert steps.check(spec, FIRST + timedelta(days=60))[0].decision is Decision.WAIT
+    assert steps.check(spec, FIRST + timedelta(days=60)).verdict.decision is Decision.WAIT
     assert lake.days_of("metrics", spec.name) == []
+
+
+def test_a_healthy_check_keeps_and_records(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=15)))
+    checked = steps.check(spec, FIRST + timedelta(days=14))
+    verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
+    assert (verdict.decision, outcomes, version) == (Decision.KEEP, [], None)
+    rows = lake.read("metrics", spec.name)
+    windows = rows[(rows["window"] == "window") & (rows["metric"] == "mae_over_mean")]
+    assert [
+        (first.date(), last.date()) for first, last in zip(windows["first_day"], windows["last_day"], strict=True)
+    ] == [
+        (FIRST, FIRST + timedelta(days=6)),
+        (FIRST + timedelta(days=7), FIRST + timedelta(days=13)),
+    ]
+    assert windows["in_range"].all()
+    assert set(windows["max"]) == {0.3}
+    assert (windows["n_rows"] == 7 * 72).all()
+    assert set(rows.loc[rows["metric"] == "psi", "segment"]) == set(spec.features.all)
+
+
+def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    days = data.days(FIRST, FIRST + timedelta(days=4))
+    score_days(spec, days)
+    steps.labels_for_check(spec, days[-1])
+    assert len(outcomes.served(spec, 1, days[0], days[-1])) == 4 * 72
+    rows = lake.read("served", spec.name)
+    rows.loc[rows["day"] == pd.Timestamp(days[0]), "trained_through"] = pd.Timestamp(days[0])
+    lake.replace_days("served", spec.name, rows, days)
+    assert len(outcomes.served(spec, 1, days[0], days[-1])) == 3 * 72
+    assert outcomes.served(spec, 2, days[0], days[-1]).empty
+
+
+def test_metrics_by_segment_count_where_they_have_limits(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models", yaml=SEGMENTED)
+    source = spec.folder / "source.py"
+    source.write_text(  # only site B, a third of the rows, turns to noise
+        source.read_text().replace(
+            "    if day >= NOISE:",
+            "    if day >= date(2026, 2, 8):\n        amount[site == 1] *= random.lognormal(0, 0.7, 24)\n    if day >= NOISE:",
+        )
+    )
+    loose = (
+        (spec.folder / "model.yaml")
+        .read_text()
+        .replace("metrics: {mae_over_mean: {max: 0.3}, r2: {min: 0.1}}", "metrics: {mae_over_mean: {max: 0.9}}")
+    )
+    (spec.folder / "model.yaml").write_text(loose)
+    spec = load(spec.folder / "model.yaml")
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, data.days(FIRST, CHANGE + timedelta(days=14)))
+    day = CHANGE + timedelta(days=14)
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    verdict = steps.decide(spec, day)
+    assert verdict.decision is Decision.RETRAIN
+    assert "mae_over_mean of site=B" in verdict.why
+    assert "site=A" not in verdict.why
+    rows = lake.read("metrics", spec.name, check_day=day, role="champion", window="window")
+    assert set(rows["segment"]) == {"", "site=A", "site=B", "site=C", "open=1"}
+    assert rows.loc[rows["segment"] == "open=1", "in_range"].isna().all()
+
+
+def test_incomplete_labels_wait_and_never_retrain(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained(noise=str(CHANGE))
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    real, late = data.read_labels, day - timedelta(days=5)
+
+    def partial(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[(rows["day"] < pd.Timestamp(late)) | (rows["site"] == "A")]
+
+    monkeypatch.setattr(data, "read_labels", partial)
+    checked = steps.check(spec, day)
+    verdict, outcomes = checked.verdict, list(checked.outcomes)
+    assert verdict.decision is Decision.WAIT
+    assert "% of the rows have one, and at least 90% would be usual" in verdict.why
+    assert outcomes == []
+    monkeypatch.setattr(data, "read_labels", real)
+    assert steps.check(spec, day).verdict.decision is Decision.RETRAIN
+
+
+def test_labels_of_one_class_where_both_were_usual_wait(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    real = data.read_labels
+
+    def only_low(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(label=rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "low"))
+
+    monkeypatch.setattr(data, "read_labels", only_low)
+    verdict = steps.check(spec, day).verdict
+    assert verdict.decision is Decision.WAIT
+    assert "they hold 1 class, and several were usual" in verdict.why
+
+
+def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tmp_path: Path) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    for day in data.days(FIRST, FIRST + timedelta(days=9)):
+        score_days(spec, [day], f"r{day}")
+        steps.check(spec, day)
+    rows = lake.read("metrics", spec.name, role="estimated", metric="accuracy")
+    days = rows[rows["window"] == "day"]
+    assert len(days) >= 5
+    assert (days["last_day"] == days["check_day"]).all()  # with a delay of one day only the day itself is pending
+    assert days["value"].between(0.7, 1).all()
+    errors = lake.read("metrics", spec.name, role="estimated", metric="accuracy_error")
+    assert len(errors) >= 2
+    assert (errors["value"] < 0.2).all()
+    said = operations.shown(views.status(spec))["estimated accuracy"]
+    assert "of the days without labels; estimates were off by 0." in said
+
+
+def test_a_metric_that_can_not_be_computed_waits(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    real = evaluation.evaluate
+
+    def unknown(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, float]:
+        return {**real(spec, rows, names), "mae_over_mean": float("nan")}
+
+    monkeypatch.setattr(evaluation, "evaluate", unknown)
+    verdict = steps.check(spec, day).verdict
+    assert verdict.decision is Decision.WAIT
+    assert "mae_over_mean can't be computed" in verdict.why
+    row = lake.read("metrics", spec.name, check_day=day, window="window", metric="mae_over_mean", role="champion")
+    assert row["in_range"].isna().all()
+
+
+def test_an_estimate_that_fails_does_not_keep_a_check_from_deciding(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
+    monkeypatch.setattr("esteira.steps.estimating.rows", lambda *_: 1 / 0)
+    assert steps.check(spec, FIRST + timedelta(days=7)).verdict.decision is Decision.KEEP
+    assert "no estimate for the days without labels" in caplog.text
+
+
+def test_a_personal_column_is_no_segment(tmp_path: Path) -> None:
+    yaml = models.YAML.replace("  slice: 7d\n", "  slice: 7d\n  segments: {{site: {{}}}}\n") + "personal: [site]\n"
+    with pytest.raises(EsteiraError, match="'site' is personal, and a segment's values stand in mails and reports"):
+        models.write(tmp_path, yaml=yaml)

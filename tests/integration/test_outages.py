@@ -210,6 +210,6 @@ def test_an_attempt_that_meets_an_outage_is_no_attempt_that_failed(
         out.setattr(checking, "retrain", lambda *_: (_ for _ in ()).throw(OutOfReach("the lake")))
         with pytest.raises(OutOfReach):
             steps.check(spec, day, keep_notebook=False)
-    _, outcomes, version = steps.check(spec, day, keep_notebook=False)
-    assert version == 2
-    assert outcomes[-1].value == "recovers"
+    checked = steps.check(spec, day, keep_notebook=False)
+    assert checked.promoted == 2
+    assert checked.outcomes[-1].value == "recovers"

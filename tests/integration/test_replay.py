@@ -14,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from esteira import replay, steps
+from esteira import replay
 from esteira.errors import EsteiraError
 from esteira.replay import Plan, spans, walk, walking
 from esteira.replay import report as reports
 from esteira.spec import ModelSpec
 from esteira.steps import checking
-from esteira.store import lake
+from esteira.store import lake, ledger
+from esteira.store.memory import MemoryLake
 
 from tests import models
 from tests.conftest import use_home
@@ -150,7 +151,7 @@ def test_in_memory_it_is_the_same(spec: ModelSpec, another_home) -> None:
     blocks = replay.block_metrics(spec, plan)
     served = lake.read("served", spec.name)
     another_home("memory")
-    with lake.in_memory():
+    with lake.using(MemoryLake()):
         assert walk(spec, plan, "policy") == on_disk
         assert replay.block_metrics(spec, plan) == blocks
         columns = ["day", "site", "at", "prediction", "version"]
@@ -177,7 +178,7 @@ def test_a_model_that_would_not_be_accepted_is_replayed_and_said(home: Path, tmp
     plan = Plan(spec.name, FIRST, FIRST + timedelta(days=6), "week", "week")
     assert len(walk(spec, plan, "frozen")) == 1
     assert "would not have been promoted: on the test part mae_over_mean" in walking.begin(spec, plan)
-    assert steps.champion(spec) is not None
+    assert ledger.champion(spec) is not None
 
 
 def test_the_command_line_replays_in_a_place_of_its_own(

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from esteira import data, steps
 from esteira.errors import SpecError
+from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec, find, load
-from esteira.store import lake, runs
+from esteira.store import lake, mlflow_tracking, runs
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -83,10 +84,10 @@ def test_a_secret_stays_where_it_is(
     with pytest.raises(Exception, match="unable to open database file") as failed:
         steps.train(spec, AS_OF, "t")
     said = "".join(traceback.format_exception(failed.value))
-    mail = steps.failure_mail(spec, "extract", "run", failed.value, "").message("a@b").as_string()
+    mail = rendering.message(messages.failure(spec, "extract", "run", failed.value, ""), "a@b").as_string()
     with runs.tracked(spec, "k", "n", kind="x") as run_id:
         pass
-    kept = json.dumps(runs.client().get_run(run_id).to_dictionary())
+    kept = json.dumps(mlflow_tracking.client().get_run(run_id).to_dictionary())
     for text in (said, mail, kept, caplog.text, repr(spec), spec.model_dump_json()):
         assert SECRET not in text
     assert SECRET in spec.source.url.get_secret_value()  # type: ignore[union-attr]

@@ -10,11 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.errors import DataError, EsteiraError, UnknownVersion
+from esteira.errors import (
+    DataError,
+    EsteiraError,
+    UnknownVersion,
+)
 from esteira.learning import tuning
 from esteira.spec import ModelSpec, find
-from esteira.steps import training
-from esteira.store import lake, ledger, runs
+from esteira.steps import champions, training
+from esteira.store import lake, ledger, mlflow_tracking, runs, schemas
 from filelock import FileLock
 
 from tests import models
@@ -22,7 +26,7 @@ from tests.models import AS_OF, FIRST, score_days
 
 
 def versions(spec: ModelSpec) -> int:
-    return len(runs.client().search_model_versions(f"name = '{spec.name}'"))
+    return len(mlflow_tracking.client().search_model_versions(f"name = '{spec.name}'"))
 
 
 def test_the_same_training_is_not_registered_twice(trained) -> None:
@@ -64,7 +68,7 @@ def test_a_version_that_another_champion_was_compared_with_is_trained_anew(train
     """Else its promotion would be refused for good: it was measured against a champion that is no more."""
     spec = trained()
     other = training.retrained(spec, AS_OF, "other")
-    ledger.make_champion(spec, other, AS_OF, measured=1, why="by hand", by="test")
+    champions.make_champion(spec, other, AS_OF, measured=1, why="by hand", by="test")
     steps.train(spec, AS_OF, "again")
     assert versions(spec) == 3
 
@@ -95,7 +99,7 @@ def test_a_promotion_says_what_it_rests_on(trained, caplog: pytest.LogCaptureFix
     evidence = {"gain": 0.1234, "gain_lower": 0.05, "gain_upper": 0.2, "commit": "abc123"}
     with caplog.at_level("INFO"):
         other = training.retrained(spec, AS_OF, "other")
-        ledger.make_champion(spec, other, AS_OF, measured=1, why="better", by="test", evidence=evidence)
+        champions.make_champion(spec, other, AS_OF, measured=1, why="better", by="test", evidence=evidence)
     assert (
         "model sales: version 2 is champion from 2026-02-01 on: better; gain 0.1234 (interval 0.05 to 0.2); commit abc123"
         in caplog.text
@@ -103,7 +107,7 @@ def test_a_promotion_says_what_it_rests_on(trained, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("kind", ["raw", "features"])
-def test_a_training_for_the_same_day_writes_no_table(trained, kind: lake.Kind) -> None:
+def test_a_training_for_the_same_day_writes_no_table(trained, kind: schemas.Kind) -> None:
     spec = trained()
     before = lake.version(kind, spec.name)
     steps.train(spec, AS_OF, "again")
@@ -126,7 +130,7 @@ def test_a_training_on_one_class_says_what_to_do(home: Path, tmp_path: Path, day
 
 def test_a_champion_that_was_deleted_in_mlflow_can_be_replaced(trained, caplog: pytest.LogCaptureFixture) -> None:
     spec = trained()
-    runs.client().delete_model_version(spec.name, "1")
+    mlflow_tracking.client().delete_model_version(spec.name, "1")
     runs._run_of.cache_clear()  # as in the next process
     with pytest.raises(UnknownVersion, match="If it was deleted in MLflow, restore it there, go to another one"):
         score_days(spec, [FIRST])
@@ -144,3 +148,90 @@ def test_two_trainings_of_a_model_from_the_command_line_do_not_meet(home: Path, 
         done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "another `esteira train` of it is at work on this machine; wait for it" in done.stderr
+
+
+def test_train_registers_and_promotes_with_its_lineage(trained) -> None:
+    spec = trained()
+    now = ledger.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day) == (1, FIRST)
+    assert runs.aliases(spec) == {"champion": 1}
+    run_id = runs.run_of(spec, 1)
+    run = mlflow_tracking.client().get_run(run_id)
+    for tag in ("features_version", "labels_version", "trained_through", "lock", "model_yaml", "first_day"):
+        assert run.data.tags[tag], tag
+    assert run.data.params["seed"] == "0"
+    assert {"test_mae_over_mean", "test_r2", "baseline_mae_over_mean"} <= set(run.data.metrics)
+    files = {file.path for file in mlflow_tracking.client().list_artifacts(run_id)}
+    assert {"profile.json", "importance.png", "residuals.png"} <= files
+    assert len(runs.search(spec, kind="candidate")) == 2
+    model = runs.load_version(spec, 1)
+    assert model.trained_through < AS_OF - timedelta(days=1)
+
+
+def test_training_sees_only_labels_mature_on_the_day(trained) -> None:
+    spec = trained()
+    assert lake.read("labels", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+    assert lake.read("features", spec.name)["day"].max().date() == AS_OF - timedelta(days=spec.label_delay)
+
+
+def test_the_commit_of_the_models_folder_is_known() -> None:
+    assert len(runs.code_version(find("toll_traffic")).rstrip("+")) == 40
+
+
+def test_a_logged_model_has_signature_and_example(trained) -> None:
+    import mlflow
+
+    spec = trained()
+    info = mlflow.models.get_model_info(mlflow_tracking.client().get_run(runs.run_of(spec, 1)).data.tags["model_uri"])
+    assert [column.name for column in info.signature.inputs] == list(spec.features.all)
+    assert info.saved_input_example_info is not None
+    assert info.flavors["sklearn"]["serialization_format"] == "skops"
+
+
+def test_training_again_does_not_promote_what_is_not_better(trained) -> None:
+    spec = trained()
+    said = steps.train(spec, AS_OF + timedelta(days=14), "t2")
+    assert "was not promoted" in said
+    now = ledger.champion(spec)
+    assert now is not None
+    assert now.version == 1
+    assert set(lake.read("ledger", spec.name)["to_state"]) == {"challenger", "champion", "rejected"}
+
+
+def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Path) -> None:
+    spec = models.write(
+        tmp_path,
+        yaml=models.YAML.replace("  window: 28d", "  window: 28d\n  accept: {{mae_over_mean: {{max: 0.0001}}}}"),
+    )
+    said = steps.train(spec, AS_OF, "t")
+    assert "on the test part mae_over_mean" in said
+    assert ledger.champion(spec) is None
+    assert runs.aliases(spec) == {"challenger": 1}
+
+
+def test_refit_promotes_a_version_of_its_own(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path, yaml=models.YAML.replace("min_gain: 0.01", "min_gain: 0.01, refit: true"))
+    steps.train(spec, AS_OF, "t")
+    now = ledger.champion(spec)
+    assert now is not None
+    assert now.version == 2
+    assert runs.load_version(spec, 2).trained_through == AS_OF - timedelta(days=1)
+    assert runs.load_version(spec, 1).trained_through < AS_OF - timedelta(days=1)
+
+
+def test_the_demos_change_raises_the_champions_error_by_at_least_half(home: Path) -> None:
+    spec = find("toll_traffic")
+    steps.train(spec, AS_OF, "t", candidates=[0])
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=27)))
+    truth = data.read(spec, FIRST, FIRST + timedelta(days=27))
+    rows = lake.read("served", spec.name).merge(truth[["plaza", "at", "vehicles"]], on=["plaza", "at"])
+    error = (rows["prediction"] - rows["vehicles"]).abs() / rows["vehicles"].mean()
+    changed = rows["day"] >= pd.Timestamp(2026, 2, 15)
+    assert error[changed].mean() >= 1.5 * error[~changed].mean()
+
+
+def test_a_training_on_garbage_is_refused(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models", yaml=models.YAML.replace("max: 60", "max: 15"))
+    with pytest.raises(DataError, match=r"not fit to learn from: .* rows are in quarantine, more than quality"):
+        steps.train(spec, AS_OF, "t")

@@ -16,7 +16,7 @@ import pandas as pd
 from esteira import data, steps
 from esteira.errors import EsteiraError, PromotionRefused
 from esteira.spec import find
-from esteira.steps import ingest, scoring
+from esteira.steps import champions, ingest, scoring
 from esteira.store import lake, ledger
 
 from tests.soak import crashes, victim
@@ -67,7 +67,7 @@ def checked() -> None:
 def promoted(version: int) -> str:
     """Promote a version that was measured against the first."""
     try:
-        ledger.make_champion(find("sales"), version, CHANGE, measured=1, why="raced", by=f"race {version}")
+        champions.make_champion(find("sales"), version, CHANGE, measured=1, why="raced", by=f"race {version}")
     except PromotionRefused:
         return "refused"
     return "promoted"
@@ -233,7 +233,7 @@ def _champions() -> tuple[list[int], int]:
     from esteira.store import runs
 
     spec = find("sales")
-    return [each.version for each in ledger.promotions(spec)], runs.aliases(spec)["champion"]
+    return [each.version for each in ledger.state(spec).changes], runs.aliases(spec)["champion"]
 
 
 def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:

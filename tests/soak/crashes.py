@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from esteira.store import mlflow_tracking
+
 from tests.soak import victim
 
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
@@ -71,7 +73,7 @@ def image(spec_name: str, home: Path) -> Image:
             rows["version"] = rows["version"].astype("Int64")
         text = rows.astype(str).to_csv(index=False).splitlines()
         found[kind] = Counter(_without_lots(line, runs).replace(str(home), "(home)") for line in text)
-    api = runs.client()
+    api = mlflow_tracking.client()
     versions = api.search_model_versions(f"name = '{spec_name}'")
     found["versions"] = Counter(f"{each.version} of {runs.get(each.run_id, 'a deleted run')}" for each in versions)
     found["aliases"] = Counter(f"{name} → {version}" for name, version in runs.aliases(spec).items())

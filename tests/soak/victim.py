@@ -16,11 +16,13 @@ from typing import Any, get_args
 from deltalake import DeltaTable
 from deltalake.table import TableOptimizer
 from esteira import data, steps
+from esteira.lifecycle.actions import upcoming
 from esteira.notebooks import execute, git
+from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
-from esteira.steps import ingest
-from esteira.steps.mails import Mail
-from esteira.store import lake, ledger, runs
+from esteira.steps import champions, ingest, rollbacks
+from esteira.store import lake, places, runs, schemas
+from esteira.store.outbox import Mail
 
 from tests.models import AS_OF
 
@@ -66,25 +68,29 @@ def check(task: Task, spec: ModelSpec, day: date = DAY) -> None:
     decision = task("decide", lambda: steps.decide(spec, day).decision.value)
     task("verify", lambda: steps.verify(spec, day))
     assert decision == "retrain", decision
-    recovered = improved = False
     for number in range(1, len(spec.recipes) + 1):
         run = task(f"retrain {number}", lambda number=number: steps.retrain(spec, day, number))
         task(f"recheck {number}", lambda number=number, run=run: steps.recheck(spec, day, number, run).value)
-        recovered, improved = task(f"verdict {number}", lambda: list(steps.standing(spec, day)))
-        if recovered:
+        left = task(f"verdict {number}", lambda number=number: _left(spec, day, number))
+        if "Retrain" not in left:
             break
-    if improved:
+    if "Promote" in left:
         commit = task("commit_notebook", lambda: steps.commit_notebook(spec, day))
         version = task("register", lambda: steps.chosen_version(spec, day))
         task("promote", lambda: steps.promote_chosen(spec, day, version, commit))
-        task("rescore", lambda: steps.rescore(spec, day, version))
-    if not recovered:
-        task("warn", lambda: steps.post(spec, steps.warning(spec, day), day, steps.run_key(day), send))
+        task("rescore", lambda: str(steps.rescore(spec, day)))
+    if "Warn" in left:
+        mail = task("warn", lambda: steps.warn(spec, day).key)
+        task("deliver", lambda: str(delivery.deliver(spec, 0, send, sender="a@b", only=mail)))
+
+
+def _left(spec: ModelSpec, day: date, tried: int) -> list[str]:
+    return [type(action).__name__ for action in upcoming(steps.evidence(spec, day, tried))]
 
 
 def rollback(task: Task, spec: ModelSpec) -> None:
     """`esteira rollback`, after a promotion that has served."""
-    task("rollback", lambda: [str(each) for each in steps.rollback(spec, DAY)])
+    task("rollback", lambda: [str(each) for each in rollbacks.perform(spec, rollbacks.Asked(by="ana"))])
 
 
 def maintain(task: Task, spec: ModelSpec) -> None:
@@ -97,7 +103,7 @@ def maintain(task: Task, spec: ModelSpec) -> None:
     task("maintain", every)
 
 
-def _cited(spec: ModelSpec, kind: lake.Kind) -> set[int]:
+def _cited(spec: ModelSpec, kind: schemas.Kind) -> set[int]:
     from esteira.steps import maintenance
 
     return set(maintenance._cited(spec, kind))
@@ -113,7 +119,7 @@ SCENARIOS: dict[str, Callable[[Task, ModelSpec], None]] = {
 }
 # What the model's world does in a scenario, and what has happened before it begins.
 WORLDS = {"check that warns": {"noise": str(CHANGE)}}
-KINDS: tuple[lake.Kind, ...] = get_args(lake.Kind)
+KINDS: tuple[schemas.Kind, ...] = get_args(schemas.Kind)
 
 
 def prepare(spec: ModelSpec, scenario: str) -> None:
@@ -129,7 +135,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     steps.publish(spec, days, "before")
     if scenario in ("rollback", "maintenance"):
         ingest.labels(spec, FIRST, DAY)
-        ledger.make_champion(
+        champions.make_champion(
             spec, steps.register(spec, _second(spec), CHANGE), CHANGE, measured=1, why="second", by="before"
         )
         steps.score(spec, data.days(CHANGE + timedelta(days=1), DAY), "again")
@@ -142,7 +148,7 @@ def _second(spec: ModelSpec) -> str:
 
 def send(mail: Mail) -> None:
     """Take a mail, as a server would: into a file named for its Message-ID."""
-    folder = lake.home() / "mail"
+    folder = places.home() / "mail"
     folder.mkdir(exist_ok=True)
     identity = str(mail.message("esteira@localhost")["Message-ID"]).strip("<>")
     with (folder / identity).open("a") as file:
@@ -154,13 +160,13 @@ def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = 
 
     With `snapshots` the state folder is copied there before each task, so that a trial need not begin at the beginning.
     """
-    done = lake.home() / TASKS
+    done = places.home() / TASKS
     results: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
 
     def task(name: str, work: Callable[[], Any]) -> Any:
         if name not in results:
             if snapshots:
-                shutil.copytree(lake.home(), snapshots / f"{len(results):02}")
+                shutil.copytree(places.home(), snapshots / f"{len(results):02}")
             results[name] = json.loads(json.dumps(work()))
             draft = done.with_suffix(".part")
             draft.write_text(json.dumps(results))
@@ -173,7 +179,7 @@ def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = 
 
 def _arm(armed: tuple[str, int] | None) -> None:
     seen: Counter[str] = Counter()
-    log = (lake.home() / POINTS).open("a")
+    log = (places.home() / POINTS).open("a")
 
     def reach(name: str) -> bool:
         """Note that the process is at a point; returns whether it is the one to die at."""

@@ -152,7 +152,7 @@ def test_what_can_not_be_is_a_sentence(tmp_path: Path, asked: list[str], says: s
 
 
 def test_redirected_progress_has_a_line_every_thirty_seconds(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from esteira import __main__ as cli
+    from esteira.cli import models as cli
 
     now = 1000.0
     monkeypatch.setattr(cli.time, "monotonic", lambda: now)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import (
@@ -17,10 +18,32 @@ from airflow.sdk import (
 
 from esteira.dags import alerts
 from esteira.dags.common import ATTEMPT, LOOKS, WAITING, dag_of, day_field, predictions_asset, run_day
+from esteira.lifecycle.actions import Action, Done, Evidence, Keep, Promote, Reconcile, Retrain, Wait, Warn, upcoming
+from esteira.lifecycle.policy import Decision
 from esteira.spec import ModelSpec
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
+
+
+# The task that does each action; None: it follows another's by itself.
+TASKS: Mapping[type[Action], str | None] = {
+    Keep: "keep",
+    Wait: "wait",
+    Retrain: "attempt_{attempt}.retrain",
+    Promote: "commit_notebook",
+    Reconcile: None,
+    Warn: "warn",
+    Done: None,
+}
+if set(TASKS) != set(get_args(Action)):  # while it is parsed: an action without a task would silently be none
+    raise TypeError(f"no task does {set(get_args(Action)) ^ set(TASKS)}")
+
+
+def _tasks_of(actions: Iterable[Action]) -> list[str]:
+    """The tasks that a branch goes on with."""
+    names = ((TASKS[type(action)], action) for action in actions)
+    return [name.format(attempt=getattr(action, "attempt", "")) for name, action in names if name]
 
 
 def check_dag(spec: ModelSpec) -> DAG:
@@ -83,10 +106,10 @@ def _measured(spec: ModelSpec) -> Any:
 
         verdict = steps.decide(spec, run_day(spec))
         log.info("%s: %s", verdict.decision.value, verdict.why)
-        chosen = {"retrain": "attempt_1.retrain", "wait": "wait"}.get(verdict.decision.value, "keep")
-        drifted = steps.drift_to_report(spec, run_day(spec)) or chosen == "attempt_1.retrain"
+        chosen = _tasks_of(upcoming(Evidence(verdict, len(spec.recipes), {})))
+        drifted = steps.drift_to_report(spec, run_day(spec)) is not None or verdict.decision is Decision.RETRAIN
         verify = steps.to_verify(spec, run_day(spec)) is not None
-        return [chosen, *(["drift_report"] if drifted else []), *(["verify"] if verify else [])]
+        return [*chosen, *(["drift_report"] if drifted else []), *(["verify"] if verify else [])]
 
     decided = decide()
     labels() >> measure() >> decided
@@ -98,7 +121,6 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
 
     A process that was killed, and an outage, are no crash: the task runs again.
     """
-    last = number == len(spec.recipes)
     with TaskGroup(f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d"):
 
         @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
@@ -117,12 +139,7 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
         def verdict() -> list[str]:
             from esteira import steps
 
-            recovered, improved = steps.standing(spec, run_day(spec))
-            if recovered:
-                return ["commit_notebook"]
-            if not last:
-                return [f"attempt_{number + 1}.retrain"]
-            return ["commit_notebook", "warn"] if improved else ["warn"]
+            return _tasks_of(upcoming(steps.evidence(spec, run_day(spec), number)))
 
         trained, judged = retrain(), verdict()
         recheck(trained) >> judged
@@ -149,25 +166,24 @@ def _promotion(spec: ModelSpec) -> Any:
         return steps.promote_chosen(spec, run_day(spec), version, commit)
 
     @task
-    def rescore(version: int) -> int:
+    def rescore() -> str:
         from esteira import steps
 
-        return steps.rescore(spec, run_day(spec), version)
+        return str(steps.rescore(spec, run_day(spec)))
 
     commit, version = commit_notebook(), register()
     commit >> version
-    rescore(promote(version, commit))
+    promote(version, commit) >> rescore()
     return commit
 
 
 def _warn(spec: ModelSpec) -> Any:
-    @task(retries=5)
+    @task
     def warn() -> str:
         from esteira import steps
 
-        day = run_day(spec)
-        mail = steps.warning(spec, day, alerts.run_url())
-        steps.post(spec, mail, day, steps.run_key(day), alerts.send)
+        mail = steps.warn(spec, run_day(spec), alerts.run_url())
+        alerts.deliver_now(spec, mail)
         return mail.subject
 
     return warn()
@@ -178,13 +194,10 @@ def _drift_report(spec: ModelSpec) -> Any:
     def drift_report() -> str:
         from esteira import steps
 
-        day = run_day(spec)
-        run_id = steps.drift_report(spec, day)
-        steps.report_why(spec, day, run_id)
-        mail = steps.drift_mail(spec, day, alerts.run_url())
+        mail = steps.report_drift(spec, run_day(spec), alerts.run_url())
         if mail:
-            steps.post(spec, mail, day, steps.run_key(day), alerts.send)
-        return run_id
+            alerts.deliver_now(spec, mail)
+        return steps.drift_report(spec, run_day(spec))
 
     return drift_report()
 
@@ -194,11 +207,7 @@ def _verify(spec: ModelSpec) -> Any:
     def verify() -> str:
         from esteira import steps
 
-        day = run_day(spec)
-        state = steps.verify(spec, day)
-        mail = steps.verification_mail(spec, day, alerts.run_url())
-        if mail:
-            steps.post(spec, mail, day, steps.run_key(day), alerts.send)
-        return state
+        found = steps.verify(spec, run_day(spec), alerts.run_url())
+        return found.why if found else "too little is known yet"
 
     return verify()

@@ -1,9 +1,9 @@
-"""The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
+"""The DAGs that look after all models at once: maintenance of the tables, mails that wait, predictions that are not as published."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from esteira.dags import alerts
 from esteira.dags.building import Budget, loaded
 from esteira.dags.common import LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
+from esteira.errors import OutOfReach
 from esteira.settings import settings
 from esteira.spec import CENTURY, ModelSpec, model_files
 
@@ -27,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def operations() -> dict[str, DAG]:
-    """The DAGs that look after all models at once: maintenance of the tables, and mails that no server took yet."""
-    if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox"):
+    """The DAGs that look after all models at once: maintenance of the tables, mails that wait, predictions that are not as published."""
+    if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox", "esteira_reconcile"):
         return {}
     specs, files, budget = [], model_files(), Budget()
     for path in files:
@@ -36,7 +37,7 @@ def operations() -> dict[str, DAG]:
             specs.append(loaded(path, files, budget))
         except Exception as error:  # dags/broken_models.py shows it
             log.error("%s", error)
-    return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs))}
+    return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs), _reconcile_dag(specs))}
 
 
 def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
@@ -89,19 +90,59 @@ def _outbox_dag(specs: list[ModelSpec]) -> DAG:
     doc = """Send the mails that no mail server took when they were written.
 
 Each is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes given
-are left to the task that wrote them, and tries to alerts.send them itself."""
+are left to the task that wrote them, and tries to send them itself."""
     minutes = Param(
         15, type="number", minimum=0, maximum=525_600, title="Minutes", description="How old a mail must be."
     )
     schedule = settings().outbox_schedule
     with _operation("outbox", schedule, doc, params={"minutes": minutes}) as dag:
 
-        @task(map_index_template="{{ name }}")
-        def deliver(index: int) -> int:
+        @task(retries=0)
+        def deliver() -> dict[str, str]:
+            minutes = context_of_run()[0]["minutes"]
+            return _each(specs, lambda spec: _delivered(spec, minutes))
+
+        deliver()
+    return dag
+
+
+def _delivered(spec: ModelSpec, minutes: float) -> str:
+    from esteira.notify import delivery
+
+    found = delivery.deliver(spec, minutes, alerts.send, sender=alerts.sender())
+    if found.error:  # a red task is all that can tell of a mail server that is down
+        raise OutOfReach(str(found))
+    return str(found)
+
+
+def _each(specs: list[ModelSpec], work: Callable[[ModelSpec], str]) -> dict[str, str]:
+    """Do the work for one model after the other, and say what came of it; one that fails keeps none of the others."""
+    said: dict[str, str] = {}
+    failed: list[str] = []
+    for spec in specs:
+        try:
+            said[spec.name] = work(spec)
+            log.info("model %s: %s", spec.name, said[spec.name])
+        except Exception as error:  # whatever it was, the other models' turn comes
+            log.exception("model %s", spec.name)
+            failed.append(f"{spec.name}: {error}")
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return said
+
+
+def _reconcile_dag(specs: list[ModelSpec]) -> DAG:
+    doc = """Bring every model's predictions to the version that its ledger publishes for each day.
+
+A check, a roll-back, and scoring do so by themselves; this is for what died in between. Where all is so it reads no rows."""
+    with _operation("reconcile", settings().reconcile_schedule, doc) as dag:
+
+        @task
+        def reconcile() -> dict[str, str]:
             from esteira import steps
 
-            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
-            return steps.deliver(specs[index], context_of_run()[0]["minutes"], alerts.send)
+            run = context_of_run()[1]
+            return _each(specs, lambda spec: str(steps.reconcile(spec, run)))
 
-        deliver.expand(index=list(range(len(specs))))
+        reconcile()
     return dag

@@ -187,7 +187,7 @@ async def late(model: str, context: Mapping[str, Any]) -> None:
 
 
 def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
-    from esteira import steps
+    from esteira.notify import messages
     from esteira.store import lake
 
     if run.get("run_type") == "backfill":  # all its runs are queued at once, and nobody waits for them in the morning
@@ -195,15 +195,11 @@ def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
     spec, name = find(model), f"{run['dag_id']}/{run['dag_run_id']}"
     days = _days_asked(spec, run)
     try:
-        days = lake.missing_days("predictions", model, days)
+        days = lake.unwritten_days("predictions", model, days)
     except OutOfReach:  # which may be why the day is late
         log.exception("model %s: whether %s are scored can't be seen", model, days)
     if not days:
         return
     place = f"{alerts.airflow_url()}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
-    mail = steps.late_mail(spec, days, name, run["state"], deadline, place)
-    try:
-        steps.post(spec, mail, days[0], name, alerts.send)
-    except OutOfReach:  # the mail can't wait in the lake
-        log.exception("model %s: the mail about %s is not in the ledger", model, days)
-        alerts.send(mail)
+    mail = messages.late(spec, days, name, run["state"], deadline, place)
+    alerts.queue(spec, mail, days[0], name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from esteira.lifecycle.policy import Decision, Outcome, Verdict, best_attempt
@@ -83,6 +83,27 @@ def next_action(found: Evidence) -> Action:
             return _in_the_loop(found)
         case _ as unknown:
             assert_never(unknown)
+
+
+def upcoming(found: Evidence) -> tuple[Action, ...]:
+    """The next actions, up to the first of which nobody knows yet what it will come to: that is, to a training, or the end."""
+    actions: list[Action] = []
+    while True:
+        action = next_action(found)
+        match action:
+            case Done():
+                return tuple(actions) or (action,)
+            case Keep() | Wait() | Retrain():
+                return (*actions, action)
+            case Promote():
+                found = replace(found, promoted=True)
+            case Reconcile():
+                found = replace(found, reconciled=True)
+            case Warn():
+                found = replace(found, warned=True)
+            case _ as unknown:
+                assert_never(unknown)
+        actions.append(action)
 
 
 def _in_the_loop(found: Evidence) -> Action:

@@ -50,7 +50,7 @@ def promote(
         version=version,
         measured=measured,
         day=effective_day(as_of),
-        replaces_from=replaces_from,
+        replaces_from=replaces_from or effective_day(as_of),
         why=why,
         by=by,
         facts=facts or {},

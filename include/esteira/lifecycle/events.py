@@ -217,6 +217,21 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rejected(Event):
+    """The evaluation of a version did not allow its promotion."""
+
+    state: ClassVar[str] = "rejected"
+    before: ClassVar[str] = "challenger"
+
+    version: int
+
+    @property
+    def id(self) -> str:
+        """One for a version."""
+        return f"rejected:{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drifted(Event):
     """Too many features of the window that ends with `last` drifted since the champion `version` was trained."""
 
@@ -234,6 +249,22 @@ class Drifted(Event):
     def of_version(self) -> int | None:
         """None: its rows have never named the version but in their id."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dated(Event):
+    """From `day` on the promotion of the number `promotion`, of a row of 0.1 that does not say so, had replaced predictions."""
+
+    state: ClassVar[str] = "dated"
+    before: ClassVar[str] = "champion"
+
+    promotion: int
+    version: int
+
+    @property
+    def id(self) -> str:
+        """One for a promotion."""
+        return f"dated:{self.promotion}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +318,10 @@ def from_row(row: Mapping[str, Any]) -> Event:
         replaced = int(facts.pop("replaced"))
         worse = state == "worse"
         return Verified(promotion=int(rest), version=version, replaced=replaced, worse=worse, facts=facts, **about)
+    if kind == "rejected" and version is not None:
+        return Rejected(version=version, **about)
+    if kind == "dated" and version is not None:
+        return Dated(promotion=int(rest), version=version, **about)
     if kind in ("warned", "drifted"):
         number, _, last = rest.partition(":")
         made = Warned if kind == "warned" else Drifted

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
-from esteira.lifecycle.events import Event, Numbered, Pinned, Promoted, Released, RolledBack, Undone, Verified, Warned
+from esteira.lifecycle.events import (
+    Dated,
+    Event,
+    Numbered,
+    Pinned,
+    Promoted,
+    Released,
+    RolledBack,
+    Undone,
+    Verified,
+    Warned,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,33 @@ class State:
     numbered: tuple[Numbered, ...]
     others: tuple[Event, ...]
     since: Mapping[int, date]
+
+    def at(self, number: int) -> State:
+        """The state as it was when the sequence had come to a number: what was computed then was computed from it."""
+        return self if number >= self.number else self._at(number)
+
+    @cached_property
+    def _known(self) -> dict[int, State]:
+        return {}
+
+    def _at(self, number: int) -> State:
+        if number not in self._known:
+            until = tuple(each for each in self.numbered if each.number <= number)
+            self._known[number] = State(until, self.others, self.since)
+        return self._known[number]
+
+    @cached_property
+    def old(self) -> int:
+        """The last number that version 0.1 wrote, whose promotions do not say what they replace; 0 where there is none."""
+        return max(
+            (
+                each.number
+                for each in self.numbered
+                if (isinstance(each, Promoted) and each.replaces_from is None)
+                or (isinstance(each, RolledBack) and each.voids is None)
+            ),
+            default=0,
+        )
 
     @property
     def number(self) -> int:
@@ -123,6 +161,7 @@ class State:
 def fold(events: Iterable[Event], since: Mapping[int, date] | None = None) -> State:
     """The state that the events come to, in whatever order they are given."""
     every = list(events)
+    dated = {each.promotion: each.day for each in every if isinstance(each, Dated)}
     numbered = sorted((each for each in every if isinstance(each, Numbered)), key=lambda each: each.number)
     others = (each for each in every if not isinstance(each, Numbered))
-    return State(tuple(numbered), tuple(others), since or {})
+    return State(tuple(numbered), tuple(others), {**(since or {}), **dated})

@@ -17,14 +17,14 @@ from filelock import FileLock
 from esteira.errors import EsteiraError
 from esteira.notebooks import execute, hosts
 from esteira.settings import settings
-from esteira.store import lake
+from esteira.store import places
 
 log = logging.getLogger(__name__)
 
 
 def repository() -> Path:
-    """Where notebooks are committed: ESTEIRA_GIT, else `notebooks` under lake.home()."""
-    return Path(settings().git or lake.home() / "notebooks").absolute()
+    """Where notebooks are committed: ESTEIRA_GIT, else `notebooks` under places.home()."""
+    return Path(settings().git or places.home() / "notebooks").absolute()
 
 
 def commit(model: str, day: date, parameters: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from esteira.errors import EsteiraError
 from esteira.spec import CENTURY, ModelSpec
-from esteira.store import lake
+from esteira.store import places
 
 Span = tuple[date, date]
 
@@ -34,7 +34,7 @@ class Plan:
     def place(self, spec: ModelSpec) -> Path:
         """The folder of this replay: another one as soon as the plan, the model.yaml or the model's code differ."""
         text = json.dumps(asdict(self), default=str).encode() + spec.model_dump_json().encode() + spec.code
-        return lake.home() / "replays" / self.model / hashlib.sha256(text).hexdigest()[:12]
+        return places.home() / "replays" / self.model / hashlib.sha256(text).hexdigest()[:12]
 
 
 def spans(first: date, last: date, every: str) -> list[Span]:

@@ -13,11 +13,11 @@ from croniter import croniter
 
 from esteira import steps
 from esteira.data import days
-from esteira.lifecycle.policy import Decision, Outcome
+from esteira.lifecycle.events import Rejected
 from esteira.replay.plan import Plan, Span
 from esteira.spec import ModelSpec
-from esteira.steps import checking, ingest, measuring, training
-from esteira.store import lake, ledger
+from esteira.steps import champions, checking, ingest, training
+from esteira.store import ledger, measurements
 
 RUN = "replay"
 AHEAD = 31  # days that are extracted, and scored by the champion of the moment, at once; nothing looks at them early
@@ -26,17 +26,14 @@ AHEAD = 31  # days that are extracted, and scored by the champion of the moment,
 def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
     """The check, as the DAG does it; the warning goes to the ledger and is mailed to no one."""
     before = ledger.require_champion(spec, day)
-    verdict, outcomes, promoted = checking.check(spec, day, keep_notebook=False)
-    warned = verdict.decision is Decision.RETRAIN and Outcome.RECOVERS not in outcomes
-    if warned:
-        steps.warning(spec, day)
-    seen = measuring.measured_windows(spec, day)
-    tried = checking.attempts(spec, day).values() if outcomes else ()
+    found = checking.check(spec, day, keep_notebook=False)
+    seen = measurements.windows(spec, day)
+    tried = measurements.attempts(spec, day).values() if found.outcomes else ()
     return {
         "day": str(day),
         "champion": before.version,
-        "decision": verdict.decision.value,
-        "why": verdict.why,
+        "decision": found.verdict.decision.value,
+        "why": found.verdict.why,
         spec.check.metric: seen[-1].values.get(spec.check.metric) if seen else None,
         "window_end": str(seen[-1].last) if seen else None,
         "healthy": seen[-1].healthy if seen else None,
@@ -44,9 +41,9 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
             {"number": each.number, "outcome": each.outcome.value, "value": each.value, "gain": each.gain}
             for each in tried
         ],
-        "tried": len(outcomes),
-        "promoted": promoted,
-        "warned": warned,
+        "tried": len(found.outcomes),
+        "promoted": found.promoted,
+        "warned": found.warning is not None,
     }
 
 
@@ -59,7 +56,7 @@ def _always(spec: ModelSpec, day: date) -> dict[str, Any]:
     run, now = f"{RUN}/{day}", ledger.require_champion(spec, day)
     if ledger.promoted_by(spec, run) is None:
         version = training.retrained(spec, day, run)
-        ledger.make_champion(spec, version, day, measured=now.version, why="retrained without asking", by=run)
+        champions.make_champion(spec, version, day, measured=now.version, why="retrained without asking", by=run)
     return {"day": str(day), "champion": now.version, "promoted": ledger.promoted_by(spec, run)}
 
 
@@ -103,12 +100,12 @@ def begin(spec: ModelSpec, plan: Plan) -> str:
     as_of = plan.first - timedelta(days=1)
     if ledger.champion(spec) is None:
         training.train(spec, as_of, f"{RUN}/first")
-    refused = lake.read("ledger", spec.name, to_state="rejected", by=f"{RUN}/first")
-    if refused.empty:
+    refused = [each for each in ledger.by_run(spec, f"{RUN}/first") if isinstance(each, Rejected)]
+    if not refused:
         return ""
-    why = f"the first version would not have been promoted: {refused['why'].iloc[0]}"
+    why = f"the first version would not have been promoted: {refused[0].why}"
     if ledger.champion(spec) is None:
-        ledger.make_champion(spec, int(refused["version"].iloc[0]), as_of, measured=None, why=why, by=RUN)
+        champions.make_champion(spec, refused[0].version, as_of, measured=None, why=why, by=RUN)
     return why
 
 
@@ -120,7 +117,7 @@ def _serve(spec: ModelSpec, span: Span, last: date, ahead: tuple[int, date]) -> 
         start = max(span[0], scored + timedelta(days=1))
         scored = max(span[1], min(start + timedelta(days=AHEAD - 1), last))
         _features(spec, days(start, scored))
-        steps.score(spec, days(start, scored), RUN, champion)
+        steps.score(spec, days(start, scored), RUN)
     steps.publish(spec, days(*span), RUN)
     return champion, scored
 
@@ -154,5 +151,5 @@ def _between_trainings(spec: ModelSpec, start: date, end: date) -> Iterable[Span
 
 def _train(spec: ModelSpec, as_of: date) -> None:
     run = f"{RUN}/train/{as_of}"
-    if lake.read("ledger", spec.name, columns=["id"], by=run).empty:
+    if not ledger.by_run(spec, run):
         training.train(spec, as_of, run)

@@ -34,7 +34,7 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
 
     Over the days until the next promotion, or the first `days` of them; in the gate's metric, on the same rows.
     """
-    promotions = ledger.promotions(spec)
+    promotions = ledger.state(spec).changes
     ends = [each.effective_day - timedelta(days=1) for each in promotions[2:]] + [plan.last]
     found = []
     for old, new, end in zip(promotions, promotions[1:], ends, strict=False):

@@ -6,38 +6,44 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import pandas as pd
 
-from esteira import data
+from esteira import data, views
 from esteira.errors import DataError, EsteiraError
 from esteira.learning import drift, evaluation, pipelines, tuning
 from esteira.learning.pipelines import Model
-from esteira.lifecycle.policy import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
-from esteira.notebooks import git
-from esteira.spec import ModelSpec, Recipe
-from esteira.steps import ingest, promotions, scoring, training
-from esteira.steps.measuring import (
-    decide,
-    decided,
-    labels,
-    measure,
-    measured_windows,
-    run_key,
-    slice_days,
-    spans,
-    windows,
-    write_metrics,
+from esteira.lifecycle.actions import (
+    Done,
+    Evidence,
+    Keep,
+    Promote,
+    Reconcile,
+    Retrain,
+    Wait,
+    Warn,
+    next_action,
 )
+from esteira.lifecycle.events import Verified
+from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
+from esteira.notebooks import git
+from esteira.notify import messages, rendering
+from esteira.spec import ModelSpec, Recipe
+from esteira.steps import alerting, champions, explaining, ingest, scoring, training
+from esteira.steps.measuring import decide, labels, measure, slice_days, spans, windows
 from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import served
-from esteira.store import lake, ledger, runs
+from esteira.steps.scoring import Reconciled
+from esteira.store import lake, ledger, measurements, runs
+from esteira.store.measurements import Attempt
+from esteira.store.outbox import Mail
 from esteira.text import better_by
+from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +51,9 @@ log = logging.getLogger(__name__)
 def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     """Train by the attempt's recipe, on mature rows before the held-out slice; returns the MLflow run that keeps the model."""
     recipe = spec.recipes[attempt - 1]
-    for number in attempts(spec, day):
+    for number in measurements.attempts(spec, day):
         if number >= attempt:  # what an earlier run of this check left is not this one's
-            write_metrics(spec, [], day, number)
+            measurements.write(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     asked = spec.by_recipe(recipe)
     every = asked.train.candidates
@@ -113,7 +119,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     )
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
-    write_metrics(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
+    measurements.write(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
     runs.log(
         run_id,
         metrics={"gain": seen.gain, "gain_lower": seen.lower},
@@ -170,53 +176,11 @@ def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outc
     return [{**row, **evidence} if of_gate(row) else row for row in rows]
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """An attempt that was measured: the gate's metric and gain on the held-out slice, and the MLflow run with the model."""
-
-    number: int
-    run_id: str
-    outcome: Outcome
-    value: float
-    gain: float
-    lower: float
-    upper: float
-    days: int
-    rows: int
-
-
-def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
-    """The attempts of a day's check that were measured, by number."""
-    rows = lake.read("metrics", spec.name, check_day=day, role="challenger", window="slice", metric=spec.check.metric)
-    rows = rows[rows["segment"] == ""]
-    found = [
-        Attempt(
-            int(row["attempt"]),
-            str(row["run_id"]),
-            Outcome(row["outcome"]),
-            float(row["value"]),
-            float(row["gain"]),
-            float(row["gain_lower"]),
-            float(row["gain_upper"]),
-            int(row["n_days"]),
-            int(row["n_rows"]),
-        )
-        for row in rows.to_dict("records")
-    ]
-    return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
-
-
 def chosen_attempt(spec: ModelSpec, day: date) -> Attempt | None:
     """The attempt to promote; None where none improved."""
-    found = attempts(spec, day)
+    found = measurements.attempts(spec, day)
     best = best_attempt({number: (attempt.outcome, attempt.gain) for number, attempt in found.items()})
     return None if best is None else found[best]
-
-
-def standing(spec: ModelSpec, day: date) -> tuple[bool, bool]:
-    """Whether an attempt of the day's check recovered, and whether one at least improved."""
-    chosen = chosen_attempt(spec, day)
-    return chosen is not None and chosen.outcome is Outcome.RECOVERS, chosen is not None
 
 
 def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
@@ -243,13 +207,14 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
-    ledger.make_champion(
+    champions.make_champion(
         spec,
         version,
         day,
-        measured=int(runs.client().get_run(chosen.run_id).data.tags["measured"]),
+        measured=int(runs.get(chosen.run_id).tags["measured"]),
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
+        replaces_from=violated_since(spec, day),
         evidence={
             "run": chosen.run_id,
             "commit": commit,
@@ -262,14 +227,18 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     return version
 
 
-def rescore(spec: ModelSpec, day: date, version: int) -> int:
-    """Score the days since the violation began again by `version`, into predictions only; returns the rows.
+def violated_since(spec: ModelSpec, day: date) -> date:
+    """The first day of the violation that a day's check found: from it on a promotion replaces what was published."""
+    found = measurements.windows(spec, day)
+    return first_violated(found, min_days=spec.check.min_days, min_rows=spec.check.min_rows)
 
-    It ends with the last day that was served: a day that is being scored just now is its own run's to serve.
+
+def rescore(spec: ModelSpec, day: date) -> Reconciled:
+    """Bring predictions to what is published since the day's check has promoted: another version from the violation on.
+
+    Where somebody has rolled that back meanwhile, it does what that says.
     """
-    since = first_violated(measured_windows(spec, day), min_days=spec.check.min_days, min_rows=spec.check.min_rows)
-    last = max([since, *lake.days_of("served", spec.name)])
-    return scoring.score(spec, data.days(since, last), run_key(day), version)
+    return scoring.reconcile(spec, run_key(day))
 
 
 def commit_notebook(spec: ModelSpec, day: date) -> str:
@@ -278,55 +247,116 @@ def commit_notebook(spec: ModelSpec, day: date) -> str:
 
 
 def drift_report(spec: ModelSpec, day: date) -> str:
-    """Keep Evidently's report of the latest window against the champion's training rows; returns the MLflow run."""
+    """Keep Evidently's report of the latest window against the champion's training rows, and why.html; returns the MLflow run."""
     now = ledger.require_champion(spec, day)
-    tags = runs.client().get_run(runs.run_of(spec, now.version)).data.tags
+    tags = runs.get(runs.run_of(spec, now.version)).tags
     seen = (date.fromisoformat(tags["first_day"]), date.fromisoformat(tags["trained_through"]))
     reference = lake.read("features", spec.name, day=seen)
     current = lake.read("features", spec.name, day=windows(spec, now, day)[-1])
+    known = measurements.explanation(spec, day) or explaining.explain(spec, day)
     with (
         runs.tracked(spec, f"{run_key(day)}/drift", f"drift {day}", kind="drift", check_day=day) as run_id,
         tempfile.TemporaryDirectory() as folder,
     ):
-        path = Path(folder) / "drift.html"
-        drift.report(spec, reference, current, path)
-        runs.log_file(run_id, path)
+        report, why = Path(folder) / "drift.html", Path(folder) / "why.html"
+        drift.report(spec, reference, current, report)
+        why.write_text(rendering.html(messages.why_page(spec, views.check(spec, day))), encoding="utf-8")
+        runs.log_file(run_id, report)
+        runs.log_file(run_id, why)
+    found = replace(known, report=runs.run_link(spec, run_id))
+    measurements.write_explanation(spec, day, found, spec.check.metric)
     return run_id
 
 
-def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> tuple[Verdict, list[Outcome], int | None]:
-    """The whole check DAG, one step after the other: the decision, each attempt's outcome, and the version promoted.
+# ------------------------------------------------------------------------------------------------------ the whole check
 
-    A crash is an attempt that did not improve, but for an outage, which is raised. The warning is left to the caller: whom to tell is not this step's to know.
-    A check that died after its promotion, and runs again, does only what was left to do.
+
+def evidence(spec: ModelSpec, day: date, tried: int, *, crashed: Iterable[int] = ()) -> Evidence:
+    """What a day's check has found so far. Attempts up to number `tried` have ended; of those one that left nothing has crashed."""
+    verdict = measurements.decided(spec, day)
+    if verdict is None:
+        raise EsteiraError(f"model {spec.name}: nothing was decided for {day} yet; run measure and decide first")
+    measured = measurements.attempts(spec, day)
+    ended = {
+        number: (measured[number].outcome, measured[number].gain)
+        if number in measured and number not in set(crashed)
+        else (Outcome.FAILS, math.nan)
+        for number in range(1, tried + 1)
+    }
+    return Evidence(verdict, len(spec.recipes), ended)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued."""
+
+    verdict: Verdict
+    outcomes: tuple[Outcome, ...] = ()
+    promoted: int | None = None
+    warning: Mail | None = None
+    worse: Verified | None = None
+
+
+def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
+    """The whole check DAG, one step after the other.
+
+    A crash is an attempt that did not improve, but for an outage, which is raised. A check that died after its promotion,
+    and runs again, does only what was left to do.
     """
     promoted = ledger.promoted_by(spec, run_key(day))
-    if promoted is not None and (verdict := decided(spec, day)) is not None:
-        rescore(spec, day, promoted)
-        return verdict, [attempt.outcome for attempt in attempts(spec, day).values()], promoted
+    worse = None
+    if promoted is None or measurements.decided(spec, day) is None:
+        worse = _look(spec, day)
+        verdict = decide(spec, day)
+        if ledger.champion(spec, day) is None:
+            return Checked(verdict)
+        found = Evidence(verdict, len(spec.recipes), {})
+    else:
+        tried = max(measurements.attempts(spec, day), default=0)
+        found = replace(evidence(spec, day, tried), promoted=True)
+    return replace(_act(spec, day, found, promoted, keep_notebook), worse=worse)
+
+
+def _look(spec: ModelSpec, day: date) -> Verified | None:
     labels(spec, day)
     measure(spec, day)
     try:
-        promotions.verify(spec, day)
+        return alerting.verify(spec, day)
     except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
         log.exception("model %s: the promotion could not be verified", spec.name)
-    verdict = decide(spec, day)
-    outcomes: list[Outcome] = []
-    if verdict.decision is not Decision.RETRAIN:
-        return verdict, outcomes, None
-    for attempt in range(1, len(spec.recipes) + 1):
-        try:
-            outcomes.append(recheck(spec, day, attempt, retrain(spec, day, attempt)))
-        except Exception as error:  # whatever it was, the next recipe may still help; it is in the log
-            if is_outage(error):
-                raise
-            log.exception("model %s: attempt %d crashed", spec.name, attempt)
-            outcomes.append(Outcome.FAILS)
-        if outcomes[-1] is Outcome.RECOVERS:
-            break
-    if chosen_attempt(spec, day) is None:
-        return verdict, outcomes, None
-    commit = commit_notebook(spec, day) if keep_notebook else ""
-    version = promote_chosen(spec, day, chosen_version(spec, day), commit)
-    rescore(spec, day, version)
-    return verdict, outcomes, version
+        return None
+
+
+def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep_notebook: bool) -> Checked:
+    """Do the next action, and look again, until nothing is left to do."""
+    warning = None
+    while True:
+        match next_action(found):
+            case Keep() | Wait() | Done():
+                outcomes = tuple(outcome for outcome, _ in found.attempts.values())
+                return Checked(found.verdict, outcomes, promoted, warning)
+            case Retrain(number):
+                found = replace(found, attempts={**found.attempts, number: _attempt(spec, day, number)})
+            case Promote():
+                commit = commit_notebook(spec, day) if keep_notebook else ""
+                promoted = promote_chosen(spec, day, chosen_version(spec, day), commit)
+                found = replace(found, promoted=True)
+            case Reconcile():
+                rescore(spec, day)
+                found = replace(found, reconciled=True)
+            case Warn():
+                warning = alerting.warn(spec, day)
+                found = replace(found, warned=True)
+            case _ as unknown:
+                assert_never(unknown)
+
+
+def _attempt(spec: ModelSpec, day: date, number: int) -> tuple[Outcome, float]:
+    try:
+        outcome = recheck(spec, day, number, retrain(spec, day, number))
+    except Exception as error:  # whatever it was, the next recipe may still help; it is in the log
+        if is_outage(error):
+            raise
+        log.exception("model %s: attempt %d crashed", spec.name, number)
+        return Outcome.FAILS, math.nan
+    return outcome, measurements.attempts(spec, day)[number].gain

@@ -9,14 +9,14 @@ import pandas as pd
 
 from esteira.learning import evaluation
 from esteira.learning.estimation import estimate
+from esteira.lifecycle.state import Serving
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
 from esteira.steps.outcomes import known_rows, served
-from esteira.store import lake
-from esteira.store.ledger import Champion
+from esteira.store import lake, measurements
 
 
-def rows(spec: ModelSpec, champion: Champion, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
+def rows(spec: ModelSpec, champion: Serving, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
     """Rows of the metrics table: what is to be expected of the served days that have no labels yet, and of the past ones
     how far the estimate was off.
     """
@@ -25,11 +25,11 @@ def rows(spec: ModelSpec, champion: Champion, day: date, whole: list[tuple[date,
     return [*_pending(spec, champion, day), *(_errors(spec, champion, day, whole[-1]) if whole else [])]
 
 
-def _about(spec: ModelSpec, champion: Champion, day: date) -> dict[str, Any]:
+def _about(spec: ModelSpec, champion: Serving, day: date) -> dict[str, Any]:
     return {"check_day": day, "attempt": 0, "role": "estimated", "version": champion.version, "segment": ""}
 
 
-def _pending(spec: ModelSpec, champion: Champion, day: date) -> list[dict[str, Any]]:
+def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[dict[str, Any]]:
     last = ingest.mature_through(spec, day)
     span = (max(last + timedelta(days=1), champion.effective_day), day)
     given = lake.read("served", spec.name, day=span, version=champion.version)
@@ -61,15 +61,13 @@ def _pending(spec: ModelSpec, champion: Champion, day: date) -> list[dict[str, A
     return found
 
 
-def _errors(spec: ModelSpec, champion: Champion, day: date, span: tuple[date, date]) -> list[dict[str, Any]]:
+def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, date]) -> list[dict[str, Any]]:
     """Of the latest whole window: the mean of its days' estimates, and the mean distance from what those days came to.
 
     By days, for a metric such as AUC is no mean over them: the window's own value is another figure.
     """
     since = span[0] - timedelta(days=1)
-    had = lake.read(
-        "metrics", spec.name, check_day=(since, day), role="estimated", window="day", version=champion.version
-    )
+    had = measurements.estimates(spec, champion.version, since, day)
     had = had[
         had["last_day"].between(pd.Timestamp(span[0]), pd.Timestamp(span[1])) & (had["check_day"] < pd.Timestamp(day))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 
 import pandas as pd
@@ -10,40 +9,23 @@ import pandas as pd
 from esteira.learning import drift, evaluation
 from esteira.lifecycle.policy import first_violated
 from esteira.spec import ModelSpec
-from esteira.steps import measuring
 from esteira.steps.outcomes import known_rows, segments
-from esteira.store import ledger, runs
+from esteira.store import ledger, measurements, runs
+from esteira.store.measurements import Explanation, Moved, Worsened
 
 
-@dataclass(frozen=True)
-class Moved:
-    """A feature that drifted: its PSI, its share of the model's permutation importance, and their product."""
-
-    feature: str
-    psi: float
-    importance: float
-
-    @property
-    def weight(self) -> float:
-        """How much the drift may matter to the model."""
-        return self.psi * self.importance
-
-
-@dataclass(frozen=True)
-class Worsened:
-    """A segment whose metric is worse than it was before, and how many rows it has now."""
-
-    segment: str
-    before: float
-    now: float
-    rows: int
+def explain(spec: ModelSpec, day: date) -> Explanation:
+    """Look into why the metrics of a day's check may have moved, and keep it in the metrics table, where mails read it."""
+    found = Explanation(tuple(moved(spec, day)), tuple(worsened(spec, day)))
+    measurements.write_explanation(spec, day, found, spec.check.metric)
+    return found
 
 
 def moved(spec: ModelSpec, day: date) -> list[Moved]:
     """The features of the day's check by importance × drift, the largest first."""
     now = ledger.require_champion(spec, day)
     kept = drift.importance(runs.profile(runs.run_of(spec, now.version)))
-    found = measuring.drifts(spec, day)
+    found = measurements.drifts(spec, day)
     weight = {name: max(kept.get(name, 0.0), 0.0) for name in found}
     total = sum(weight.values()) or 1.0
     every = [Moved(name, psi, weight[name] / total) for name, psi in found.items()]
@@ -57,7 +39,7 @@ def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
     Segments are those of check.segments, else every value of the categorical and boolean features.
     """
     now = ledger.require_champion(spec, day)
-    windows = measuring.measured_windows(spec, day)
+    windows = measurements.windows(spec, day)
     if not windows:
         return []
     since = first_violated(windows, min_days=spec.check.min_days, min_rows=spec.check.min_rows)

@@ -7,12 +7,12 @@ from collections.abc import Set
 from typing import get_args
 
 from esteira.spec import ModelSpec
-from esteira.store import lake, runs
+from esteira.store import lake, runs, schemas
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
-CITED: dict[lake.Kind, str] = {"features": "features_version", "labels": "labels_version"}
+CITED: dict[schemas.Kind, str] = {"features": "features_version", "labels": "labels_version"}
 
 
 def maintain(spec: ModelSpec, days: int = 7) -> str:
@@ -22,7 +22,7 @@ def maintain(spec: ModelSpec, days: int = 7) -> str:
     version that a registered model version cites.
     """
     compacted = removed = 0
-    for kind in get_args(lake.Kind):
+    for kind in get_args(schemas.Kind):
         merged, gone = lake.maintain(kind, spec.name, keep=_cited(spec, kind), hours=24 * days)
         compacted, removed = compacted + merged, removed + gone
     said = f"{counted(compacted, 'file')} compacted, {counted(removed, 'file')} removed"
@@ -30,9 +30,8 @@ def maintain(spec: ModelSpec, days: int = 7) -> str:
     return said
 
 
-def _cited(spec: ModelSpec, kind: lake.Kind) -> Set[int]:
+def _cited(spec: ModelSpec, kind: schemas.Kind) -> Set[int]:
     """The Delta versions of a table that registered model versions were trained on."""
     if kind not in CITED:
         return set()
-    found = runs.client().search_model_versions(f"name = '{spec.name}'")
-    return {int(version.tags[CITED[kind]]) for version in found if version.tags.get(CITED[kind])}
+    return {int(each.tags[CITED[kind]]) for each in runs.versions(spec) if each.tags.get(CITED[kind])}

@@ -11,29 +11,26 @@ import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
-from esteira.lifecycle.policy import Decision, Measurement, Verdict
+from esteira.lifecycle.events import Drifted, Warned
+from esteira.lifecycle.policy import Decision, Verdict
 from esteira.lifecycle.policy import decide as decide_from
+from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
-from esteira.steps import estimating, ingest
+from esteira.steps import champions, estimating, explaining, ingest
 from esteira.steps.outcomes import segments, served
-from esteira.store import lake, ledger, runs
+from esteira.store import lake, ledger, measurements, runs
+from esteira.store.measurements import Drift
 from esteira.text import counted
+from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 
 PAST = 60  # days before a window that say what labels are usual
 COMPLETE = 0.9  # of the past's labelled share
 ACCIDENT = 0.01  # what is less probable than this was no accident
-# The attempt under which the metrics table keeps what a check decided; its measurements are 0, its attempts 1 and up.
-DECISION = -1
 
 
-def run_key(day: date) -> str:
-    """What the runs of a day's check are known by in MLflow, and its predictions in the tables."""
-    return f"check:{day}"
-
-
-def windows(spec: ModelSpec, champion: ledger.Champion, day: date) -> list[tuple[date, date]]:
+def windows(spec: ModelSpec, champion: Serving, day: date) -> list[tuple[date, date]]:
     """The last whole windows of mature days that the champion served, the latest one last.
 
     They follow each other from the first day that the champion served, and do not overlap.
@@ -111,19 +108,21 @@ def measure(spec: ModelSpec, day: date) -> int:
     a range of days is measured whole, and its last day decides. Replaces the check's rows of the metrics table; returns how
     many. Without a champion there is nothing to measure.
     """
-    ledger.repair_aliases(spec)
+    champions.repair_aliases(spec)
     if ledger.champion(spec, day) is None:
         return 0
     for before in _skipped(spec, day):
         _measure(spec, before)
-        _keep_decision(spec, before, Verdict(Decision.KEEP, f"only measured: it is part of a range that ends on {day}"))
+        measurements.write_decision(
+            spec, before, Verdict(Decision.KEEP, f"only measured: it is part of a range that ends on {day}")
+        )
     return _measure(spec, day)
 
 
 def _skipped(spec: ModelSpec, day: date) -> list[date]:
     """The days before a check's, since the newest one before it, on which a window became whole that its own last ones lack."""
     known = ledger.state(spec)
-    since = max([known.changes[0].effective_day, *(each for each in lake.days_of("metrics", spec.name) if each < day)])
+    since = max([known.changes[0].effective_day, *(each for each in measurements.days(spec) if each < day)])
     held = windows(spec, ledger.require_champion(spec, day), day)
     oldest = held[0][0] if held else date.max
     found = []
@@ -150,7 +149,7 @@ def _measure(spec: ModelSpec, day: date) -> int:
         found += _drift_rows(spec, now.version, whole[-1], day)
         asked = [*((span, "window") for span in whole), (held_out, "slice")]
         found += _label_rows(spec, now.version, asked, day)
-    write_metrics(spec, found, day, 0)
+    measurements.write(spec, found, day, measurements.CHECK)
     for row in found:
         if row["window"] == "window" and row["role"] == "champion":
             log.info(
@@ -165,21 +164,12 @@ def _measure(spec: ModelSpec, day: date) -> int:
     return len(found)
 
 
-def _estimates(
-    spec: ModelSpec, now: ledger.Champion, day: date, whole: list[tuple[date, date]]
-) -> list[dict[str, Any]]:
+def _estimates(spec: ModelSpec, now: Serving, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
     try:
         return estimating.rows(spec, now, day, whole)
     except Exception:  # whatever it was: an estimate that can't be made must not keep a check from deciding
         log.exception("model %s: no estimate for the days without labels", spec.name)
         return []
-
-
-def write_metrics(spec: ModelSpec, rows: list[dict[str, Any]], day: date, attempt: int) -> None:
-    """Replace what the check of a day wrote for an attempt (0: the check itself)."""
-    frame = pd.DataFrame(rows, columns=lake.METRICS_SCHEMA.names)
-    where = {"check_day": day, "attempt": attempt}
-    lake.replace("metrics", spec.name, frame, where, schema=lake.METRICS_SCHEMA, partition="check_day")
 
 
 def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> list[date]:
@@ -188,16 +178,7 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
     if not served:
         return []
     # A day can't have been recorded before it was over.
-    known = lake.read(
-        "metrics",
-        spec.name,
-        columns=["last_day"],
-        check_day=(served[0], day - timedelta(days=1)),
-        window="day",
-        version=version,
-        role="champion",
-    )
-    recorded = {moment.date() for moment in known["last_day"]}
+    recorded = measurements.recorded(spec, version, served[0], day - timedelta(days=1))
     return [each for each in served if each not in recorded]
 
 
@@ -275,77 +256,34 @@ def _completeness(spec: ModelSpec, now: pd.DataFrame, past: pd.DataFrame) -> Ite
         yield {"metric": "classes", "value": classes, "min": least, "in_range": classes >= least}
 
 
-def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
-    """Why a span's labels can't be judged by: what is missing of them, and which metrics they give no value for."""
-    bad = labels[~labels["in_range"].astype(bool)] if len(labels) else labels
-    reasons = {
-        "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
-        "classes": "they hold {value:.0f} class, and several were usual",
-    }
-    said = [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")]
-    return "; ".join([*said, *(f"{name} can't be computed from them" for name in unknown)])
-
-
-def limit_of(spec: ModelSpec, name: str) -> Limit:
-    """The limit of a metric as a Measurement names it: `mae`, or `mae of site=A`."""
-    metric, _, segment = name.partition(" of ")
-    return spec.check.segments[segment.partition("=")[0]][metric] if segment else spec.check.metrics[metric]
-
-
-def measured_windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
-    """The champion's windows as the check recorded them, the latest one last."""
-    every = lake.read("metrics", spec.name, check_day=day, attempt=0, window=window)
-    rows = every[(every["role"] == "champion") & ((every["segment"] == "") | every["in_range"].notna())]
-    labels = every[every["role"] == "labels"]
-    found = []
-    for _, part in rows.groupby(["first_day", "last_day"], sort=True):
-        part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
-        unknown = list(part.loc[part["in_range"].isna(), "metric"])
-        first_row, part = part.iloc[0], part[part["in_range"].notna()]
-        names = [
-            f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
-        ]
-        held = dict(zip(names, part["in_range"].astype(bool), strict=True))
-        values = dict(zip(names, part["value"], strict=True))
-        whole = [name for name in spec.check.metrics if name in values]
-        ordered = [*whole, *(name for name in values if name not in whole)]
-        found.append(
-            Measurement(
-                first_row["first_day"].date(),
-                first_row["last_day"].date(),
-                int(first_row["n_rows"]),
-                int(first_row["n_days"]),
-                {name: values[name] for name in ordered},
-                {name: held[name] for name in ordered},
-                _incomplete(labels[labels["last_day"] == first_row["last_day"]], unknown),
-            )
-        )
-    return found
-
-
 def decide(spec: ModelSpec, day: date) -> Verdict:
-    """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them."""
+    """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them.
+
+    Where it is to retrain, or too much drifted, it is looked into why.
+    """
     verdict = _decided(spec, day)
-    if ledger.champion(spec, day) is not None and not _acted(spec, day):  # without a champion it was no check
-        _keep_decision(spec, day, verdict)
+    if ledger.champion(spec, day) is None:  # it was no check
+        return verdict
+    if not _acted(spec, day):
+        measurements.write_decision(spec, day, verdict)
+    if verdict.decision is Decision.RETRAIN or drift_to_report(spec, day) is not None:
+        _explain(spec, day)
     return verdict
 
 
-def _keep_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
-    about = {"check_day": day, "attempt": DECISION, "role": "decision"}
-    write_metrics(spec, [{**about, "outcome": verdict.decision, "why": verdict.why}], day, DECISION)
-
-
 def _acted(spec: ModelSpec, day: date) -> bool:
-    """Whether the day's check has promoted, or has delivered its warning: what it decided before stays as it is."""
-    known = lake.read("ledger", spec.name, columns=["to_state"], by=run_key(day))
-    return bool(known["to_state"].isin(["champion", "delivered"]).any())
+    """Whether the day's check has promoted or warned: what it decided before stays as it is."""
+    known, run = ledger.state(spec), run_key(day)
+    return any(each.by == run for each in (*known.promotions, *(e for e in known.others if isinstance(e, Warned))))
 
 
-def decided(spec: ModelSpec, day: date) -> Verdict | None:
-    """What the check of a day has decided; None where it has not."""
-    rows = lake.read("metrics", spec.name, check_day=day, role="decision")
-    return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
+def _explain(spec: ModelSpec, day: date) -> None:
+    try:
+        explaining.explain(spec, day)
+    except (
+        Exception
+    ):  # whatever it was, MLflow's outage among them: that it can't be said why keeps no one from retraining
+        log.exception("model %s: why the metrics moved could not be looked into", spec.name)
 
 
 def _decided(spec: ModelSpec, day: date) -> Verdict:
@@ -355,20 +293,19 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     why = only_measured(spec, day)
     if why:
         return Verdict(Decision.KEEP, why)
-    found = measured_windows(spec, day)
+    found = measurements.windows(spec, day)
     verdict = decide_from(
         found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least, min_rows=spec.check.min_rows
     )
     if verdict.decision is not Decision.RETRAIN:
         return verdict
-    held_out = measured_windows(spec, day, "slice")[0]
+    held_out = measurements.windows(spec, day, "slice")[0]
     if not held_out.is_evidence(spec.check.min_days, spec.check.min_rows):
         size = f"{counted(held_out.days, 'day')} and {counted(held_out.rows, 'row')}"
         wanted = f"{spec.check.min_days} and {spec.check.min_rows} are needed"
         why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
         return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
-    warned = warning_id(now.version, found[-1].last)
-    if _done_by_another_day(spec, warned, day) or len(lake.read("ledger", spec.name, id=f"delivered:{warned}")):
+    if ledger.state(spec).was_warned(now.version, found[-1].last):
         return Verdict(
             Decision.WATCH,
             f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
@@ -378,7 +315,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def only_measured(spec: ModelSpec, day: date) -> str:
     """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    newest = max([day, *lake.days_of("metrics", spec.name)])
+    newest = max([day, *measurements.days(spec)])
     if newest > day:
         return f"only measured: {newest} was checked already"
     now, latest = ledger.champion(spec, day), ledger.champion(spec)
@@ -387,28 +324,11 @@ def only_measured(spec: ModelSpec, day: date) -> str:
     return ""
 
 
-def warning_id(version: int, window_end: date) -> str:
-    """The ledger's id of a warning: one for a champion and a window."""
-    return f"warned:{version}:{window_end}"
-
-
-def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
-    """Each feature's PSI in the latest window of a day's check, the largest first."""
-    rows = lake.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="psi")
-    found = rows.sort_values("value", ascending=False)
-    return dict(zip(found["segment"], found["value"], strict=True))
-
-
-def drift_to_report(spec: ModelSpec, day: date) -> str | None:
-    """The ledger's id of a report that too many features drifted; None where they did not, or it was reported before."""
-    rows = lake.read("metrics", spec.name, check_day=day, attempt=0, role="drift", metric="drift_share")
-    if rows.empty or rows["in_range"].iloc[0] or only_measured(spec, day):
+def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:
+    """The drift of too many features that a day's check has found; None where there is none, or it was reported before."""
+    found = measurements.drift(spec, day)
+    if found is None or not found.too_much or only_measured(spec, day):
         return None
-    key = f"drifted:{int(rows['version'].iloc[0])}:{rows['last_day'].iloc[0].date()}"
-    return None if _done_by_another_day(spec, key, day) else key
-
-
-def _done_by_another_day(spec: ModelSpec, key: str, day: date) -> bool:
-    """Whether the check of another day has written this id into the ledger."""
-    rows = lake.read("ledger", spec.name, id=key)
-    return bool(len(rows)) and bool(rows.iloc[0]["by"] != run_key(day))
+    known = (each for each in ledger.state(spec).others if isinstance(each, Drifted))
+    before = any((each.version, each.last) == (found.version, found.last) and each.by != run_key(day) for each in known)
+    return None if before else found

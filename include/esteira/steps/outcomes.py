@@ -10,8 +10,8 @@ import pandas as pd
 
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec, canonical
-from esteira.steps import ingest
-from esteira.store import lake, ledger
+from esteira.steps import champions, ingest
+from esteira.store import lake
 
 KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
 SEGMENTS = 20  # values of one column that are measured
@@ -40,7 +40,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
     """
     if rows.empty:
         return rows
-    model = ledger.load_version(spec, version)
+    model = champions.load_version(spec, version)
     segments = [name for name in spec.check.segments if name not in spec.key]
     frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     columns = ["day", *spec.key, "label", *segments]
@@ -55,7 +55,7 @@ def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.Dat
 
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     """Feature rows with their label, and what a version predicts for them: the latest 90 days that it has not seen."""
-    model = ledger.load_version(spec, version)
+    model = champions.load_version(spec, version)
     first = max(model.trained_through, last - timedelta(days=KNOWN)) + timedelta(days=1)
     if first > last:
         return pd.DataFrame()

@@ -1,32 +1,90 @@
-"""A day's predictions: score writes what consumers read, publish keeps what was first given out."""
+"""A day's predictions: `predictions` are brought to what the ledger says is published, `served` keeps what was first given out."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 import pandas as pd
 
+from esteira.errors import DataError, EsteiraError, Superseded
 from esteira.learning import pipelines
+from esteira.lifecycle import changes
+from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
-from esteira.steps import ingest, quality
+from esteira.steps import champions, ingest, quality
 from esteira.store import lake, ledger
-from esteira.text import counted
+from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
+# Marks of days of predictions: 1 is of version 0.1, which knew no numbers; else the number of the state that they are of, and 1.
+OLD = 1
+TRIES = 20  # to write days while promotions and roll-backs go on
 
-def score(spec: ModelSpec, days: list[date], run: str, version: int | None = None) -> int:
-    """Predict the days' feature rows, each with its day's champion or with `version`, and replace the days' predictions.
 
-    Returns the number of rows. `run` names who asked; the rows keep it. Raises NoChampion where a day has none.
+def score(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    version: int | None = None,
+    *,
+    by: str = "",
+    champion: bool = False,
+) -> int:
+    """Predict the days' feature rows, each by the version that is published for its day, and replace the days' predictions.
+
+    With `version` that one is chosen for the days, until they are scored with `champion`, which lets it go; `by` names
+    who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day has no
+    version.
     """
-    ledger.repair_aliases(spec)
+    champions.repair_aliases(spec)
+    ledger.settle(spec)
     if version:
-        chosen = dict.fromkeys(days, version)
-    else:
-        chosen = {day: now.version for day, now in ledger.require_champions(spec, days).items()}
+        champions.load_version(spec, version)  # before it is chosen for good
+        ledger.change(spec, lambda known: changes.pin(known, version, min(days), max(days), by=by or run))
+    if champion:
+        release(spec, days, by or run)
+    return _written(spec, days, run)
+
+
+def release(spec: ModelSpec, days: Iterable[date], by: str) -> None:
+    """Let go the versions that were chosen by hand for any of the days."""
+    asked = set(days)
+    for pin in ledger.state(spec).pins:
+        if any(pin.day <= day <= pin.last for day in asked):
+            ledger.change(spec, lambda known, number=pin.number: changes.release(known, number, by=by))  # type: ignore[misc]
+
+
+def _written(spec: ModelSpec, days: list[date], run: str) -> int:
+    """Write the days by the state as it is; where it changed meanwhile, those days anew that it changed."""
+    made: dict[date, int] = {}
+    left = days
+    for _ in range(TRIES):
+        known = ledger.state(spec)
+        chosen = ledger.require_published(spec, left)
+        try:
+            made |= _replace(spec, left, chosen, known, run)
+        except Superseded:
+            continue
+        # A change that came before this write may have found nothing to bring along, so it is looked for after it.
+        now = ledger.state(spec)
+        left = [day for day in left if now.published(day).version != chosen[day]]
+        if not left:
+            return sum(made.values())
+    raise Superseded(
+        f"model {spec.name}: its champion changed {TRIES} times while {shown_days(days)} were scored; score them again"
+    )
+
+
+def _replace(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], known: State, run: str) -> dict[date, int]:
+    """Predict and write the days, all in one transaction that carries the state's number; returns the rows of each day.
+
+    Raises Superseded where a day was written by a later state.
+    """
     rows = lake.read("features", spec.name, day=(min(days), max(days)))
     parts = [
         _predict(spec, number, rows, [day for day in days if chosen[day] == number])
@@ -34,11 +92,12 @@ def score(spec: ModelSpec, days: list[date], run: str, version: int | None = Non
     ]
     parts = [part for part in parts if len(part)]
     predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
-    lake.replace_days("predictions", spec.name, predictions, days)
-    made = ", ".join(map(str, sorted(set(chosen.values()))))
+    lake.replace_days("predictions", spec.name, predictions, days, mark=known.number + 1, newest=True)
+    versions = ", ".join(map(str, sorted(set(chosen.values()))))
     sizes = counted(len(predictions), "row"), counted(len(days), "day")
-    log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, made)
-    return len(predictions)
+    log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
+    counts = predictions["day"].dt.date.value_counts().to_dict() if len(predictions) else {}
+    return {day: int(counts.get(day, 0)) for day in days}
 
 
 def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +119,7 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     if wanted.empty:
         return wanted
     began = time.perf_counter()
-    model = ledger.load_version(spec, version)
+    model = champions.load_version(spec, version)
     loaded = time.perf_counter()
     predicted = pipelines.predict(spec, model, wanted)
     done = time.perf_counter()
@@ -76,11 +135,96 @@ def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]
     )
 
 
-def publish(spec: ModelSpec, days: list[date], run: str) -> int:
-    """Keep what the run predicted for the days as served, row by row where nothing was served before; returns the rows.
+# --------------------------------------------------------------------------------------------------------- reconcile
 
-    A retry of the run that served a row rewrites it; a later scoring leaves it untouched, and adds the rows that were not
-    there yet, such as those that were mended since. Raises Unaccounted where rows read are missing.
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What bringing predictions to what is published came to: the days written again, and those that could not be, with why."""
+
+    days: tuple[date, ...] = ()
+    rows: int = 0
+    kept: Mapping[date, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        said = f"{counted(len(self.days), 'day')} scored again" + (
+            f", {self.days[0]} to {self.days[-1]}" if self.days else ""
+        )
+        if self.kept:
+            days = sorted(self.kept)
+            said += f"; {shown_days(days)} left as {'it is' if len(days) == 1 else 'they are'}: {self.kept[days[0]]}"
+        return said
+
+
+def outdated(spec: ModelSpec, known: State, days: Iterable[date] | None = None) -> dict[date, int]:
+    """The days whose predictions are of another version than is published for them, and the version that they are of.
+
+    The rows are not read: each day's mark says of which state they are. Days of version 0.1, which wrote no such marks, are
+    as its events have left them.
+    """
+    every = lake.days_of("predictions", spec.name)
+    asked = every if days is None else sorted(set(every) & set(days))
+    found = {}
+    for day, mark in lake.marks("predictions", spec.name, asked).items():
+        then = known.at(known.old if mark in (None, OLD) else int(mark or 0) - 1).published(day).version
+        if then is not None and then != known.published(day).version:
+            found[day] = then
+    return found
+
+
+def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> Reconciled:
+    """Bring the predictions of the days (none given: of all) to the version that is published for each.
+
+    A day that is so is not touched. One that can't be computed again keeps its rows and is told: its features are gone or
+    of another model.yaml, or the version is not to be had.
+    """
+    champions.repair_aliases(spec)
+    ledger.settle(spec)
+    asked = None if days is None else list(days)
+    done: list[date] = []
+    kept: dict[date, str] = {}
+    rows = 0
+    while True:
+        known = ledger.state(spec)
+        left = [day for day in outdated(spec, known, asked) if day not in kept]
+        kept |= _lacking(spec, left)
+        by_version: dict[int, list[date]] = {}
+        for day in left:
+            version = known.published(day).version
+            if day not in kept and version is None:
+                kept[day] = "no version is published for it any more"
+            elif day not in kept and version is not None:
+                by_version.setdefault(version, []).append(day)
+        if not by_version:
+            break
+        for version, some in by_version.items():
+            try:
+                rows += sum(_replace(spec, some, dict.fromkeys(some, version), known, run).values())
+                done += some
+            except Superseded:
+                continue
+            except (DataError, EsteiraError) as error:
+                kept |= dict.fromkeys(some, str(error))
+    if kept:
+        log.warning("model %s: %s", spec.name, Reconciled((), 0, kept))
+    return Reconciled(tuple(sorted(set(done))), rows, kept)
+
+
+def _lacking(spec: ModelSpec, days: list[date]) -> dict[date, str]:
+    """The days whose features can't be scored as they are, with why."""
+    gone = lake.missing_days("features", spec.name, days, ingest.features_mark(spec)) if days else []
+    why = "its features are gone, or of another model.yaml; `esteira score` builds them anew"
+    return dict.fromkeys(gone, why)
+
+
+# ----------------------------------------------------------------------------------------------------------- publish
+
+
+def publish(spec: ModelSpec, days: list[date], run: str) -> int:
+    """Keep what is predicted for the days as served, row by row where nothing was served before; returns the rows of the run.
+
+    What was served never changes: a later scoring adds the rows that were not there yet, such as those that were mended
+    since. Raises Unaccounted where rows read are missing.
     """
     rows = lake.read("predictions", spec.name, day=(min(days), max(days)))
     rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
@@ -89,10 +233,9 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
         scored = rows.drop(columns="replaces", errors="ignore")
 
         def with_served(had: pd.DataFrame) -> pd.DataFrame | None:
-            others = had[had["run"] != run]
-            known = others.set_index(["day", *spec.key]).index
+            known = had.set_index(["day", *spec.key]).index
             new = scored[~scored.set_index(["day", *spec.key]).index.isin(known)]
-            return pd.concat([others, new], ignore_index=True) if len(new) or len(others) < len(had) else None
+            return pd.concat([had, new], ignore_index=True) if len(new) else None
 
         lake.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
@@ -100,19 +243,16 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
 
 
 def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
-    """Read the days anew and score them, by the version that made their predictions, or else each day's champion.
+    """Read the days anew and score them, each by the version that is published for it.
 
-    Their quarantined labels are read again, too. Returns what was read, published and is left in quarantine, as a
-    sentence. Raises DataError where the days are not fit to be scored yet.
+    Their labels are read again, too, so far as a check has looked at them. Returns what was read, published and is left in
+    quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
     """
     ingest.extract(spec, days, when_gone)
     ingest.validate(spec, days)
     quality.require_fit(spec, days)
     ingest.features(spec, days)
-    had = lake.read("predictions", spec.name, columns=["day", "version"], day=(min(days), max(days)))
-    made = dict(zip(had["day"].dt.date, had["version"].astype(int), strict=True)) if len(had) else {}
-    for version in sorted({made.get(day, 0) for day in days}):
-        score(spec, [day for day in days if made.get(day, 0) == version], run, version or None)
+    score(spec, days, run)
     publish(spec, days, run)
     checked = lake.days_of("metrics", spec.name)
     if checked and len(lake.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))):

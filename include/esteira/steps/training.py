@@ -17,9 +17,10 @@ from esteira.errors import DataError, UnknownVersion
 from esteira.learning import drift, evaluation, pipelines, tuning
 from esteira.learning.pipelines import Model
 from esteira.lifecycle import policy
-from esteira.lifecycle.events import effective_day
+from esteira.lifecycle.events import Rejected, effective_day
+from esteira.lifecycle.state import Serving
 from esteira.spec import Candidate, Limit, ModelSpec
-from esteira.steps import ingest, quality
+from esteira.steps import champions, ingest, quality
 from esteira.store import lake, ledger, runs
 from esteira.text import better_by, counted
 
@@ -79,8 +80,8 @@ def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None
     """
     now = ledger.champion(spec)
     for run in runs.search(spec, kind="model", identity=identity):
-        tags = run.data.tags
-        version = runs.version_of(spec, run.info.run_id)
+        tags = run.tags
+        version = runs.version_of(spec, run.id)
         if version is None or candidate not in (None, _candidate_of(tags)):
             continue
         serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
@@ -139,8 +140,7 @@ def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.D
 
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     """The run of the candidate that did best on the validation part."""
-    api = runs.client()
-    found = {run_id: float(api.get_run(run_id).data.tags["value"]) for run_id in run_ids}
+    found = {run_id: float(runs.get(run_id).tags["value"]) for run_id in run_ids}
     best = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda run_id: found[run_id])
     runs.log(best, tags={"selected": "yes"})
     return best
@@ -154,7 +154,7 @@ def evaluate(
     Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
     tags, whether it may be promoted, and why. Returns the MLflow run.
     """
-    tags = runs.client().get_run(candidate_run).data.tags
+    tags = runs.get(candidate_run).tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
     past, test = data.split_days(spec, _frame(spec, as_of, window, versions), 0.85, 0.15)
     with runs.tracked(
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def _compare(
-    spec: ModelSpec, now: ledger.Champion | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
+    spec: ModelSpec, now: Serving | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
 ) -> tuple[bool, str, dict[str, float]]:
     """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
     limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
@@ -226,7 +226,7 @@ def _against_champion(
     spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
 ) -> tuple[bool, str, dict[str, float]]:
     try:
-        old = ledger.load_version(spec, version)
+        old = champions.load_version(spec, version)
     except UnknownVersion:
         return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
@@ -272,13 +272,17 @@ def log_fitted(
     versions: str,
 ) -> None:
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
-    from esteira.learning import plots
-
     weights = pipelines.importance(spec, model, rows) if len(rows) else {}
     log_lineage(spec, run_id, past, chosen, params, versions)
     runs.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
     if len(rows):
-        runs.log_figures(run_id, plots.of_model(spec, scored, weights))
+
+        def drawn() -> Mapping[str, Any]:
+            from esteira.learning import plots  # matplotlib takes a second to import
+
+            return plots.of_model(spec, scored, weights)
+
+        runs.log_figures(run_id, drawn)
 
 
 def log_lineage(
@@ -303,14 +307,14 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
 
     Where the same training has registered one before, that is returned, unless it is to be done `again`.
     """
-    ledger.repair_aliases(spec)
-    tags = runs.client().get_run(run_id).data.tags
+    champions.repair_aliases(spec)
+    tags = runs.get(run_id).tags
     if not again and "identity" in tags and runs.version_of(spec, run_id) is None:
         before = _trained_before(spec, tags["identity"], _candidate_of(tags))
         if before is not None:
             log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
             return before
-    version = ledger.registered(spec, run_id, as_of)
+    version = champions.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
         runs.alias(spec, "challenger", version)
@@ -323,25 +327,16 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
     """
     run_id = runs.run_of(spec, version)
-    run_of_it = runs.client().get_run(run_id).data
-    tags, measured = run_of_it.tags, run_of_it.metrics
+    evaluation_run = runs.get(run_id)
+    tags, measured = evaluation_run.tags, evaluation_run.metrics
     if tags["accepted"] != "True":
-        ledger.record(
-            spec,
-            f"rejected:{version}",
-            to_state="rejected",
-            from_state="challenger",
-            version=version,
-            why=tags["why"],
-            by=run,
-            effective=effective_day(as_of),
-        )
+        ledger.write(spec, Rejected(version=version, day=effective_day(as_of), by=run, why=tags["why"]))
         return f"version {version} was not promoted: {tags['why']}"
     chosen = version
     if spec.promote.refit:
         frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
         chosen = refit(spec, as_of, run_id, frame, tags["versions"], run, spec.train.half_life)
-    ledger.make_champion(
+    champions.make_champion(
         spec,
         chosen,
         as_of,
@@ -370,9 +365,9 @@ def refit(
     When it is asked again for the same evaluated run, it returns the version that it made before.
     """
     made = runs.search(spec, kind="refit", evaluated=run_id)
-    if made and made[0].info.status == "FINISHED":
-        return ledger.registered(spec, str(made[0].info.run_id), as_of)
-    tags = runs.client().get_run(run_id).data.tags
+    if made and made[0].status == "FINISHED":
+        return champions.registered(spec, made[0].id, as_of)
+    tags = runs.get(run_id).tags
     chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
     with runs.tracked(
         spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
@@ -382,7 +377,7 @@ def refit(
         log_lineage(spec, again, frame, chosen, params, versions)
         weights = drift.importance(runs.profile(run_id)) if "model_uri" in tags else {}
         runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
-    return ledger.registered(spec, again, as_of)
+    return champions.registered(spec, again, as_of)
 
 
 def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float, float]]]:

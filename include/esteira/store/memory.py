@@ -1,8 +1,9 @@
-"""A table of the lake that lives in memory: the few operations that tables.py asks of Delta, for simulations by the thousand."""
+"""A lake in this process's memory, for simulations by the thousand: it keeps, and refuses, what Delta does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import reduce
 from typing import Any
@@ -10,83 +11,122 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import CommitFailedError
 
-Parts = dict[object, pa.Table]
+from esteira.store.backend import Filter, Marks, Table
+
+Parts = Mapping[object, pa.Table]
 
 
+@dataclass(frozen=True)
 class MemoryTable:
-    """Rows in partitions by one column, every version of them, and the marks of what was written."""
+    """Rows in partitions by one column, as they are at one version; `touched` are the partitions and marks that it wrote."""
 
-    def __init__(self, partition: str, versions: list[Parts] | None = None, schema: pa.Schema | None = None) -> None:
-        self.id = uuid4().hex
-        self.partition = partition
-        self.schema = schema if schema is not None else pa.schema([])
-        self._versions = versions or []
-        self._marks: dict[str, int] = {}
+    identity: str
+    version: int
+    partition: str
+    schema: pa.Schema
+    parts: Parts
+    touched: frozenset[object]
 
-    def version(self) -> int:
-        """The number of the last version; -1 where nothing was written."""
-        return len(self._versions) - 1
-
-    def at(self, version: int) -> MemoryTable:
-        """The table as it was at a version."""
-        return MemoryTable(self.partition, self._versions[: version + 1], self.schema)
-
-    def transaction_version(self, name: str) -> int | None:
-        """The mark under which `name` was last written."""
-        return self._marks.get(name)
-
-    def partitions(self) -> set[Any]:
-        """The values of the column by which it is partitioned, of which it has rows."""
-        return {key for key, part in self._now().items() if len(part)}
-
-    def scan(self, columns: list[str] | None, filters: list[tuple[str, str, object]]) -> pa.Table:
-        """The rows that pass every filter (=, >=, <=)."""
-        parts = [part for key, part in self._now().items() if self._may_hold(key, filters)]
+    def scan(self, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
+        """The rows that pass every filter."""
+        parts = [part for key, part in self.parts.items() if self._may_hold(key, filters)]
         rows = pa.concat_tables([self.schema.empty_table(), *parts], promote_options="default")
-        rest = [each for each in filters if each[0] != self.partition]
-        for name, sign, value in rest:
-            rows = rows.filter(_masks(rows, name, sign, value))
+        for name, sign, value in filters:
+            if name != self.partition:
+                rows = rows.filter(_mask(rows, name, sign, value))
         return rows.select(columns) if columns is not None else rows
 
-    def replace(self, rows: pa.Table, where: Mapping[str, object], marks: Mapping[str, int]) -> None:
-        """Replace the rows for which `where` (which names partitions) holds."""
-        parts = dict(self._now())
-        named = where[self.partition]
-        for key in named if isinstance(named, list) else [named]:
-            part = parts.pop(key, None)
-            rest = [(name, value) for name, value in where.items() if name != self.partition]
-            if part is not None and rest:
-                mask = reduce(pc.and_, (_masks(part, name, "=", value) for name, value in rest))
-                part = part.filter(pc.invert(mask))
-                if len(part):
-                    parts[key] = part
-        self._add(parts, rows)
-        self._marks.update(marks)
+    def partitions(self) -> set[Any]:
+        """The partitions that have rows."""
+        return {key for key, part in self.parts.items() if len(part)}
 
-    def append(self, rows: pa.Table, key: str) -> bool:
-        """Add the row unless its `key` is there; returns whether it was added."""
-        if rows[key][0].as_py() in self._now():
-            return False
-        self._add(dict(self._now()), rows)
-        return True
-
-    def _now(self) -> Parts:
-        return self._versions[-1] if self._versions else {}
-
-    def _add(self, parts: Parts, rows: pa.Table) -> None:
-        self.schema = pa.unify_schemas([self.schema, rows.schema], promote_options="default")
-        for key in pc.unique(rows[self.partition]) if len(rows) else ():
-            new = rows.filter(pc.equal(rows[self.partition], key))
-            had = parts.get(key.as_py())
-            parts[key.as_py()] = new if had is None else pa.concat_tables([had, new], promote_options="default")
-        self._versions.append(parts)
-
-    def _may_hold(self, key: object, filters: list[tuple[str, str, object]]) -> bool:
+    def _may_hold(self, key: object, filters: list[Filter]) -> bool:
         return all(_holds(key, sign, value) for name, sign, value in filters if name == self.partition)
 
 
-def _masks(rows: pa.Table, name: str, sign: str, value: object) -> pa.ChunkedArray:
+@dataclass
+class MemoryLake:
+    """Tables by their place, with every version of each, and the marks of what was written."""
+
+    _tables: dict[str, list[MemoryTable]] = field(default_factory=dict)
+    _marks: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def open(self, place: str, version: int | None = None) -> Table | None:
+        """The table; what was opened stays as it was."""
+        versions = self._tables.get(place)
+        if not versions:
+            return None
+        return versions[-1] if version is None else versions[version]
+
+    def marks(self, place: str, names: Iterable[str]) -> dict[str, int | None]:
+        """Marks, by name."""
+        known = self._marks.get(place, {})
+        return {name: known.get(name) for name in names}
+
+    def replace(
+        self,
+        place: str,
+        seen: Table | None,
+        rows: pa.Table,
+        where: Mapping[str, object],
+        *,
+        marks: Marks,
+        partition: str,
+    ) -> None:
+        """Replace partitions, or of them the rows for which the rest of `where` holds."""
+        named = where[partition]
+        keys = list(named) if isinstance(named, list) else [named]
+        now = self._last(place)
+        since = (self._tables.get(place) or [])[(seen.version + 1 if seen else 0) :]
+        if any(each.touched & {*keys, *marks} for each in since) or (seen is None and now is not None):
+            raise CommitFailedError(f"another writer was faster at {place}")
+        parts = dict(now.parts) if now else {}
+        rest = [(name, value) for name, value in where.items() if name != partition]
+        for key in keys:
+            part = parts.pop(key, None)
+            if part is not None and rest:
+                mask = reduce(pc.and_, (_mask(part, name, "=", value) for name, value in rest))
+                part = part.filter(pc.invert(mask))
+                if len(part):
+                    parts[key] = part
+        self._write(place, partition, parts, rows, frozenset([*keys, *marks]))
+        self._marks.setdefault(place, {}).update(marks)
+
+    def append_once(self, place: str, rows: pa.Table) -> int:
+        """Add rows by `id`, which here is the partition, too."""
+        now = self._last(place)
+        parts = dict(now.parts) if now else {}
+        new = rows.filter(pa.array([each not in parts for each in rows["id"].to_pylist()]))
+        if len(new):
+            self._write(place, "id", parts, new, frozenset(new["id"].to_pylist()))
+        return len(new)
+
+    def maintain(self, place: str, keep: Iterable[int], hours: int) -> tuple[int, int]:
+        """Nothing: there are no files."""
+        return 0, 0
+
+    def _last(self, place: str) -> MemoryTable | None:
+        versions = self._tables.get(place)
+        return versions[-1] if versions else None
+
+    def _write(
+        self, place: str, partition: str, parts: dict[object, pa.Table], rows: pa.Table, touched: frozenset[object]
+    ) -> None:
+        versions = self._tables.setdefault(place, [])
+        before = versions[-1] if versions else None
+        known = before.schema if before else pa.schema([])
+        schema = pa.unify_schemas([known, rows.schema], promote_options="default")
+        for key in pc.unique(rows[partition]) if len(rows) else ():
+            new = rows.filter(pc.equal(rows[partition], key))
+            had = parts.get(key.as_py())
+            parts[key.as_py()] = new if had is None else pa.concat_tables([had, new], promote_options="default")
+        identity = before.identity if before else uuid4().hex
+        versions.append(MemoryTable(identity, len(versions), partition, schema, parts, touched))
+
+
+def _mask(rows: pa.Table, name: str, sign: str, value: object) -> pa.ChunkedArray:
     compare = {"=": pc.equal, ">=": pc.greater_equal, "<=": pc.less_equal}[sign]
     return pc.fill_null(compare(rows[name], pa.scalar(value, rows.schema.field(name).type)), False)
 

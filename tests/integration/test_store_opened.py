@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from deltalake import DeltaTable
-from esteira.store import delta, lake
+from esteira.store import lake, opened
 
 from tests.conftest import PROJECT
 
@@ -56,13 +56,13 @@ def test_what_another_process_writes_is_seen() -> None:
 
 
 def test_a_table_is_opened_anew_before_it_becomes_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    real = delta.DeltaTable
-    monkeypatch.setattr(delta, "DeltaTable", lambda place, **options: opened.append(place) or real(place, **options))
-    for number in range(3 * delta.FOLLOWED):
+    asked: list[str] = []
+    real = opened.DeltaTable
+    monkeypatch.setattr(opened, "DeltaTable", lambda place, **options: asked.append(place) or real(place, **options))
+    for number in range(3 * opened.FOLLOWED):
         write(number)
         assert values(number) == [1.0] * 3
-    assert 3 <= len(opened) <= 5  # not for each of the 24 writes, and not once
+    assert 3 <= len(asked) <= 5  # not for each of the 24 writes, and not once
 
 
 def test_a_table_that_was_made_anew_is_another_one() -> None:
@@ -80,8 +80,8 @@ def test_a_table_that_was_made_anew_is_another_one() -> None:
 
 def test_a_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = delta.pq.ParquetFile
-    monkeypatch.setattr(delta.pq, "ParquetFile", lambda path, **options: read.append(path) or real(path, **options))
+    real = opened.pq.ParquetFile
+    monkeypatch.setattr(opened.pq, "ParquetFile", lambda path, **options: read.append(path) or real(path, **options))
     for number in range(4):
         write(number)
     for _ in range(3):
@@ -105,19 +105,19 @@ def test_a_large_file_is_not_kept_and_reads_the_same(monkeypatch: pytest.MonkeyP
     for number in range(3):
         write(number, value=float(number))
     small = lake.read("raw", "m", columns=["value"], day=(day(1), day(2)))
-    before = len(delta._files)
-    monkeypatch.setattr(delta, "SMALL", 0)
+    before = len(opened._files)
+    monkeypatch.setattr(opened, "SMALL", 0)
     large = lake.read("raw", "m", columns=["value"], day=(day(1), day(2)))
     pd.testing.assert_frame_equal(
         small.sort_values("value", ignore_index=True), large.sort_values("value", ignore_index=True)
     )
-    assert len(delta._files) == before
+    assert len(opened._files) == before
     assert list(lake.read("raw", "m", value=2.0)["value"]) == [2.0] * 3
 
 
 def test_what_is_kept_is_bounded() -> None:
-    assert delta._files.maxsize == delta.KEPT
-    assert delta._files.currsize <= delta.KEPT
+    assert opened._files.maxsize == opened.KEPT
+    assert opened._files.currsize <= opened.KEPT
 
 
 def test_days_are_found_without_reading_rows() -> None:
@@ -138,11 +138,11 @@ def test_a_checkpoint_comes_every_twenty_versions() -> None:
 
 def test_a_file_that_is_larger_in_memory_than_what_is_kept_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that compresses well is small on disk."""
-    monkeypatch.setattr(delta, "LARGE", 8)
-    before = len(delta._files)
+    monkeypatch.setattr(opened, "LARGE", 8)
+    before = len(opened._files)
     write(0, rows=50)
     assert values(0) == [1.0] * 50
-    assert len(delta._files) == before
+    assert len(opened._files) == before
 
 
 def test_a_century_of_days_is_one_commit() -> None:
@@ -181,11 +181,11 @@ def test_all_marks_of_the_log_are_those_that_delta_knows(monkeypatch: pytest.Mon
         )
     names = [f"{day(number):%Y-%m-%d}" for number in range(40)]
     place = lake.path("raw", "m")
-    delta.forget(place)
-    one_by_one = delta.marks(place, names)
-    delta.forget(place)
-    delta._opened.clear()
-    monkeypatch.setattr(delta, "MANY", 0)
-    assert delta.marks(place, names) == one_by_one
+    opened.forget(place)
+    one_by_one = opened.marks(place, names)
+    opened.forget(place)
+    opened._opened.clear()
+    monkeypatch.setattr(opened, "MANY", 0)
+    assert opened.marks(place, names) == one_by_one
     assert one_by_one[names[35]] is None
     assert one_by_one[names[5]] == 35

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from email.message import EmailMessage
 
-from esteira.steps.mails import Mail
+from esteira.notify import rendering
+from esteira.store.outbox import Mail
 
 NASTY = "<script>alert(1)</script>"
 MAIL = Mail(
@@ -26,7 +27,7 @@ def part(mail: EmailMessage, kind: str) -> str:
 
 
 def test_a_mail_is_text_and_html() -> None:
-    mail = MAIL.message("esteira@localhost")
+    mail = rendering.message(MAIL, "esteira@localhost")
     assert mail.get_content_type() == "multipart/alternative"
     assert mail["To"] == "ops@example.com, team@example.com"
     assert "attempt: 1, gain: <script>" in part(mail, "plain")
@@ -35,20 +36,28 @@ def test_a_mail_is_text_and_html() -> None:
 
 
 def test_what_users_wrote_is_escaped_in_html() -> None:
-    text = part(MAIL.message("esteira@localhost"), "html")
+    text = part(rendering.message(MAIL, "esteira@localhost"), "html")
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert 'href="javascript' not in text
 
 
 def test_a_line_break_in_the_subject_is_no_new_header() -> None:
-    mail = MAIL.message("esteira@localhost")
+    mail = rendering.message(MAIL, "esteira@localhost")
     assert mail["Bcc"] is None
     assert b"\nBcc:" not in mail.as_bytes()
 
 
 def test_the_same_mail_has_the_same_message_id() -> None:
-    first, again = (MAIL.message("esteira@localhost")["Message-ID"] for _ in range(2))
+    first, again = (rendering.message(MAIL, "esteira@localhost")["Message-ID"] for _ in range(2))
     assert first == again
-    other = Mail(key="sales/warned:1:2026-01-15", to=MAIL.to, subject="x", lead="x").message("esteira@localhost")
-    assert other["Message-ID"] != first
+    other = Mail(key="sales/warned:1:2026-01-15", to=MAIL.to, subject="x", lead="x")
+    assert rendering.message(other, "esteira@localhost")["Message-ID"] != first
+
+
+def test_half_a_character_is_shown_by_its_number() -> None:
+    mail = Mail(key="sales/\udcff", to=MAIL.to, subject="no file \udcff.csv", lead="no file \udcff.csv")
+    sent = rendering.message(mail, "esteira@localhost")
+    assert sent["Subject"] == "no file \\udcff.csv"
+    assert "no file \\udcff.csv" in part(sent, "plain")
+    assert sent.as_bytes().decode("ascii")

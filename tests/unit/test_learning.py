@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from esteira import data
 from esteira.errors import SpecError
 from esteira.learning import evaluation, pipelines, tuning
 from esteira.learning.metrics import METRICS
@@ -26,12 +25,7 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 @pytest.fixture
 def frame(spec: ModelSpec) -> pd.DataFrame:
-    rows = data.read(spec, (LAST - pd.Timedelta(days=19)).date(), LAST.date())
-    return (
-        data.build_features(spec, rows)
-        .merge(rows[["site", "at", "amount"]], on=["site", "at"])
-        .rename(columns={"amount": "label"})
-    )
+    return models.labelled(spec, LAST.date())
 
 
 def classified(tmp_path: Path, frame: pd.DataFrame, task: str) -> tuple[ModelSpec, pd.DataFrame]:

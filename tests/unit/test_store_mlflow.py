@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from esteira.store import runs
+from esteira.store import mlflow_tracking
 
 SERVER = "http://127.0.0.1:15000"
 
@@ -34,32 +34,32 @@ def file_of(place: Path) -> str:
 
 
 def test_the_server_of_a_running_set_up_is_found(state: Path) -> None:
-    assert runs.uri() == SERVER
+    assert mlflow_tracking.uri() == SERVER
 
 
 def test_the_environment_wins(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert runs.uri() == "http://127.0.0.1:1"
+    assert mlflow_tracking.uri() == "http://127.0.0.1:1"
 
 
 def test_after_the_set_up_was_killed_its_file_is_used(state: Path) -> None:
     write(state, pid=2**22 + 1)  # more than any process has
-    assert runs.uri() == file_of(state)
+    assert mlflow_tracking.uri() == file_of(state)
 
 
 def test_another_process_with_the_supervisor_s_number_is_not_taken_for_it(state: Path) -> None:
     write(state, created=psutil.Process().create_time() - 100)
-    assert runs.uri() == file_of(state)
+    assert mlflow_tracking.uri() == file_of(state)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"supervisor": {"pid": 1}}'])
 def test_half_a_file_is_no_server(state: Path, text: str) -> None:
     (state / "running.json").write_text(text)
-    assert runs.uri() == file_of(state)
+    assert mlflow_tracking.uri() == file_of(state)
 
 
 def test_another_state_folder_has_another_registry(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path))
-    assert runs.uri() == file_of(tmp_path)
+    assert mlflow_tracking.uri() == file_of(tmp_path)

@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pandas as pd
 import pytest
-from esteira.store import lake
+from esteira.store import lake, schemas
 
 DAYS = [date(2026, 1, 1), date(2026, 1, 2)]
 
@@ -34,7 +34,7 @@ def test_a_day_is_replaced_and_the_others_stay() -> None:
 def test_an_absent_table_has_no_rows() -> None:
     assert lake.read("raw", "m").empty
     assert lake.version("raw", "m") == -1
-    assert list(lake.read("metrics", "m").columns) == lake.METRICS_SCHEMA.names
+    assert list(lake.read("metrics", "m").columns) == schemas.METRICS.names
 
 
 def test_an_empty_day_is_written_and_known() -> None:
@@ -133,7 +133,7 @@ def test_the_first_checks_of_a_model_do_not_add_up() -> None:
 
     def write(name: str) -> None:
         where = {"check_day": str(DAYS[0]), "attempt": 0}
-        lake.replace("metrics", name, found, where, schema=lake.METRICS_SCHEMA, partition="check_day")
+        lake.replace("metrics", name, found, where, schema=schemas.METRICS, partition="check_day")
 
     for number in range(12):
         at_once(*[lambda name=f"m{number}": write(name)] * 2)  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""The command line: the same steps that the DAGs run, and views, without Airflow."""

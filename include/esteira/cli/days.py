@@ -1,0 +1,136 @@
+"""Commands about days: train, score, requeue, check."""
+
+from __future__ import annotations
+
+from getpass import getuser
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from esteira import spec as specs
+from esteira.cli.common import LARGEST, AllowEmpty, Model, app, day_option, days_of, find
+from esteira.errors import EsteiraError
+from esteira.store import places
+from esteira.text import counted
+
+
+@app.command()
+def train(
+    model: Model,
+    as_of: Annotated[Any, day_option("Train as if this day had just ended.", "--as-of")],
+    window: Annotated[
+        int | None, typer.Option(min=7, max=specs.CENTURY, help="Days to train on; else the model.yaml's.")
+    ] = None,
+    promote: Annotated[bool, typer.Option(help="Promote the new version if it is better than the champion.")] = True,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Train anew even where a version of the same day, spec and data is registered."),
+    ] = False,
+) -> None:
+    """Train the candidates, evaluate the best, register it, and promote it if it is better.
+
+    Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next. Said
+    twice it registers one version.
+    """
+    from filelock import FileLock, Timeout
+
+    from esteira import steps
+
+    spec, run = find(model), f"cli/train/{as_of}"
+    lock = places.home() / f"train-{spec.name}.lock"
+    places.make_home()
+    try:
+        with FileLock(lock, timeout=0):  # two of them would take each other's runs for what a killed one left
+            typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
+    except Timeout:
+        raise EsteiraError(
+            f"model {spec.name}: another `esteira train` of it is at work on this machine; wait for it ({lock})"
+        ) from None
+
+
+@app.command()
+def score(
+    model: Model,
+    day: Annotated[Any, day_option("The day to score.", "--day")],
+    last_day: Annotated[Any, day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=LARGEST, help="Choose this version for the days in place of the champion, until --champion."
+        ),
+    ] = None,
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Let go a version that was chosen for the days: the champion's again.")
+    ] = False,
+    allow_empty: AllowEmpty = False,
+) -> None:
+    """Score a day, or a range of days, into the predictions table."""
+    from esteira import steps
+    from esteira.store import ledger
+
+    spec, days = find(model), days_of(day, last_day)
+    if version is not None and champion:
+        raise typer.BadParameter("give --version or --champion, not both")
+    if version is None:
+        ledger.require_published(spec, days)  # before a range of years is read
+    steps.extract(spec, days, "replace" if allow_empty else "refuse")
+    steps.validate(spec, days)
+    steps.require_fit(spec, days)
+    steps.features(spec, days)
+    run = f"cli/{uuid4()}"
+    steps.score(spec, days, run, version, by=getuser(), champion=champion)
+    steps.publish(spec, days, run)
+    typer.echo(f"{counted(len(days), 'day')}: {steps.accounted(spec, days)}")
+
+
+@app.command()
+def requeue(
+    model: Model,
+    day: Annotated[Any, day_option("The day whose quarantined rows are mended.", "--day")],
+    last_day: Annotated[Any, day_option("The last day of a range, included; else only --day.", "--last-day")] = None,
+    allow_empty: AllowEmpty = False,
+) -> None:
+    """Process the quarantined rows of a day again, after the source (or the model.yaml) was mended.
+
+    The day is read anew, validated, scored and published; what was served first stays as it was, and mended rows are added
+    to it. Exits with 1 where rows are left in quarantine, and says why.
+    """
+    from esteira import steps
+
+    spec, days = find(model), days_of(day, last_day)
+    before = sum(steps.left_over(spec, days).values())
+    said = steps.requeue(spec, days, f"requeue/{uuid4()}", "replace" if allow_empty else "refuse")
+    left = steps.left_over(spec, days)
+    was, rest = "was" if before == 1 else "were", sum(left.values())
+    still = f"{rest} {'is' if rest == 1 else 'are'} left"
+    typer.echo(f"{counted(len(days), 'day')}: {said}; {before} {was} in quarantine before, {still}")
+    for reason, count in left.items():
+        typer.echo(f"  {counted(count, 'row')}: {reason}")
+    raise typer.Exit(1 if left else 0)
+
+
+@app.command()
+def check(model: Model, day: Annotated[Any, day_option("Check as if this day had just ended.", "--day")]) -> None:
+    """Measure the champion and, where its metric is out of range, retrain up to three times.
+
+    Exits with 3 where the loop ended in a warning. The warning is printed, and waits in the outbox: the DAG esteira_outbox
+    mails it.
+    """
+    from esteira import steps
+    from esteira.notify import rendering
+
+    spec = find(model)
+    found = steps.check(spec, day)
+    if found.worse and found.worse.worse:
+        typer.echo(f"{found.worse.why}\n", err=True)
+    typer.echo(f"{found.verdict.decision.value}: {found.verdict.why}")
+    for number, outcome in enumerate(found.outcomes, start=1):
+        typer.echo(f"attempt {number}: {outcome.value}")
+    if found.promoted:
+        typer.echo(
+            f"version {found.promoted} is the champion from the next day on; the days since the violation are scored again"
+        )
+    if found.warning:
+        typer.echo(f"\n{rendering.text(found.warning)}", err=True)
+        raise typer.Exit(3)

@@ -1,0 +1,188 @@
+"""Commands about a model before it serves: validate, schema, limits, replay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from esteira import spec as specs
+from esteira.cli.common import Model, app, day_option, find
+from esteira.errors import DataError, EsteiraError, OutOfReach, SpecError
+from esteira.text import counted
+
+
+@app.command()
+def validate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models by name, or model.yaml files; none: every model.", show_default=False),
+    ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read a day of each model's source, validate it and build its features.")
+    ] = False,
+    day: Annotated[
+        Any, day_option("The day to read, as --data does; else the last one that files have, or yesterday.", "--day")
+    ] = None,
+) -> None:
+    """Check models: every key, column and range, that each estimator exists and takes its parameters, and its source.
+
+    Exits with 1 if any is wrong, and names each mistake with its file, its line and its mend. That a source's file, or a
+    column of it, is missing is a note; with --data it is an error, and one day's features are built, of which nothing is
+    kept.
+    """
+    every = specs.model_files()
+    files = [_model_file(name, every) for name in models] if models else every
+    wrong = sum(not _is_valid(path, every, data, day) for path in files)
+    if not files:
+        typer.echo("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS", err=True)
+    raise typer.Exit(1 if wrong or not files else 0)
+
+
+def _model_file(given: str, every: list[Path]) -> Path:
+    """The model.yaml that a name or a path means."""
+    path = Path(given)
+    if path.is_dir() and (path / "model.yaml").exists():
+        return path / "model.yaml"
+    if path.exists() or path.suffix in (".yaml", ".yml"):
+        return path
+    named = {each.parent.name: each for each in every}
+    if given not in named:
+        raise SpecError(
+            f"no model and no file {given!r}; models: {', '.join(named) or 'none'}{specs.nearest(given, list(named))}"
+        )
+    return named[given]
+
+
+def _is_valid(path: Path, every: list[Path], with_data: bool, day: date | None) -> bool:
+    """Say what is wrong with a model; returns whether nothing is."""
+    from esteira import data, steps
+    from esteira.learning import pipelines
+
+    try:
+        specs.require_one(path, every)
+        spec = specs.load(path)
+        pipelines.check_candidates(spec)
+        sizes = counted(len(spec.features.all), "feature"), counted(len(spec.train.candidates), "candidate")
+        typer.echo(f"{path}: ok: {spec.task}, {', '.join(sizes)}")
+        for missing in data.look(spec):
+            if with_data or day:
+                raise DataError(missing)
+            typer.echo(f"{path}: note: {missing}", err=True)
+        if with_data or day:
+            typer.echo(steps.preview(spec, day))
+    except (EsteiraError, OutOfReach) as error:
+        typer.echo(str(error), err=True)
+        return False
+    return True
+
+
+@app.command()
+def limits(
+    model: Model,
+    as_of: Annotated[Any, day_option("Look at the training window of this day.", "--as-of")],
+    factor: Annotated[
+        float, typer.Option(min=1.0, max=100.0, help="How much larger than usual the error may become.")
+    ] = 1.25,
+) -> None:
+    """Suggest limits for check.metrics: the error in time-series cross-validation, times a factor.
+
+    Of a metric whose best value is 1, such as accuracy, the error is what it lacks to that.
+    """
+    from esteira import steps
+    from esteira.steps.training import better
+
+    spec = find(model)
+    name, found = steps.limits(spec, as_of, factor)
+    typer.echo(f"{name}, cross-validated on the {counted(spec.train.window, 'day')} up to {as_of}:")
+    for metric, (value, limit, chance) in found.items():
+        bound = "min" if spec.higher_is_better(metric) else "max"
+        typer.echo(f"{metric}: {value:.4g}; suggested: {metric}: {{{bound}: {limit:.3g}}}")
+        if not better(spec, metric, limit, chance):
+            typer.echo(
+                f"  note: that is no better than chance: a model that knows no feature reaches {chance:.4g}. A limit there "
+                "finds nothing: give a smaller --factor, better features, or a longer window",
+                err=True,
+            )
+
+
+@app.command()
+def replay(
+    model: Model,
+    first: Annotated[Any, day_option("The first day to replay.", "--from")],
+    last: Annotated[Any, day_option("The last day, included.", "--to")],
+    every: Annotated[str, typer.Option(help="How often it is checked: day, week, month, or days such as 10d.")] = "day",
+    blocks: Annotated[str, typer.Option(help="The spans that the report compares: week, month, or days.")] = "month",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier call of it did.")] = False,
+    compare: Annotated[
+        bool, typer.Option(help="Compare with a frozen model and with one retrained at the end of every block.")
+    ] = True,
+) -> None:
+    """Walk through history as if each day were today: what would this policy have done, and was it worth it?
+
+    Every step is the one that the DAGs run, in a lake and a registry of the replay's own; nothing is mailed or committed.
+    The model that serves first is trained as of the day before the first. A replay that was interrupted goes on where it
+    was when it is called again.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from esteira.replay import WALKS, Plan, run, spans
+    from esteira.replay import report as reports
+
+    spec = find(model)
+    if last < first:
+        raise typer.BadParameter(f"--to {last} is before --from {first}")
+    for name, given in (("--every", every), ("--blocks", blocks)):
+        try:
+            spans(first, first, given)
+        except EsteiraError as error:
+            raise typer.BadParameter(str(error), param_hint=name) from None
+    plan = Plan(spec.name, first, last, every, blocks)
+    if fresh:
+        shutil.rmtree(plan.place(spec), ignore_errors=True)
+    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn()
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} steps")
+
+        def progress(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+            if bar.disable:
+                lines.show(done, of)
+
+        found = run(spec, plan, WALKS if compare else ["policy"], progress)
+    typer.echo(reports.text(found))
+    page = plan.place(spec) / "report.html"
+    page.write_text(reports.page(found), encoding="utf-8")
+    typer.echo(f"\nreport: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+class _Lines:
+    """Progress where the output is no terminal: a line at the start, and then every EVERY seconds."""
+
+    EVERY = 30.0
+
+    def __init__(self, text: str) -> None:
+        self.text, self.last = text, -self.EVERY
+
+    def show(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.EVERY:
+            self.last = now
+            typer.echo(self.text.format(done=done, of=of))
+            sys.stdout.flush()
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of model.yaml, with which editors complete and check it.
+
+    For VS Code's YAML extension: `esteira schema > model.schema.json`, and as the first line of model.yaml
+    `# yaml-language-server: $schema=model.schema.json`.
+    """
+    typer.echo(json.dumps(specs.json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,134 @@
+"""Commands of whoever runs it: status, rollback, reconcile, maintain, init."""
+
+from __future__ import annotations
+
+import sys
+from getpass import getuser
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from esteira import spec as specs
+from esteira.errors import EsteiraError, SpecError
+
+if TYPE_CHECKING:
+    from esteira.views import Status
+
+from esteira.cli.common import LARGEST, Model, app, day_option, find
+
+
+@app.command()
+def rollback(
+    model: Model,
+    to: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="The version to go back to; else the one before.")
+    ] = None,
+    day: Annotated[
+        Any, day_option("Only predictions from this day on go back; else all that the promotion had replaced.", "--day")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last roll-back back.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it, and who asked.", show_default=False)] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Go back to the version before the champion, or to an older one; its predictions take the place of the bad one's.
+
+    First it shows what it would do: the days, and what each version reaches on them. Only days change that the promotions
+    taken back had replaced or served. What was served stays in the table `served`. Said again it finishes what was
+    interrupted, and else does nothing more; to go back further, say --to.
+    """
+    from esteira.steps import rollbacks
+
+    spec = find(model)
+    asked = rollbacks.Asked(by=getuser(), to=to, first_day=day, undo=undo, reason=reason)
+    found = rollbacks.plan(spec, asked)
+    if found.event is None and not dry_run:
+        done = rollbacks.perform(spec, asked)[1]
+        typer.echo(f"that is how it stands: version {found.champion} is the champion; {done}")
+        return
+    for line in rollbacks.shown(spec, found):
+        typer.echo(line)
+    if dry_run or found.event is None:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise EsteiraError("nobody can be asked here, so nothing was done; look at the plan above, and say --yes")
+        typer.confirm("Do it?", abort=True)
+    event, done = rollbacks.perform(spec, asked)
+    serves = event.version if event else found.champion
+    typer.echo(f"version {serves} is the champion; {done}")
+    typer.echo(f"to take it back: esteira rollback {spec.name} {'--to …' if undo else '--undo'}")
+
+
+@app.command()
+def reconcile(
+    model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
+) -> None:
+    """Bring predictions to the version that the ledger publishes for each day, where something died in between; Airflow does so hourly."""
+    from esteira import steps
+
+    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
+        typer.echo(f"{name}: {steps.reconcile(find(name), f'reconcile/{uuid4()}')}")
+
+
+@app.command()
+def init() -> None:
+    """Make the folder ESTEIRA_LAKE a lake, once: where it isn't one, a volume that is not mounted is not taken for it."""
+    from esteira.store import lake
+
+    typer.echo(f"the lake is at {lake.create_lake()}")
+
+
+@app.command()
+def maintain(
+    model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
+    days: Annotated[int, typer.Option(min=1, help="How long a replaced file is kept.")] = 7,
+) -> None:
+    """Compact the tables, remove files that nothing needs any more, and write checkpoints; Airflow does so weekly."""
+    from esteira import steps
+
+    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
+        typer.echo(f"{name}: {steps.maintain(find(name), days)}")
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
+) -> None:
+    """Show each model's champion, the last day scored and checked, and the last metric."""
+    from esteira import views
+
+    names = [model] if model else [path.parent.name for path in specs.model_files()]
+    if not names:
+        raise SpecError("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS")
+    for name in names:
+        for key, value in shown(views.status(find(name))).items():
+            typer.echo(f"{key:<30} {value}")
+        typer.echo("")
+
+
+def shown(found: Status) -> dict[str, str]:
+    """A model's status in words."""
+    now, last, guess = found.champion, found.last_window, found.estimate
+    held = {True: "in range", False: "OUT OF RANGE", None: "can't be judged"}
+    window = (
+        f"{last.value:.4g}, {held[last.in_range]} ({found.limit}), window to {last.last}"
+        if last
+        else "not measured yet"
+    )
+    lines = {
+        "model": found.model,
+        "champion": f"version {now.version}, serving from {now.effective_day}" if now else "none yet",
+        "versions": ", ".join(map(str, found.versions)) or "none",
+        "last day scored": str(found.last_scored or "never"),
+        "last check": str(found.last_checked or "never"),
+        f"last window's {found.metric}": window,
+    }
+    if guess:
+        off = "" if guess.off is None else f"; estimates were off by {guess.off:.4g} on average"
+        lines[f"estimated {found.metric}"] = (
+            f"{guess.value:.4g}, {held[guess.in_range]}, of the days without labels{off}"
+        )
+    change = found.last_change
+    return {**lines, "last change": f"{change.state}: {change.why}" if change else "none"}

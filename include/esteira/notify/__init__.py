@@ -1,0 +1,1 @@
+"""Mails: made from views, without a server; delivered by whoever has one."""

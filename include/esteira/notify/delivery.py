@@ -1,0 +1,128 @@
+"""Mails are sent to each receiver by itself, and what came of it is written down: each is delivered, refused, or still queued."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from email.message import EmailMessage
+
+from esteira.notify import messages, rendering
+from esteira.spec import ModelSpec
+from esteira.store import lake, ledger, outbox
+from esteira.store.outbox import Mail, Waiting
+from esteira.text import counted
+
+log = logging.getLogger(__name__)
+
+COPIES = 3  # of a mail of which nobody knows whether the server took it
+LONGEST = timedelta(days=1)  # between two tries
+
+Send = Callable[[EmailMessage, str], None]
+
+
+class Refused(Exception):
+    """The server will never take the mail for this receiver (an answer of 5xx)."""
+
+
+class Postponed(Exception):
+    """The server has not taken the mail; it may later."""
+
+
+class Unreachable(Postponed):
+    """There is no server to give a mail to."""
+
+
+class Unknown(Exception):
+    """The server had the whole mail, and did not say whether it takes it."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What came of an outbox: mails (one for each receiver) sent, refused, given up, and still waiting, with the last error."""
+
+    sent: int = 0
+    refused: int = 0
+    lost: int = 0
+    waiting: int = 0
+    error: str = ""
+
+    def __str__(self) -> str:
+        said = f"{counted(self.sent, 'mail')} sent, {self.waiting:,} waiting"
+        said += f", {self.refused:,} refused" if self.refused else ""
+        said += f", {self.lost:,} given up" if self.lost else ""
+        return said + (f"; {self.error}" if self.error else "")
+
+
+def deliver(spec: ModelSpec, minutes: float, send: Send, *, sender: str, only: str = "") -> Delivery:
+    """Send what waits in a model's outbox; returns what came of it.
+
+    A mail is tried when it has been queued for `minutes` (younger ones are left to the task that queued them, and tries
+    itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent keeps none of
+    the others, but where there is no server none is tried.
+    """
+    done = Delivery()
+    every = [each for each in outbox.waiting(spec) if only in ("", each.mail.key)]
+    now = lake.clock()
+    for number, each in enumerate(every):
+        if now < _due(each, minutes):
+            done = replace(done, waiting=done.waiting + 1)
+            continue
+        try:
+            done = _sent(spec, each, send, sender, done)
+        except Unreachable as error:
+            log.warning("model %s: no mail can be sent: %s", spec.name, error)
+            return replace(done, waiting=done.waiting + len(every) - number, error=str(error))
+    return done
+
+
+def _due(given: Waiting, minutes: float) -> datetime:
+    pause = min(timedelta(minutes=minutes) * 2**given.tries, LONGEST)
+    due: datetime = (given.last or given.queued_at) + pause
+    return due
+
+
+def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delivery) -> Delivery:
+    """Try to send a mail to its receiver, and write down what came of it."""
+    if given.unknown >= COPIES:
+        why = f"nobody knows whether {given.receiver} has it: {given.unknown} copies were sent, and the server never answered"
+        ledger.write(spec, outbox.fate(spec, given, "lost", why))
+        return replace(done, lost=done.lost + 1)
+    # Before it is sent: a process that dies meanwhile has sent a copy that must be counted.
+    ledger.write(spec, outbox.fate(spec, given, "sending", f"to {given.receiver}"))
+    try:
+        send(rendering.message(given.mail, sender), given.receiver)
+    except Refused as error:
+        _refuse(spec, given, str(error))
+        return replace(done, refused=done.refused + 1)
+    except Unknown as error:
+        log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, error)
+        return replace(done, waiting=done.waiting + 1, error=str(error))
+    except Unreachable as error:
+        ledger.write(spec, outbox.fate(spec, given, "postponed", str(error)))
+        raise
+    except Exception as error:  # whatever it was, the other mails are sent
+        log.exception("model %s: %r was not sent to %s", spec.name, given.mail.subject, given.receiver)
+        ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {error}"))
+        return replace(done, waiting=done.waiting + 1, error=str(error))
+    ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
+    return replace(done, sent=done.sent + 1)
+
+
+def _refuse(spec: ModelSpec, given: Waiting, why: str) -> None:
+    """Note that a receiver's server refuses a mail for good, and tell the owner; never of a notice, nor to the refused address."""
+    notice = messages.refused(spec, given.mail, given.receiver, why)
+    told = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/") or spec.owner == given.receiver
+    rows = [] if told else [outbox.queued(spec, notice, given.day, given.by)]
+    ledger.write(spec, outbox.fate(spec, given, "refused", why), *rows)
+    log.error("model %s: the mail server refuses %s for good: %s", spec.name, given.receiver, why)
+
+
+def deliver_now(spec: ModelSpec, mail: Mail, send: Send, *, sender: str) -> None:
+    """Try a mail that was queued just now; where that fails it waits in the outbox, and nothing is raised."""
+    try:
+        found = deliver(spec, 0, send, sender=sender, only=mail.key)
+        log.info("model %s: %r: %s", spec.name, mail.subject, found)
+    except Exception:  # it is in the outbox, whatever this was
+        log.exception("model %s: %r waits in the outbox", spec.name, mail.subject)

@@ -1,0 +1,207 @@
+"""What is mailed, made from what is stored: nothing here writes, and no server is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import date
+
+from esteira.lifecycle.events import Drifted, Verified, Warned
+from esteira.lifecycle.policy import best_attempt
+from esteira.spec import Limit, ModelSpec
+from esteira.store import measurements
+from esteira.store.outbox import Mail, Section
+from esteira.text import counted
+from esteira.views import Check
+
+DRIFTED = 0.2  # the PSI above which a feature has drifted, as learning.drift reads it
+
+
+def _n(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "unknown"
+
+
+def limit_of(spec: ModelSpec, name: str) -> Limit:
+    """The limit of a metric as a Measurement names it: `mae`, or `mae of site=A`."""
+    metric, _, segment = name.partition(" of ")
+    return spec.check.segments[segment.partition("=")[0]][metric] if segment else spec.check.metrics[metric]
+
+
+def receivers(spec: ModelSpec) -> tuple[str, ...]:
+    """Who is told: alerts.email, else the owner."""
+    return spec.alerts.email or (spec.owner,)
+
+
+def warning_why(spec: ModelSpec, found: Check) -> str:
+    """Why people are warned, as a sentence: what is out of range, what was tried, how it ends."""
+    best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
+    end = (
+        f"attempt {best} was better and will be promoted, but it is out of range too"
+        if best
+        else f"version {found.champion} stays champion"
+    )
+    last = found.windows[-1]
+    wanted = ", ".join(f"{name} {limit_of(spec, name)}" for name, held in last.in_range.items() if not held)
+    tries = counted(len(spec.recipes), "retraining attempt")
+    return f"{last.out_of_range()} (wanted: {wanted}) and {tries} did not bring it back: {end}"
+
+
+def warning(spec: ModelSpec, found: Check, warned: Warned, run_url: str = "") -> Mail:
+    """The warning after a loop that did not bring the metric back."""
+    last = found.windows[-1]
+    bad = next(name for name, held in last.in_range.items() if not held)
+    return Mail(
+        key=f"{spec.name}/{warned.id}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: {bad} = {_n(last.values[bad])} is out of range, and retraining did not help",
+        lead=f"Model {spec.name}, check of {found.day}: {warned.why}.",
+        sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
+        links=_links(spec, found, run_url),
+    )
+
+
+def _history(spec: ModelSpec, found: Check) -> Section:
+    rows = [
+        [
+            f"{window.first} to {window.last}",
+            name,
+            _n(value),
+            str(limit_of(spec, name)),
+            "in range" if window.in_range[name] else "OUT OF RANGE",
+            f"{counted(window.days, 'day')}, {counted(window.rows, 'row')}",
+        ]
+        for window in found.windows
+        for name, value in window.values.items()
+    ]
+    return "What the champion reached", ["window", "metric", "value", "range", "verdict", "from"], rows
+
+
+def _tried(spec: ModelSpec, found: Check) -> Section:
+    rows = []
+    for number, recipe in enumerate(spec.recipes, start=1):
+        given = recipe.model_dump(exclude_none=True).items()
+        shown = ", ".join(f"{name} {_duration(name, value)}" for name, value in given)
+        if number in found.attempts:
+            tried = found.attempts[number]
+            interval = f"{_n(tried.lower)} to {_n(tried.upper)}"
+            size = f"{counted(tried.days, 'day')}, {counted(tried.rows, 'row')}"
+            rows.append([str(number), shown, _n(tried.value), _n(tried.gain), interval, size, tried.outcome.value])
+        else:
+            rows.append([str(number), shown, "-", "-", "-", "-", "crashed, see the log"])
+    metric = f"{spec.check.metric} on held-out days"
+    head = ["attempt", "recipe", metric, "gain over the champion", "interval", "from", "outcome"]
+    return "What was tried", head, rows
+
+
+def _duration(name: str, value: object) -> str:
+    return f"{value}d" if name in ("window", "half_life") else str(value)
+
+
+def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:
+    """What may be behind a violation: the features that drifted, by how much they matter, and the segments that got worse."""
+    known = found.explanation
+    if known is None:
+        return (("Why it may have moved", ["note"], [["it could not be looked into: see the log of the task decide"]]),)
+    worse = [[each.segment, _n(each.before), _n(each.now), str(each.rows)] for each in known.worsened]
+    return (
+        _drifted(known.moved),
+        ("Segments that got worse", ["segment", f"{spec.check.metric} before", "now", "rows"], worse),
+    )
+
+
+def _drifted(moved: Iterable[measurements.Moved]) -> Section:
+    head = ["feature", "PSI (above 0.2: drift)", "share of importance", "importance × drift"]
+    rows = [[each.feature, _n(each.psi), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
+    return "Features that drifted, by importance × drift", head, rows
+
+
+def why_page(spec: ModelSpec, found: Check) -> Mail:
+    """What the warning says of a check, whether one is sent or not; kept beside the drift report."""
+    lead = f"Model {spec.name}, check of {found.day}: why its metrics may have moved."
+    return Mail(key="", to=(), subject="", lead=lead, sections=(_history(spec, found), *why_moved(spec, found)))
+
+
+def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str], ...]:
+    known = (
+        ("The run in Airflow", run_url),
+        ("The drift report in MLflow", found.explanation.report if found.explanation else ""),
+        ("The metrics table", measurements.place(spec)),
+    )
+    return tuple((name, link) for name, link in known if link)
+
+
+def drift_why(found: Check) -> str:
+    """Which features drifted, as a sentence."""
+    moved = [name for name, value in found.drifts.items() if value > DRIFTED]
+    return f"{', '.join(moved)} drifted since the champion was trained"
+
+
+def drift(spec: ModelSpec, found: Check, drifted: Drifted, run_url: str = "") -> Mail:
+    """The mail that says that too many features drifted."""
+    moved = [name for name, value in found.drifts.items() if value > DRIFTED]
+    known = found.explanation.moved if found.explanation else ()
+    return Mail(
+        key=f"{spec.name}/{drifted.id}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: {len(moved)} of {len(found.drifts)} features drifted",
+        lead=f"Model {spec.name}, check of {found.day}: {drifted.why}. By itself this retrains nothing.",
+        sections=(_drifted(known),),
+        links=_links(spec, found, run_url),
+    )
+
+
+def worse(spec: ModelSpec, day: date, found: Verified, run_url: str = "") -> Mail:
+    """The mail that says that a promotion turned out worse than what it replaced."""
+    return Mail(
+        key=f"{spec.name}/{found.id}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
+        lead=f"Model {spec.name}, check of {day}: {found.why}. To go back: esteira rollback {spec.name} --to {found.replaced}",
+        links=(("The run in Airflow", run_url),) if run_url else (),
+    )
+
+
+def late(spec: ModelSpec, days: list[date], run: str, state: str, deadline: str, run_url: str) -> Mail:
+    """The mail about days that were not scored by their deadline; the run may still be at it, or have failed."""
+    shown = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]} ({len(days)} days)"
+    return Mail(
+        key=f"{spec.name}/late/{run}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: {shown} is not scored yet",
+        lead=(
+            f"{shown} should have been scored by {deadline}, {_span(spec.score.deadline or 0)} after the run {run} was queued; "
+            f"the run is {state}. Its log says what it waits for; when it ends well, the day is whole."
+        ),
+        links=(("The run in Airflow", run_url),) if run_url else (),
+    )
+
+
+def _span(hours: int) -> str:
+    return counted(hours // 24, "day") if hours % 24 == 0 and hours > 24 else counted(hours, "hour")
+
+
+def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, number: int = 1) -> Mail:
+    """The mail about a task that failed for good, at its try `number`."""
+    return Mail(
+        key=f"{spec.name}/failed/{run}/{task}/{number}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: task {task} failed",
+        lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",
+        links=(("The log in Airflow", log_url),) if log_url else (),
+    )
+
+
+REFUSED = "refused"
+
+
+def refused(spec: ModelSpec, mail: Mail, receiver: str, why: str) -> Mail:
+    """The notice to the owner that a receiver does not get this model's mails."""
+    return Mail(
+        key=f"{spec.name}/{REFUSED}/{receiver}/{mail.key}",
+        to=(spec.owner,),
+        subject=f"[esteira] {spec.name}: {receiver} gets no mail",
+        lead=(
+            f"The mail server refused {mail.subject!r} for {receiver}, for good: {why}. Correct alerts.email in the model.yaml of "
+            f"{spec.name}."
+        ),
+    )

@@ -1,0 +1,62 @@
+"""What people are told: each event and its mail are one transaction, so that neither is without the other."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date
+
+from esteira import views
+from esteira.lifecycle.events import Drifted, Noted, Verified, Warned
+from esteira.notify import messages
+from esteira.spec import ModelSpec
+from esteira.steps import measuring, verification
+from esteira.store import ledger, outbox
+from esteira.store.outbox import Mail
+from esteira.views import run_key
+
+log = logging.getLogger(__name__)
+
+
+def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
+    """Note that the loop of a day's check did not bring the metric back, and queue the warning; one for a champion and a window."""
+    found = views.check(spec, day)
+    warned = Warned(
+        version=found.champion,
+        last=found.windows[-1].last,
+        day=day,
+        by=run_key(day),
+        why=messages.warning_why(spec, found),
+    )
+    mail = messages.warning(spec, found, warned, run_url)
+    ledger.write(spec, warned, outbox.queued(spec, mail, day, run_key(day)))
+    log.warning("%s", mail.lead)
+    return mail
+
+
+def report_drift(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """Note that too many features drifted, and queue the mail, one a window; None where they did not."""
+    if measuring.drift_to_report(spec, day) is None:
+        return None
+    found = views.check(spec, day)
+    assert found.drift is not None, "it was asked for above"
+    why = messages.drift_why(found)
+    drifted = Drifted(version=found.drift.version, last=found.drift.last, day=day, by=run_key(day), why=why)
+    mail = messages.drift(spec, found, drifted, run_url)
+    ledger.write(spec, drifted, outbox.queued(spec, mail, day, run_key(day)))
+    return mail
+
+
+def verify(spec: ModelSpec, day: date, run_url: str = "") -> Verified | None:
+    """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding."""
+
+    def told(found: Verified) -> list[Noted]:
+        return (
+            [outbox.queued(spec, messages.worse(spec, day, found, run_url), day, run_key(day))] if found.worse else []
+        )
+
+    return verification.verify(spec, day, told)
+
+
+def queue(spec: ModelSpec, mail: Mail, day: date, by: str) -> bool:
+    """Queue a mail that tells of no event of the model's life; returns whether it was not queued before."""
+    return ledger.write(spec, outbox.queued(spec, mail, day, by)) > 0

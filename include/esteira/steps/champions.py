@@ -1,0 +1,101 @@
+"""Versions: registered, promoted; MLflow's aliases follow the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from esteira.errors import PromotionRefused, Refused, UnknownVersion
+from esteira.learning.pipelines import Model
+from esteira.lifecycle import changes
+from esteira.lifecycle.events import Registered, effective_day
+from esteira.spec import ModelSpec
+from esteira.store import lake, ledger, runs
+
+log = logging.getLogger(__name__)
+
+
+def make_champion(
+    spec: ModelSpec,
+    version: int,
+    as_of: date,
+    *,
+    measured: int | None,
+    why: str,
+    by: str,
+    replaces_from: date | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> None:
+    """Promote a version. `measured` is the champion that it was compared with, None where there was none.
+
+    It takes the place of what is published from `replaces_from` on, else from the day after `as_of`. Raises PromotionRefused
+    where another champion came in between, serves from a later day, or took the place of what the same run had promoted
+    before.
+    """
+    ledger.settle(spec)
+    try:
+        event = ledger.change(
+            spec,
+            lambda known: changes.promote(
+                known, version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
+            ),
+        )
+    except Refused as error:
+        raise PromotionRefused(str(error)) from None
+    if event is not None:
+        log.info(
+            "model %s: version %d is champion from %s on: %s%s", spec.name, version, event.day, why, _shown(evidence)
+        )
+    repair_aliases(spec)
+
+
+def _shown(evidence: Mapping[str, Any] | None) -> str:
+    """The numbers behind a promotion, and the commit of its notebook, for the log."""
+    given = evidence or {}
+    parts = []
+    if given.get("gain") is not None:
+        bounds = [given.get(name) for name in ("gain_lower", "gain_upper")]
+        shown = " to ".join("unknown" if bound is None else f"{bound:.4g}" for bound in bounds)
+        parts.append(f"gain {given['gain']:.4g} (interval {shown})")
+    parts += [f"commit {given['commit']}"] if given.get("commit") else []
+    return "".join(f"; {part}" for part in parts)
+
+
+def registered(spec: ModelSpec, run_id: str, as_of: date) -> int:
+    """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
+    version = runs.register(spec, run_id)
+    digest = runs.model_digest(run_id)
+    event = Registered(version=version, sha256=digest, day=effective_day(as_of), why="registered", by=run_id)
+    ledger.write(spec, event)
+    return version
+
+
+def load_version(spec: ModelSpec, version: int) -> Model:
+    """The model of a version. Raises ModelRefused where its file is not the one that was registered."""
+    known = ledger.registered(spec, version)
+    return runs.load_version(spec, version, known.sha256 if known else "")
+
+
+def repair_aliases(spec: ModelSpec) -> None:
+    """Point MLflow's alias `champion` at the ledger's champion; a challenger that became champion is none any more."""
+    now = ledger.champion(spec)
+    known = runs.aliases(spec)
+    if now is None:
+        if "champion" in known and lake.version("ledger", spec.name) >= 0:  # a lake that is gone takes no alias along
+            log.warning(
+                "model %s: removing the alias champion from version %d: the ledger has no champion",
+                spec.name,
+                known["champion"],
+            )
+            runs.alias(spec, "champion", None)
+        return
+    if known.get("champion") != now.version:
+        try:
+            runs.alias(spec, "champion", now.version)
+        except UnknownVersion as error:  # a new training must still be able to replace it
+            log.error("%s", error)
+            return
+    if known.get("challenger") == now.version:
+        runs.alias(spec, "challenger", None)

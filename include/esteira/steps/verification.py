@@ -1,0 +1,108 @@
+"""A promotion is verified by its first window: against the version that it replaced, on what was served."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from esteira.learning import evaluation
+from esteira.lifecycle.events import Event, Promoted, Verified
+from esteira.lifecycle.policy import Gate, gate
+from esteira.spec import ModelSpec
+from esteira.steps import ingest
+from esteira.steps.measuring import spans
+from esteira.steps.outcomes import as_predicted_by, served
+from esteira.store import ledger, measurements
+from esteira.text import counted
+from esteira.views import run_key
+
+log = logging.getLogger(__name__)
+
+
+def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
+    """The promotion whose first window is whole by the day, and was verified by no other day's check."""
+    known = ledger.state(spec)
+    now = known.serving(day)
+    promoted = next((each for each in known.promotions if now is not None and each.number == now.number), None)
+    if promoted is None or replaced_by(spec, promoted) is None:
+        return None
+    if first_window(spec, promoted)[1] > ingest.mature_through(spec, day):
+        return None
+    verified = ledger.by_id(spec, f"verified:{promoted.number}")
+    return promoted if verified is None or verified.by == run_key(day) else None
+
+
+def replaced_by(spec: ModelSpec, promoted: Promoted) -> int | None:
+    """The version that a promotion took the place of; None where there was none, or the same one."""
+    before = ledger.state(spec).before(promoted)
+    return before.version if before is not None and before.version != promoted.version else None
+
+
+def first_window(spec: ModelSpec, promoted: Promoted) -> tuple[date, date]:
+    """The first and the last day of a promotion's first window."""
+    return promoted.day, promoted.day + timedelta(days=spec.check.every - 1)
+
+
+def verify(spec: ModelSpec, day: date, told: Callable[[Verified], Sequence[Event]] = lambda _: ()) -> Verified | None:
+    """Measure the champion against the version that it replaced, on its first window; returns what was found, if anything.
+
+    The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. What
+    is `told` of the finding, such as a mail, is written with it.
+    """
+    promoted = to_verify(spec, day)
+    if promoted is None:
+        return None
+    replaced = replaced_by(spec, promoted)
+    assert replaced is not None, "such a promotion is not verified"
+    span = first_window(spec, promoted)
+    ingest.labels(spec, span[0], day)  # checks far apart may not have read them
+    new = served(spec, promoted.version, *span)
+    old = as_predicted_by(spec, replaced, new)
+    new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]
+    if new["day"].nunique() < spec.check.min_days:
+        return None
+    metric = spec.check.metric
+    gains = evaluation.daily_gains(spec, metric, old, new)
+    seen = gate(gains, min_gain=0, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    if math.isnan(seen.gain):
+        return None
+    _write(spec, day, promoted, replaced, seen, old, new)
+    worse = seen.gain < 0
+    values = [evaluation.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
+    why = (
+        f"version {promoted.version}, {span[0]} to {span[1]}: {metric} = {values[0]:.4g}, and version "
+        f"{replaced}, which it replaced, would have had {values[1]:.4g}: {'worse' if worse else 'better'} "
+        f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
+    )
+    found = Verified(
+        promotion=promoted.number,
+        version=promoted.version,
+        replaced=replaced,
+        worse=worse,
+        day=day,
+        by=run_key(day),
+        why=why,
+        facts={"gain": seen.gain, "days": seen.days, "rows": len(new)},
+    )
+    ledger.write(spec, found, *told(found))
+    log.info("model %s: %s", spec.name, why)
+    return found
+
+
+def _write(
+    spec: ModelSpec, day: date, promoted: Promoted, replaced: int, seen: Gate, old: pd.DataFrame, new: pd.DataFrame
+) -> None:
+    found: list[dict[str, Any]] = []
+    span = [first_window(spec, promoted)]
+    for role, version, rows in (("champion", promoted.version, new), ("replaced", replaced, old)):
+        about = {"check_day": day, "attempt": measurements.VERIFICATION, "role": role, "version": version}
+        found += spans(spec, rows, span, "verification", **about)
+    first = next(row for row in found if row["metric"] == spec.check.metric)
+    finite = {"gain_lower": seen.lower, "gain_upper": seen.upper}
+    first |= {"gain": seen.gain} | {name: value for name, value in finite.items() if math.isfinite(value)}
+    measurements.write(spec, found, day, measurements.VERIFICATION)

@@ -1,0 +1,69 @@
+"""What a lake has to do, whatever it keeps its tables in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+Filter = tuple[str, str, object]  # a column, one of =, >=, <=, and a value
+Marks = Mapping[str, int]
+
+
+class Table(Protocol):
+    """A table as it is at one of its versions."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from a table that was made anew in its place."""
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+
+    def scan(self, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
+        """The rows that pass every filter."""
+
+    def partitions(self) -> set[Any]:
+        """The values of the column by which it is partitioned, of which it has rows."""
+
+
+class Lake(Protocol):
+    """Where tables are kept, each under a place of its own. A write is one transaction."""
+
+    def open(self, place: str, version: int | None = None) -> Table | None:
+        """The table, at a version where one is given; None where there is none."""
+
+    def marks(self, place: str, names: Iterable[str]) -> dict[str, int | None]:
+        """The mark under which each name was last written; None for one that never was."""
+
+    def replace(
+        self,
+        place: str,
+        seen: Table | None,
+        rows: pa.Table,
+        where: Mapping[str, object],
+        *,
+        marks: Marks,
+        partition: str,
+    ) -> None:
+        """Replace the rows for which `where` (equality, or membership of a list) holds, and write the marks.
+
+        `seen` is the table that the rows were computed from, None where there was none. Raises deltalake's CommitFailedError
+        where another writer has written rows of the same partitions, or the same marks, since.
+        """
+
+    def append_once(self, place: str, rows: pa.Table) -> int:
+        """Add those of the rows whose `id` is not there yet, in one transaction; returns how many. Raises CommitFailedError."""
+
+    def maintain(self, place: str, keep: Iterable[int], hours: int) -> tuple[int, int]:
+        """Compact a table, remove the files that nothing needs, write a checkpoint; returns files compacted and removed.
+
+        Files that a later version has replaced, or that no version has (a writer died), are kept for `hours`, and for good
+        where one of the versions `keep` has them.
+        """

@@ -1,0 +1,318 @@
+"""The metrics table, as what it means: windows of the champion, attempts, drift, labels, what was decided and why it moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pandas as pd
+
+from esteira.lifecycle.policy import Decision, Measurement, Outcome, Verdict
+from esteira.spec import ModelSpec
+from esteira.store import lake, schemas
+
+# Under which attempt a check writes: its measurements, what it decided, a verification, why its metrics moved; 1 and up: attempts.
+CHECK, DECISION, VERIFICATION, EXPLANATION = 0, -1, -2, -3
+
+Row = dict[str, Any]
+
+
+def write(spec: ModelSpec, rows: Sequence[Row], day: date, attempt: int) -> None:
+    """Replace what the check of a day wrote for an attempt."""
+    frame = pd.DataFrame(rows, columns=schemas.METRICS.names)
+    where = {"check_day": day, "attempt": attempt}
+    lake.replace("metrics", spec.name, frame, where, schema=schemas.METRICS, partition="check_day")
+
+
+def read(spec: ModelSpec, columns: list[str] | None = None, **where: Any) -> pd.DataFrame:
+    """The rows as they are."""
+    return lake.read("metrics", spec.name, columns=columns, **where)
+
+
+def place(spec: ModelSpec) -> str:
+    """Where the table lies."""
+    return lake.path("metrics", spec.name)
+
+
+def days(spec: ModelSpec) -> list[date]:
+    """The days that were checked, in order."""
+    return lake.days_of("metrics", spec.name)
+
+
+# ----------------------------------------------------------------------------------------------------------- windows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of a version over a span of days, as a check recorded it; `in_range` is None where nothing was asked of it."""
+
+    version: int
+    window: str
+    first: date
+    last: date
+    metric: str
+    value: float
+    in_range: bool | None
+    rows: int
+    days: int
+    check_day: date
+
+
+def windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
+    """The champion's windows as the check of a day recorded them, the latest one last."""
+    every = read(spec, check_day=day, attempt=CHECK, window=window)
+    rows = every[(every["role"] == "champion") & ((every["segment"] == "") | every["in_range"].notna())]
+    labels = every[every["role"] == "labels"]
+    found = []
+    for _, part in rows.groupby(["first_day", "last_day"], sort=True):
+        part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
+        unknown = list(part.loc[part["in_range"].isna(), "metric"])
+        first_row, part = part.iloc[0], part[part["in_range"].notna()]
+        names = [
+            f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
+        ]
+        held = dict(zip(names, part["in_range"].astype(bool), strict=True))
+        values = dict(zip(names, part["value"], strict=True))
+        whole = [name for name in spec.check.metrics if name in values]
+        ordered = [*whole, *(name for name in values if name not in whole)]
+        found.append(
+            Measurement(
+                first_row["first_day"].date(),
+                first_row["last_day"].date(),
+                int(first_row["n_rows"]),
+                int(first_row["n_days"]),
+                {name: values[name] for name in ordered},
+                {name: held[name] for name in ordered},
+                _incomplete(labels[labels["last_day"] == first_row["last_day"]], unknown),
+            )
+        )
+    return found
+
+
+def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
+    """Why a span's labels can't be judged by: what is missing of them, and which metrics they give no value for."""
+    bad = labels[~labels["in_range"].astype(bool)] if len(labels) else labels
+    reasons = {
+        "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
+        "classes": "they hold {value:.0f} class, and several were usual",
+    }
+    said = [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")]
+    return "; ".join([*said, *(f"{name} can't be computed from them" for name in unknown)])
+
+
+def history(spec: ModelSpec, metric: str, window: str = "window", since: date = date.min) -> list[Measured]:
+    """A metric of the champions over all rows, by window or day, in order; of what several checks measured, the last."""
+    rows = read(
+        spec,
+        columns=["version", "first_day", "last_day", "value", "in_range", "n_rows", "n_days", "check_day"],
+        check_day=(since, date.max),
+        attempt=CHECK,
+        role="champion",
+        window=window,
+        metric=metric,
+        segment="",
+    )
+    rows = rows.sort_values("check_day").drop_duplicates(["version", "first_day", "last_day"], keep="last")
+    return [_measured(dict(row), window, metric) for row in _records(rows.sort_values(["last_day", "version"]))]
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    found: list[Row] = rows.to_dict("records")  # type: ignore[assignment]
+    return found
+
+
+def _measured(row: Row, window: str, metric: str) -> Measured:
+    return Measured(
+        version=int(row["version"]),
+        window=window,
+        first=row["first_day"].date(),
+        last=row["last_day"].date(),
+        metric=metric,
+        value=float(row["value"]),
+        in_range=None if pd.isna(row["in_range"]) else bool(row["in_range"]),
+        rows=int(row["n_rows"]),
+        days=int(row["n_days"]),
+        check_day=row["check_day"].date(),
+    )
+
+
+def recorded(spec: ModelSpec, version: int, first: date, last: date) -> set[date]:
+    """The days of a version that the checks from `first` to `last` have recorded one by one."""
+    known = read(spec, columns=["last_day"], check_day=(first, last), window="day", version=version, role="champion")
+    return {moment.date() for moment in known["last_day"]}
+
+
+def estimates(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
+    """What the checks from `first` to `last` had expected of single days of a version."""
+    return read(spec, check_day=(first, last), role="estimated", window="day", version=version)
+
+
+# ---------------------------------------------------------------------------------------------------------- attempts
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt that was measured: the gate's metric and gain on the held-out slice, and the MLflow run with the model."""
+
+    number: int
+    run_id: str
+    outcome: Outcome
+    value: float
+    gain: float
+    lower: float
+    upper: float
+    days: int
+    rows: int
+
+
+def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
+    """The attempts of a day's check that were measured, by number."""
+    rows = read(spec, check_day=day, role="challenger", window="slice", metric=spec.check.metric, segment="")
+    found = [
+        Attempt(
+            int(row["attempt"]),
+            str(row["run_id"]),
+            Outcome(row["outcome"]),
+            float(row["value"]),
+            float(row["gain"]),
+            float(row["gain_lower"]),
+            float(row["gain_upper"]),
+            int(row["n_days"]),
+            int(row["n_rows"]),
+        )
+        for row in _records(rows)
+    ]
+    return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
+
+
+@dataclass(frozen=True)
+class AttemptDay:
+    """The gate's metric of champion or challenger on one held-out day of an attempt."""
+
+    attempt: int
+    role: str
+    day: date
+    value: float
+
+
+def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
+    """Champion and challenger day by day, in each attempt of a day's check."""
+    rows = read(spec, check_day=day, window="day", metric=spec.check.metric, segment="")
+    rows = rows[(rows["attempt"] > CHECK) & rows["role"].isin(["champion", "challenger"])]
+    return [
+        AttemptDay(int(row["attempt"]), str(row["role"]), row["first_day"].date(), float(row["value"]))
+        for row in _records(rows.sort_values(["attempt", "role", "first_day"]))
+    ]
+
+
+def write_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
+    """Keep what the check of a day decides."""
+    about = {"check_day": day, "attempt": DECISION, "role": "decision"}
+    write(spec, [{**about, "outcome": verdict.decision, "why": verdict.why}], day, DECISION)
+
+
+def decided(spec: ModelSpec, day: date) -> Verdict | None:
+    """What the check of a day has decided; None where it has not."""
+    rows = read(spec, check_day=day, role="decision")
+    return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
+
+
+# ------------------------------------------------------------------------------------------------- drift, and the why
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How many of the features of a window drifted since the champion `version` was trained, and whether that is too many."""
+
+    version: int
+    last: date
+    share: float
+    too_much: bool
+
+
+def drift(spec: ModelSpec, day: date) -> Drift | None:
+    """The drift of the latest window of a day's check; None where it was not measured."""
+    rows = read(spec, check_day=day, attempt=CHECK, role="drift", metric="drift_share")
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    return Drift(int(row["version"]), row["last_day"].date(), float(row["value"]), not row["in_range"])
+
+
+def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
+    """Each feature's PSI in the latest window of a day's check, the largest first."""
+    rows = read(spec, check_day=day, attempt=CHECK, role="drift", metric="psi")
+    found = rows.sort_values("value", ascending=False)
+    return dict(zip(found["segment"], found["value"], strict=True))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A feature that drifted: its PSI, its share of the model's permutation importance, and their product."""
+
+    feature: str
+    psi: float
+    importance: float
+
+    @property
+    def weight(self) -> float:
+        """How much the drift may matter to the model."""
+        return self.psi * self.importance
+
+
+@dataclass(frozen=True)
+class Worsened:
+    """A segment whose metric is worse than it was before, and how many rows it has now."""
+
+    segment: str
+    before: float
+    now: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a metric may have moved: features by importance × drift, and segments that got worse; `report` is its page."""
+
+    moved: tuple[Moved, ...] = ()
+    worsened: tuple[Worsened, ...] = ()
+    report: str = ""
+
+
+def write_explanation(spec: ModelSpec, day: date, found: Explanation, metric: str) -> None:
+    """Keep why the metrics of a day's check may have moved."""
+    about = {"check_day": day, "attempt": EXPLANATION}
+    moved = [
+        {**about, "role": "moved", "segment": each.feature, "metric": "psi", "value": each.psi, "gain": each.importance}
+        for each in found.moved
+    ]
+    worsened = [
+        {
+            **about,
+            "role": "worsened",
+            "segment": each.segment,
+            "metric": metric,
+            "value": each.now,
+            "gain": each.before,
+            "n_rows": each.rows,
+        }
+        for each in found.worsened
+    ]
+    report = [{**about, "role": "report", "why": found.report}] if found.report else []
+    write(spec, [*moved, *worsened, *report], day, EXPLANATION)
+
+
+def explanation(spec: ModelSpec, day: date) -> Explanation | None:
+    """Why the metrics of a day's check may have moved; None where that was not looked into."""
+    rows = read(spec, check_day=day, attempt=EXPLANATION)
+    if rows.empty:
+        return None
+    parts = {str(role): _records(part) for role, part in rows.groupby("role")}
+    moved = tuple(Moved(row["segment"], row["value"], row["gain"]) for row in parts.get("moved", ()))
+    worsened = tuple(
+        Worsened(row["segment"], row["gain"], row["value"], int(row["n_rows"])) for row in parts.get("worsened", ())
+    )
+    report = next((str(row["why"]) for row in parts.get("report", ())), "")
+    return Explanation(tuple(sorted(moved, key=lambda each: (each.weight, each.psi), reverse=True)), worsened, report)

@@ -1,0 +1,43 @@
+"""The files that models are kept in (skops): one is loaded only if every type in it is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import skops.io
+
+from esteira.errors import ModelRefused
+
+ALLOWED_TYPES = (
+    # What a model file may hold beside the types that skops trusts by itself. A list that travels with a file is not asked.
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.feature_selection._univariate_selection.f_regression",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.tree._tree.Tree",
+    "collections.OrderedDict",
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+    "xgboost.sklearn.XGBRegressor",
+)
+
+
+def load(path: Path) -> Any:
+    """The pipeline in a file. Raises ModelRefused, before anything is loaded, where it holds a type not allowed."""
+    if not path.is_file():
+        raise ModelRefused(
+            f"{path.name} is not in the model's folder: only models in the skops format are loaded; log it again"
+        )
+    foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(ALLOWED_TYPES))
+    if foreign:
+        raise ModelRefused(
+            f"the model file holds types that are not allowed: {', '.join(foreign)}; allowed beside scikit-learn's own: "
+            f"{', '.join(ALLOWED_TYPES)}. If it is yours and safe, add the type to store/model_files.py's ALLOWED_TYPES"
+        )
+    return skops.io.load(path, trusted=list(ALLOWED_TYPES))

@@ -1,0 +1,307 @@
+"""Delta tables as this process has them open: their logs are followed, and what can't change is not read again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from cachetools import LRUCache
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from esteira.data import skip_instance_metadata
+from esteira.errors import OutOfReach
+from esteira.store.backend import Filter
+
+MENDS = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for more",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "let the user that runs the tasks read and write there",
+    errno.EPERM: "let the user that runs the tasks read and write there",
+}
+# Each version that an opened table follows makes it slower to ask and to write (deltalake 1.6: 0.9 ms to list its files
+# as it is opened, 12 ms after 400 versions); reading the log anew, from its last checkpoint, takes 3 to 13 ms.
+FOLLOWED = 8
+MANY = 200  # marks, from which on reading all of them takes less time than asking for each
+# A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
+SMALL = 1 << 20  # bytes, on disk
+KEPT = 128 << 20  # bytes of memory, for all of them
+LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a table: its path in the log, and its partition's values."""
+
+    path: str
+    partition: Mapping[str, Any]
+
+
+@dataclass
+class Opened:
+    """A table that this process has open. `log` tells its log from that of a table that was made anew in its place."""
+
+    table: DeltaTable
+    log: int
+    since: int
+    marks: dict[str, int | None] = field(default_factory=dict)
+    marks_at: int = -1
+    files: pa.Table | None = None
+    files_at: int = -1
+
+
+_opened: dict[tuple[int, int, str], Opened] = {}  # by process and thread: a table is no one else's to change
+_files: LRUCache[str, pa.Table] = LRUCache(KEPT, getsizeof=lambda table: table.nbytes + 1)
+_files_lock = threading.Lock()
+
+
+@contextmanager
+def reaching(place: str) -> Iterator[None]:
+    """Say which table could not be reached, why, and how to mend it, where the storage fails."""
+    try:
+        yield
+    except (OutOfReach, CommitFailedError):
+        raise
+    except (DeltaError, OSError) as error:
+        found = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))
+        if isinstance(error, TableNotFoundError) and not found:  # and it is not that its folder can't be made
+            raise
+        number = int(found[1]) if found else getattr(error, "errno", None) or 0
+        storage = isinstance(error, OSError) or found or re.search(r"Generic (?!delta)\w+ error", str(error))
+        if not storage or number == errno.ENOENT:
+            raise  # not the storage's fault, or nothing that comes back by itself
+        mend = MENDS.get(number, "see that it is there")
+        raise OutOfReach(
+            f"the table at {place} is out of reach: {_plain(error)}. To mend it: {mend}; nothing was half written, and the task can "
+            "run again"
+        ) from error
+
+
+def _plain(error: Exception) -> str:
+    """What the storage says, in a line of bounded length: clients of clouds draw trees of causes, in colour."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|[↳├└│─]", " ", str(error)).split())
+    return text if len(text) <= 500 else f"{text[:500]}…"
+
+
+def opened(place: str) -> DeltaTable | None:
+    """The table at `place` as it is now; None where there is none."""
+    if not is_local(place):
+        skip_instance_metadata()
+    found = _current(place)
+    return None if found is None else found.table
+
+
+def forget(place: str) -> None:
+    """Open the table anew when it is asked for next."""
+    _opened.pop(_key(place), None)
+
+
+def _key(place: str) -> tuple[int, int, str]:
+    return os.getpid(), threading.get_ident(), place
+
+
+def _current(place: str) -> Opened | None:
+    key, log = _key(place), _log_of(place)
+    if log is None:  # never made, or gone since it was opened
+        _opened.pop(key, None)
+        return None
+    known = _opened.get(key)
+    try:
+        if known is None or known.log != log or known.table.version() - known.since >= FOLLOWED:
+            table = DeltaTable(place)
+            marks = (known.marks, known.marks_at) if known is not None and known.log == log else ({}, -1)
+            known = _opened[key] = Opened(table, log, table.version(), *marks)
+        elif _has_moved(place, known.table.version()):
+            known.table.update_incremental()
+    except TableNotFoundError:
+        _opened.pop(key, None)
+        return None
+    except (DeltaError, OSError):
+        _opened.pop(key, None)
+        raise
+    return known
+
+
+def is_local(place: str) -> bool:
+    """Whether a table is a folder of this machine's."""
+    return "://" not in place
+
+
+def _log_of(place: str) -> int | None:
+    """What tells a table's log from another's: a folder's inode (0 for an object store); None where there is none."""
+    if not is_local(place):
+        return 0
+    try:
+        return os.stat(f"{place}/_delta_log").st_ino  # noqa: PTH116  # asked for at every read: Path takes five times as long
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _has_moved(place: str, version: int) -> bool:
+    """Whether the table has a version after this one. A log has an entry for each version, and none is ever removed."""
+    return not is_local(place) or os.path.exists(f"{place}/_delta_log/{version + 1:020}.json")  # noqa: PTH110  # as above
+
+
+# ------------------------------------------------------------------------------------------------------------- marks
+
+
+def marks(place: str, names: Iterable[str]) -> dict[str, int | None]:
+    """The mark (Delta's application transaction) under which each name was last written; None for one that never was."""
+    found = _current(place)
+    if found is None:
+        return dict.fromkeys(names)
+    if found.marks_at != found.table.version():  # another process has written since: any of them may be another
+        found.marks, found.marks_at = {}, found.table.version()
+    asked = list(names)
+    unknown = [name for name in asked if name not in found.marks]
+    every = _every_mark(place, found.table) if len(unknown) > MANY else None
+    for name in unknown:
+        found.marks[name] = found.table.transaction_version(name) if every is None else every.get(name)
+    return {name: found.marks[name] for name in asked}
+
+
+def _every_mark(place: str, table: DeltaTable) -> dict[str, int] | None:
+    """All marks of a table, from its log; None where it is not of this machine, or not as deltalake writes it.
+
+    deltalake tells of one name at a time, and looks through all of them each time: years of days would take minutes.
+    """
+    if not is_local(place):
+        return None
+    log, last = Path(place, "_delta_log"), -1
+    found: dict[str, int] = {}
+    try:
+        pointer = log / "_last_checkpoint"
+        if pointer.exists():
+            last = int(json.loads(pointer.read_text(encoding="utf-8"))["version"])
+            kept = pq.read_table(log / f"{last:020}.checkpoint.parquet", columns=["txn"])["txn"].drop_null()
+            found = {each["appId"]: each["version"] for each in kept.to_pylist() if each["appId"] is not None}
+        for version in range(last + 1, table.version() + 1):
+            for line in (log / f"{version:020}.json").read_text(encoding="utf-8").splitlines():
+                if line.startswith('{"txn"'):
+                    each = json.loads(line)["txn"]
+                    found[each["appId"]] = each["version"]
+    except (OSError, ValueError, LookupError, pa.ArrowInvalid):
+        return None
+    return found if last <= table.version() else None
+
+
+def remember(place: str, written: Mapping[str, int], before: int) -> None:
+    """Note the marks of a commit of this thread's, made when the table was at version `before`; asking the log takes longer."""
+    found = _opened.get(_key(place))
+    if found is not None and found.marks_at == before and found.table.version() == before + 1:
+        found.marks.update(written)
+        found.marks_at = before + 1
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+def scan(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
+    """The rows of the table at `place` that pass every filter (=, >=, <=)."""
+    with reaching(place):
+        files = _files_of(place, table, filters)
+        if files is None:
+            return _streamed(place, table, columns, filters)
+        schema = pa.schema(table.schema().to_arrow())
+        parts = [_read(place, file, schema) for file in files]
+    rows = pa.concat_tables(parts) if parts else schema.empty_table()
+    late = [each for each in filters if each[0] not in table.metadata().partition_columns]
+    if columns is not None:
+        rows = rows.select(list(dict.fromkeys([*columns, *(name for name, _, _ in late)])))
+    found = rows.filter(pq.filters_to_expression(late)) if late else rows
+    return found.select(columns) if columns is not None else found
+
+
+def _files_of(place: str, table: DeltaTable, filters: list[Filter]) -> list[File] | None:
+    """The table's files whose partition passes the filters; None where one is large, or not of this machine's."""
+    if not is_local(place):
+        return None
+    keys = table.metadata().partition_columns
+    asked = [(f"partition.{name}", sign, value) for name, sign, value in filters if name in keys]
+    every = _listed(place, table)
+    chosen = (every.filter(pq.filters_to_expression(asked)) if asked and len(every) else every).to_pydict()
+    if any(size > SMALL for size in chosen["size_bytes"]):
+        return None
+    return [
+        File(path, {name: chosen[f"partition.{name}"][number] for name in keys})
+        for number, path in enumerate(chosen["path"])
+    ]
+
+
+def partitions(place: str, table: DeltaTable) -> set[Any]:
+    """The values of the (only) column by which a table is partitioned, of which it has rows."""
+    every = _listed(place, table)
+    if not len(every):
+        return set()
+    name = table.metadata().partition_columns[0]
+    return set(every.filter(pads.field("num_records") > 0)[f"partition.{name}"].to_pylist())
+
+
+def _listed(place: str, table: DeltaTable) -> pa.Table:
+    """The table's files, listed once for each version of it that is opened."""
+    known = _opened.get(_key(place))
+    if known is None or known.table is not table:  # an older version of it
+        return pa.table(table.get_add_actions(flatten=True))
+    if known.files_at != table.version():
+        known.files, known.files_at = pa.table(table.get_add_actions(flatten=True)), table.version()
+    return known.files
+
+
+def _read(place: str, file: File, schema: pa.Schema) -> pa.Table:
+    path = f"{place}/{unquote(file.path)}"  # a log writes paths as parts of an address
+    with _files_lock:
+        known = _files.get(path)
+    if known is None or known.schema != schema:  # a column was added to the table since
+        # A quarter of the time that a dataset's fragment takes, which matters where a check reads two hundred.
+        kept = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        known = pa.table([_column(kept, field, file.partition) for field in schema], schema=schema)
+        if known.nbytes <= LARGE:
+            with _files_lock:
+                _files[path] = known
+    return known
+
+
+def _column(kept: pa.Table, field: pa.Field, partition: Mapping[str, Any]) -> pa.ChunkedArray | pa.Array:
+    """A column as the table has it now: its partition's, of another type, or younger than the file."""
+    if field.name in partition:
+        return pa.repeat(pa.scalar(partition[field.name], field.type), len(kept))
+    if field.name not in kept.schema.names:
+        return pa.nulls(len(kept), field.type)
+    found = kept[field.name]
+    return found if found.type == field.type else found.cast(field.type)
+
+
+def _streamed(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
+    # Pruning by day while the log is read spares a fragment for each of the other days' files.
+    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
+    # Arrow's own file system: the default asks through Python for every read.
+    folder = pafs.SubTreeFileSystem(place, pafs.LocalFileSystem()) if is_local(place) else None
+    dataset = table.to_pyarrow_dataset(filesystem=folder, file_pruning_predicate=days or None)
+    # What Delta merges or rewrites it writes as string views, which pyarrow's scanner can't compare with the bounds of a file.
+    late = [each for each in filters if isinstance(each[2], str)]
+    early = [each for each in filters if each not in late]
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+    condition = pq.filters_to_expression(early) if early else None
+    if not late:
+        return dataset.to_table(columns=columns, filter=condition)
+    # Batch by batch, so that what is compared late is not all in memory before.
+    text = pq.filters_to_expression(late)
+    batches = dataset.to_batches(columns=wanted, filter=condition)
+    parts = [pa.Table.from_batches([batch]).filter(text) for batch in batches]
+    found = pa.concat_tables(parts) if parts else dataset.schema.empty_table()
+    return found.select(columns) if columns is not None else found

@@ -1,0 +1,119 @@
+"""Mails wait in the ledger until a server has taken them: a mail is queued with what it tells of, in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
+from typing import Any
+
+from esteira.lifecycle.events import Noted
+from esteira.spec import ModelSpec
+from esteira.store import ledger
+
+Section = tuple[str, list[str], list[list[str]]]  # a title, the heads of its columns, its rows
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What is mailed, without a form yet. `key` gives it its Message-ID: the same mail again has the same one."""
+
+    key: str
+    to: tuple[str, ...]
+    subject: str
+    lead: str
+    sections: tuple[Section, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+def queued(spec: ModelSpec, mail: Mail, day: date, by: str) -> Noted:
+    """The ledger's row that a mail waits in; it is queued once."""
+    name = name_of(spec, mail)
+    return Noted(
+        name=f"queued:{name}", to_state="queued", day=day, by=by, why=mail.subject, facts={"mail": asdict(mail)}
+    )
+
+
+def name_of(spec: ModelSpec, mail: Mail) -> str:
+    """By what the ledger knows a mail."""
+    return mail.key.removeprefix(f"{spec.name}/")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A mail that one of its receivers has not got yet.
+
+    `tries` counts all attempts to send it, `unknown` those of which nobody knows whether the server took it; `last` is when
+    the last one was made.
+    """
+
+    mail: Mail
+    receiver: str
+    day: date
+    by: str
+    queued_at: datetime
+    last: datetime | None = None
+    tries: int = 0
+    unknown: int = 0
+
+
+def waiting(spec: ModelSpec) -> list[Waiting]:
+    """The mails that wait, one for each receiver, in the order in which they were queued."""
+    rows = ledger.rows(spec, ["id", "at", "effective_day", "to_state", "evidence", "by"])
+    rows = rows[rows["to_state"].isin(ledger.MAILS)].sort_values("at", kind="stable")
+    found: dict[tuple[str, str], Waiting] = {}
+    for row in rows.to_dict("records"):
+        facts = json.loads(row["evidence"] or "{}")
+        if row["to_state"] == "queued":
+            mail = _restored(facts["mail"])
+            for receiver in dict.fromkeys(mail.to):
+                about = row["effective_day"].date(), str(row["by"]), row["at"].to_pydatetime()
+                found[name_of(spec, mail), receiver] = Waiting(mail, receiver, *about)
+        else:
+            _note(found, row["to_state"], str(row["id"]), facts, row["at"].to_pydatetime())
+    return list(found.values())
+
+
+def _note(found: dict[tuple[str, str], Waiting], state: str, key: str, facts: dict[str, str], at: datetime) -> None:
+    """Take what is known of a mail's fate into account."""
+    if "receiver" not in facts:  # of 0.1, which knew only that a mail was sent
+        for name, receiver in [each for each in found if each[0] == key.partition(":")[2]]:
+            found.pop((name, receiver))
+        return
+    place = facts["mail"], facts["receiver"]
+    known = found.get(place)
+    if known is None:
+        return
+    if state in ("delivered", "refused", "lost"):
+        found.pop(place)
+    elif state == "sending":
+        found[place] = replace(known, last=at, tries=known.tries + 1, unknown=known.unknown + 1)
+    elif state == "postponed":
+        found[place] = replace(known, unknown=known.unknown - 1)
+
+
+def fate(spec: ModelSpec, given: Waiting, state: str, why: str) -> Noted:
+    """The ledger's row of what came of a try to send a mail: sending (it begins), postponed, delivered, refused or lost."""
+    name = name_of(spec, given.mail)
+    number = f"/{given.tries}" if state in ("sending", "postponed") else ""
+    return Noted(
+        name=f"{state}:{name}/{given.receiver}{number}",
+        to_state=state,
+        from_state="queued",
+        day=given.day,
+        by=given.by,
+        why=why,
+        facts={"mail": name, "receiver": given.receiver},
+    )
+
+
+def is_queued(spec: ModelSpec, start: str, since: datetime) -> bool:
+    """Whether a mail whose name begins so was queued at a moment or later."""
+    rows = ledger.rows(spec, ["id", "at"], to_state="queued")
+    return bool((rows["id"].str.startswith(f"queued:{start}") & (rows["at"] >= since)).any()) if len(rows) else False
+
+
+def _restored(given: dict[str, Any]) -> Mail:
+    sections = tuple((title, head, rows) for title, head, rows in given["sections"])
+    links = tuple((name, link) for name, link in given["links"])
+    return Mail(given["key"], tuple(given["to"]), given["subject"], given["lead"], sections, links)

@@ -1,0 +1,281 @@
+"""Read-only answers to people's questions, as frozen values: the command line, mails, the notebook and reports ask nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from esteira.lifecycle.events import Promoted, Registered, Verified, Warned
+from esteira.lifecycle.policy import Measurement, Verdict
+from esteira.lifecycle.state import Serving, State
+from esteira.spec import Limit, ModelSpec
+from esteira.store import lake, ledger, measurements, runs
+from esteira.store.measurements import Attempt, AttemptDay, Drift, Explanation, Measured
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of the days that have no labels yet; `off` is how far such estimates were off, where that is known."""
+
+    value: float
+    in_range: bool
+    off: float | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change in a model's life, as the ledger has it."""
+
+    at: datetime
+    day: date
+    state: str
+    version: int | None
+    why: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a person wants to know first."""
+
+    model: str
+    champion: Serving | None
+    versions: tuple[int, ...]
+    last_scored: date | None
+    last_checked: date | None
+    metric: str
+    limit: Limit
+    last_window: Measured | None
+    estimate: Estimate | None
+    last_change: Event | None
+
+
+def status(spec: ModelSpec) -> Status:
+    """Champion, versions, last scored and checked day, last metric, last change."""
+    checked = measurements.days(spec)
+    metric = spec.check.metric
+    latest = _last_window(spec, checked)
+    told = history(spec)
+    return Status(
+        model=spec.name,
+        champion=ledger.champion(spec),
+        versions=tuple(each.number for each in versions(spec)),
+        last_scored=max(lake.days_of("predictions", spec.name), default=None),
+        last_checked=checked[-1] if checked else None,
+        metric=metric,
+        limit=spec.check.metrics[metric],
+        last_window=latest,
+        estimate=estimate(spec, checked[-1]) if checked else None,
+        last_change=told[-1] if told else None,
+    )
+
+
+def _last_window(spec: ModelSpec, checked: list[date]) -> Measured | None:
+    """The last window that a check has recorded; checks without any lie before the first whole one."""
+    for since in (checked[-1:] or [date.min])[0], date.min:
+        found = measurements.history(spec, spec.check.metric, since=since)
+        if found:
+            return max(found, key=lambda each: (each.check_day, each.last))
+    return None
+
+
+def estimate(spec: ModelSpec, day: date) -> Estimate | None:
+    """What a day's check expects of the days that have no labels yet; None where it expects nothing."""
+    rows = measurements.read(spec, check_day=day, role="estimated", attempt=measurements.CHECK)
+    metric = spec.check.metric
+    pending = rows[(rows["window"] == "pending") & (rows["metric"] == metric)]
+    if pending.empty:
+        return None
+    error = rows.loc[rows["metric"] == f"{metric}_error", "value"]
+    off = float(error.iloc[0]) if len(error) else None
+    return Estimate(float(pending["value"].iloc[0]), bool(pending["in_range"].iloc[0]), off)
+
+
+def history(spec: ModelSpec) -> tuple[Event, ...]:
+    """Every change in the model's life, in the order in which it was written; mails are not among them."""
+    rows = ledger.rows(spec)
+    rows = rows[~rows["to_state"].isin(ledger.MAILS)].sort_values("at", kind="stable")
+    return tuple(
+        Event(
+            row["at"].to_pydatetime(),
+            row["effective_day"].date(),
+            str(row["to_state"]),
+            None if row["version"] != row["version"] else int(row["version"]),
+            str(row["why"] or ""),
+            str(row["by"] or ""),
+        )
+        for row in rows.to_dict("records")
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- versions
+
+
+@dataclass(frozen=True)
+class Served:
+    """Days on which a version was to serve, first and last (None: until now), and why."""
+
+    first: date
+    last: date | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version: by which run it was made, when it served, and how its first window compared with what it replaced."""
+
+    number: int
+    run_id: str
+    promotions: tuple[Promoted, ...]
+    served: tuple[Served, ...]
+    verified: Verified | None
+
+
+def versions(spec: ModelSpec) -> tuple[Version, ...]:
+    """Every version that was registered, in order."""
+    known = ledger.state(spec)
+    made = {each.version: each for each in known.others if isinstance(each, Registered)}
+    numbers = sorted({*made, *(each.version for each in known.changes)})
+    return tuple(_version(known, number, made.get(number)) for number in numbers)
+
+
+def _version(known: State, number: int, made: Registered | None) -> Version:
+    ends = [each.effective_day for each in known.changes[1:]]
+    why = {each.number: each.why for each in known.numbered}
+    served = tuple(
+        Served(each.effective_day, _day_before(end), why[each.number])
+        for each, end in zip(known.changes, [*ends, None], strict=True)
+        if each.version == number
+    )
+    verified = [each for each in known.others if isinstance(each, Verified) and each.version == number]
+    return Version(
+        number,
+        made.by if made else "",
+        tuple(each for each in known.promotions if each.version == number),
+        served,
+        verified[-1] if verified else None,
+    )
+
+
+def _day_before(day: date | None) -> date | None:
+    return None if day is None else date.fromordinal(day.toordinal() - 1)
+
+
+@dataclass(frozen=True)
+class ChampionAt:
+    """Who was to serve a day, as it was then, and whose predictions are published for it now, with the reasons."""
+
+    day: date
+    served: int | None
+    served_why: str
+    published: int | None
+    published_why: str
+
+
+def champion_at(spec: ModelSpec, day: date) -> ChampionAt:
+    """The champion of a day, and why."""
+    known = ledger.state(spec)
+    serving, published = known.serving(day), known.published(day)
+    why = next((each.why for each in known.numbered if serving and each.number == serving.number), "none was promoted")
+    return ChampionAt(day, serving.version if serving else None, why, published.version, published.why)
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a day's check measured, tried and decided. `promoted` is the attempt that was, or is to be, promoted."""
+
+    day: date
+    champion: int
+    windows: tuple[Measurement, ...]
+    attempts: Mapping[int, Attempt]
+    verdict: Verdict | None
+    explanation: Explanation | None
+    drift: Drift | None
+    drifts: Mapping[str, float]
+    warned: Warned | None
+
+
+def check(spec: ModelSpec, day: date) -> Check:
+    """The check of a day. Raises NoChampion where the day has none."""
+    now = ledger.require_champion(spec, day)
+    run = run_key(day)
+    warned = [each for each in ledger.state(spec).others if isinstance(each, Warned) and each.by == run]
+    return Check(
+        day=day,
+        champion=now.version,
+        windows=tuple(measurements.windows(spec, day)),
+        attempts=measurements.attempts(spec, day),
+        verdict=measurements.decided(spec, day),
+        explanation=measurements.explanation(spec, day),
+        drift=measurements.drift(spec, day),
+        drifts=measurements.drifts(spec, day),
+        warned=warned[0] if warned else None,
+    )
+
+
+def run_key(day: date) -> str:
+    """What the runs of a day's check are known by in MLflow, its events in the ledger, and its predictions in the tables."""
+    return f"check:{day}"
+
+
+def windows(spec: ModelSpec, metric: str = "", window: str = "window", since: date = date.min) -> list[Measured]:
+    """A metric (else the gate's) by window, or by day, of whichever version served."""
+    return measurements.history(spec, metric or spec.check.metric, window, since)
+
+
+@dataclass(frozen=True)
+class LabelsOf:
+    """How many rows a day has, and how many of them have a label."""
+
+    day: date
+    rows: int
+    labelled: int
+
+
+def labels(spec: ModelSpec, first: date, last: date) -> tuple[LabelsOf, ...]:
+    """The labels' state, day by day."""
+    rows = lake.read("features", spec.name, columns=["day"], day=(first, last))
+    known = lake.read(
+        "labels", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, last)
+    ).drop_duplicates()
+    labelled = Counter(moment.date() for moment in known["day"])
+    made = Counter(moment.date() for moment in rows["day"])
+    return tuple(LabelsOf(day, made[day], labelled[day]) for day in sorted(made))
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Rows in quarantine that failed for the same reason."""
+
+    stage: str
+    rule: str
+    reason: str
+    rows: int
+    days: int
+
+
+def quarantine(spec: ModelSpec, first: date, last: date) -> tuple[Quarantined, ...]:
+    """What is in quarantine, by rule and reason, the most frequent first."""
+    rows = lake.read("quarantine", spec.name, columns=["day", "stage", "rule", "reason"], day=(first, last))
+    if rows.empty:
+        return ()
+    found = [
+        Quarantined(str(stage), str(rule), str(reason), len(part), int(part["day"].nunique()))
+        for (stage, rule, reason), part in rows.groupby(["stage", "rule", "reason"])
+    ]
+    return tuple(sorted(found, key=lambda each: -each.rows))
+
+
+def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
+    """Champion and challenger day by day, in each attempt of a day's check."""
+    return measurements.attempt_days(spec, day)
+
+
+def attempt_runs(spec: ModelSpec, day: date) -> dict[int, runs.Run]:
+    """The MLflow run of each attempt of a day's check; asks the server."""
+    return {number: runs.get(each.run_id) for number, each in measurements.attempts(spec, day).items()}

@@ -1,0 +1,220 @@
+"""Steps of `steps/checking.py`, on real tables and a real registry."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from esteira import data, steps, views
+from esteira.cli import operations
+from esteira.errors import PromotionRefused
+from esteira.lifecycle.policy import Decision, Outcome
+from esteira.notify import rendering
+from esteira.spec import ModelSpec
+from esteira.steps import champions, checking, measuring, training
+from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
+
+from tests import models
+from tests.conftest import use_home
+from tests.models import AS_OF, CHANGE, FIRST, score_days
+from tests.worlds import KINDS, lived, segmented, snapshot
+
+
+def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
+    """A training promoted a version while the attempts ran: the attempt was judged against another champion."""
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    run_id = steps.retrain(spec, day, 2)
+    assert steps.recheck(spec, day, 2, run_id) is Outcome.RECOVERS
+    version = steps.chosen_version(spec, day)
+    steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
+    champions.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
+    with pytest.raises(
+        PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
+    ):
+        steps.promote_chosen(spec, day, version, "commit")
+
+
+def test_an_attempt_of_an_earlier_run_of_the_check_is_not_promoted(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    assert steps.recheck(spec, day, 2, steps.retrain(spec, day, 2)) is Outcome.RECOVERS
+    steps.retrain(spec, day, 1)
+    assert checking.chosen_attempt(spec, day) is None
+
+
+def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    checked = steps.check(spec, day)
+    verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
+    assert verdict.decision is Decision.RETRAIN
+    assert outcomes[0] in (Outcome.FAILS, Outcome.IMPROVES)
+    assert outcomes[1:] == [Outcome.RECOVERS]
+    assert version is not None
+    now = ledger.champion(spec)
+    assert now is not None
+    assert (now.version, now.effective_day) == (version, day + timedelta(days=1))
+    again = lake.read("predictions", spec.name)
+    assert set(again.loc[again["day"] >= pd.Timestamp(CHANGE), "version"]) == {version}
+    assert set(again.loc[again["day"] < pd.Timestamp(CHANGE), "version"]) == {1}
+    assert set(lake.read("served", spec.name)["version"]) == {1}
+    promoted = lake.read("ledger", spec.name, id="champion:2").iloc[0]
+    evidence = json.loads(promoted["evidence"])
+    assert evidence["replaces"] == 1
+    assert len(evidence["commit"]) == 40
+    assert evidence["gain"] > 0.1
+    attempts = measurements.attempts(spec, day)
+    assert attempts[2].outcome is Outcome.RECOVERS
+    assert attempts[2].lower > 0
+    # The slice that judged the attempt was not trained on.
+    assert runs.load_version(spec, version).trained_through < measuring.slice_days(spec, day)[0]
+
+
+def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    first = steps.check(spec, day)
+    before = snapshot(spec)
+    assert first.promoted is not None
+    assert steps.check(spec, day) == first
+    verdict = steps.decide(spec, day)
+    assert verdict.decision is Decision.KEEP
+    assert "only measured" in verdict.why
+    assert snapshot(spec) == before
+
+
+def test_noise_ends_in_one_warning_an_episode(trained) -> None:
+    spec, day = lived(trained, noise=str(CHANGE))
+    checked = steps.check(spec, day)
+    verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
+    assert verdict.decision is Decision.RETRAIN
+    assert Outcome.RECOVERS not in outcomes
+    mail = steps.warn(spec, day, "http://127.0.0.1/run")
+    assert mail.to == ("ops@example.com",)
+    assert f"[esteira] {spec.name}: mae_over_mean = " in mail.subject
+    assert "OUT OF RANGE" in rendering.text(mail)
+    assert "http://127.0.0.1/run" in rendering.text(mail)
+    states = lake.read("ledger", spec.name)["to_state"]
+    assert (states == "warned").sum() == (states == "queued").sum() == 1
+    assert version is None
+    for later in (day, day + timedelta(days=1)):
+        steps.labels_for_check(spec, later)
+        steps.measure(spec, later)
+        verdict = steps.decide(spec, later)
+        assert verdict.decision is Decision.WATCH
+        assert "it waits for one more window" in verdict.why
+    score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=7)), run="later")
+    steps.labels_for_check(spec, day + timedelta(days=7))
+    steps.measure(spec, day + timedelta(days=7))
+    assert steps.decide(spec, day + timedelta(days=7)).decision is Decision.RETRAIN
+
+
+def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    real = checking.retrain
+
+    def crash(spec: ModelSpec, day: date, attempt: int) -> str:
+        if attempt == 1:
+            raise MemoryError("no room")
+        return real(spec, day, attempt)
+
+    monkeypatch.setattr(checking, "retrain", crash)
+    checked = steps.check(spec, day)
+    outcomes, version = list(checked.outcomes), checked.promoted
+    assert outcomes == [Outcome.FAILS, Outcome.RECOVERS]
+    assert version is not None
+
+
+def test_a_check_of_an_earlier_day_only_measures(trained) -> None:
+    spec = trained()
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=9)))
+    steps.check(spec, FIRST + timedelta(days=9))
+    verdict = steps.check(spec, FIRST + timedelta(days=5)).verdict
+    assert verdict.decision is Decision.KEEP
+    assert verdict.why == f"only measured: {FIRST + timedelta(days=9)} was checked already"
+
+
+def test_without_a_champion_or_a_whole_window_the_check_waits(home: Path, tmp_path: Path, trained) -> None:
+    untrained = models.write(tmp_path / "models", "fresh")
+    assert steps.check(untrained, FIRST).verdict.decision is Decision.WAIT
+    spec = trained()
+    score_days(spec, [FIRST])
+    assert steps.check(spec, FIRST).verdict.decision is Decision.WAIT
+
+
+def twice(step, *args):
+    step(*args)
+    return step(*args)
+
+
+def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
+    trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
+) -> None:
+    import shutil
+
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    expected = snapshot(spec)
+
+    other = tmp_path / "other"
+    (other / "mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_template, other / "mlflow" / "mlflow.db")
+    use_home(other, monkeypatch)
+    lacking = training.lacking(spec, AS_OF)
+    twice(steps.extract, spec, lacking)
+    twice(steps.validate, spec, lacking)
+    versions = twice(steps.prepare, spec, AS_OF, None, lacking)
+    runs = [twice(steps.candidate, spec, AS_OF, index, versions, "t") for index in range(2)]
+    best = twice(steps.select, spec, runs)
+    run_id = twice(steps.evaluate, spec, AS_OF, best, versions, "t")
+    version = twice(steps.register, spec, run_id, AS_OF)
+    twice(steps.promote, spec, AS_OF, version, "t")
+    days = data.days(FIRST, day)
+    twice(steps.extract, spec, days)
+    twice(steps.validate, spec, days)
+    twice(steps.features, spec, days)
+    twice(steps.score, spec, days, "r")
+    twice(steps.publish, spec, days, "r")
+    twice(steps.labels_for_check, spec, day)
+    twice(steps.measure, spec, day)
+    assert twice(steps.decide, spec, day).decision is Decision.RETRAIN
+    for attempt in (1, 2):
+        outcome = twice(steps.recheck, spec, day, attempt, twice(steps.retrain, spec, day, attempt))
+    assert outcome is Outcome.RECOVERS
+    commit = twice(steps.commit_notebook, spec, day)
+    version = twice(steps.chosen_version, spec, day)
+    version = twice(steps.promote_chosen, spec, day, version, commit)
+    twice(steps.rescore, spec, day)
+    found = snapshot(spec)
+    for kind in KINDS:
+        assert found[kind] == expected[kind], kind
+
+
+def test_a_drift_report_is_kept_beside_the_run(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.labels_for_check(spec, day)
+    steps.measure(spec, day)
+    run_id = steps.drift_report(spec, day)
+    assert [file.path for file in mlflow_tracking.client().list_artifacts(run_id)] == ["drift.html", "why.html"]
+
+
+def test_a_model_with_segments_lives_from_its_first_check_to_its_warning(home: Path, tmp_path: Path) -> None:
+    spec = segmented(tmp_path, noise=str(CHANGE))
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, [FIRST])
+    assert steps.check(spec, FIRST).verdict.decision is Decision.WAIT  # nothing has a label yet
+    day = CHANGE + timedelta(days=14)
+    score_days(spec, data.days(FIRST + timedelta(days=1), day))
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
+    assert verdict.decision is Decision.RETRAIN
+    text = rendering.text(steps.warn(spec, day))
+    assert "mae_over_mean of site=A" in text
+    assert "wanted: mae_over_mean ≤ 0.3" in text
+    shown = operations.shown(views.status(spec))["last window's mae_over_mean"]
+    rows = lake.read("metrics", spec.name, check_day=day, role="champion", window="window", metric="mae_over_mean")
+    whole = rows[rows["segment"] == ""].sort_values("last_day")["value"].iloc[-1]
+    assert shown.startswith(f"{whole:.4g}, OUT OF RANGE")

@@ -1,0 +1,28 @@
+"""Steps of `steps/verification.py`, on real tables and a real registry."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from esteira import data, steps
+from esteira.store import lake, ledger
+
+from tests.models import CHANGE, score_days
+from tests.worlds import lived
+
+
+def test_the_first_window_verifies_a_promotion(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    version = steps.check(spec, day).promoted
+    later = data.days(day + timedelta(days=1), day + timedelta(days=8))
+    score_days(spec, later)
+    assert steps.to_verify(spec, later[-2]) is None
+    steps.check(spec, later[-1])
+    known = lake.read("ledger", spec.name, to_state="verified")
+    assert list(known["version"]) == [version]
+    assert "which it replaced, would have had" in known["why"].iloc[0]
+    rows = lake.read("metrics", spec.name, window="verification", metric="mae_over_mean")
+    values = dict(zip(rows["role"], rows["value"], strict=True))
+    assert values["champion"] < values["replaced"]
+    assert (rows["n_rows"] == 7 * 72).all()
+    assert "queued" not in set(ledger.rows(spec)["to_state"])
