@@ -12,6 +12,7 @@ from esteira.lifecycle.policy import Measurement, Verdict
 from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements, runs
+from esteira.store.labels import read as known_labels
 from esteira.store.measurements import Attempt, AttemptDay, Drift, Explanation, Measured
 
 
@@ -240,9 +241,7 @@ class LabelsOf:
 def labels(spec: ModelSpec, first: date, last: date) -> tuple[LabelsOf, ...]:
     """The labels' state, day by day."""
     rows = lake.read("features", spec.name, columns=["day"], day=(first, last))
-    known = lake.read(
-        "labels", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, last)
-    ).drop_duplicates()
+    known = known_labels(spec, first, last)
     labelled = Counter(moment.date() for moment in known["day"])
     made = Counter(moment.date() for moment in rows["day"])
     return tuple(LabelsOf(day, made[day], labelled[day]) for day in sorted(made))

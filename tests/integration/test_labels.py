@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.steps import ingest, training
-from esteira.store import lake
+from esteira.errors import SpecError
+from esteira.spec import ModelSpec
+from esteira.steps import champions, ingest, training
+from esteira.store import labels, lake, measurements
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -94,3 +97,87 @@ def test_labels_that_a_later_delivery_lacks_stay_known(trained, monkeypatch: pyt
         ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
     rows = lake.read("labels", spec.name, day=FIRST)
     assert len(rows) == len(rows.drop_duplicates(["site", "at"])) == 50
+
+
+def corrected(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    """From now on the source says another label for each row of site A."""
+    real = data.read_labels
+
+    def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(label=rows["label"] + by * (rows["site"] == "A"))
+
+    monkeypatch.setattr(data, "read_labels", read)
+
+
+def sum_of(spec: ModelSpec, day: date) -> float:
+    return float(labels.read(spec, day, day)["label"].sum())
+
+
+def test_a_correction_is_a_new_row_and_the_latest_counts(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    before, version = sum_of(spec, FIRST), lake.version("labels", spec.name)
+    corrected(monkeypatch, 100)
+    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=2)) == 0  # whole, and nothing says that it may change
+    assert steps.requeue(spec, [FIRST], "again")
+    assert sum_of(spec, FIRST) == pytest.approx(before + 24 * 100)
+    rows = lake.read("labels", spec.name, day=FIRST)
+    assert len(rows) == 72 + 24  # what was known stays
+    assert float(labels.read(spec, FIRST, FIRST, version)["label"].sum()) == pytest.approx(before)
+    steps.requeue(spec, [FIRST], "once more")
+    assert len(lake.read("labels", spec.name, day=FIRST)) == 72 + 24  # the same label is no correction
+    frame = ingest.labelled(spec, FIRST, FIRST)
+    assert len(frame) == 72
+    assert frame["label"].sum() == pytest.approx(before + 24 * 100)
+
+
+def test_a_new_run_of_a_day_reads_its_labels_again(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    assert labels.read(spec, FIRST, FIRST).empty  # the day's own are not asked for yet
+    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    before = sum_of(spec, FIRST)
+    corrected(monkeypatch, 1)
+    score_days(spec, [FIRST], run="again")
+    assert sum_of(spec, FIRST) == pytest.approx(before + 24)
+
+
+SETTLING = models.YAML.replace("label_delay: 1d\n", "label_delay: 1d\nlabels: {{settle: 7d}}\n")
+
+
+def test_labels_that_settle_are_read_until_they_have_and_used_after(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.write(tmp_path / "models", yaml=SETTLING)
+    steps.train(spec, AS_OF, "t")
+    assert champions.load_version(spec, 1).trained_through <= AS_OF - timedelta(days=8)
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=20)))
+    last = FIRST + timedelta(days=9)
+    assert ingest.mature_through(spec, last) == FIRST + timedelta(days=1)
+    assert ingest.labels(spec, FIRST, last) == 9
+    assert ingest.labels(spec, FIRST, last) == 7  # two have settled
+    before = sum_of(spec, FIRST), sum_of(spec, FIRST + timedelta(days=5))
+    corrected(monkeypatch, 1)
+    # A check a week later: all that has settled meanwhile is read once more, and then never again.
+    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=16)) == 14
+    assert (sum_of(spec, FIRST), sum_of(spec, FIRST + timedelta(days=5))) == pytest.approx((before[0], before[1] + 24))
+    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=16)) == 7
+    verdict = steps.check(spec, FIRST + timedelta(days=16)).verdict
+    (window,) = measurements.windows(spec, FIRST + timedelta(days=16))
+    assert (verdict.decision.value, window.last) == ("keep", FIRST + timedelta(days=6))
+
+
+def test_settling_alone_makes_no_label_stale(trained, tmp_path: Path) -> None:
+    spec = trained()
+    assert ingest.labels_mark(models.write(tmp_path / "again", yaml=SETTLING)) == ingest.labels_mark(spec)
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [("{{key: [site]}}", "give labels.source, too"), ("{{}}", "says nothing"), ("{{settle: 7}}", "settle")],
+)
+def test_a_block_of_labels_that_can_not_be_used_is_named(tmp_path: Path, block: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        models.write(tmp_path, yaml=SETTLING.replace("{{settle: 7d}}", block))

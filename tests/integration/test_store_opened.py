@@ -129,7 +129,7 @@ def test_days_are_found_without_reading_rows() -> None:
 
 
 def test_a_checkpoint_comes_every_twenty_versions() -> None:
-    for number in range(21):
+    for number in range(20):
         write(number, rows=1)
     log = Path(lake.path("raw", "m"), "_delta_log")
     assert [path.name[:20] for path in sorted(log.glob("*.checkpoint.parquet"))] == [f"{19:020}"]
@@ -163,8 +163,9 @@ def test_years_of_days_with_gaps_are_one_commit(count: int, step: int) -> None:
     every = [date(1926, 1, 1) + timedelta(days=n) for n in range(count)]
     some = [each for number, each in enumerate(every) if step == 1 or number % step]
     write(0)
+    before = lake.version("raw", "m")
     lake.replace_days("raw", "m", pd.DataFrame({"day": pd.to_datetime(some[-3:]), "value": 5.0}), some, mark=7)
-    assert lake.version("raw", "m") == 1
+    assert lake.version("raw", "m") == before + 1
     assert len(lake.read("raw", "m")) == 3 + (0 if day(0) in some else 3)
     assert lake.missing_days("raw", "m", every, 7) == [each for each in every if each not in set(some)]
 

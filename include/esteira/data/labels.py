@@ -21,13 +21,14 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     another label, too. Without a day a key must be the only one of its kind. Raises DataError where it is not, or where a
     column is missing.
     """
-    if spec.labels is None:
+    elsewhere = spec.labels if spec.labels is not None and spec.labels.source is not None else None
+    if elsewhere is None or elsewhere.source is None:
         rows = read(spec, first, last)
         rows = rows[(rows["event_time"].dt.normalize() == rows["day"]) & (rows["day"] >= pd.Timestamp(first))]
     else:
-        found = rows_of(spec.labels.source, spec, first, last)
+        found = rows_of(elsewhere.source, spec, first, last)
         rows = _with_day(spec, found) if found is not None else pd.DataFrame()
-    key = list(spec.key if spec.labels is None else spec.labels.key or spec.key)
+    key = list(elsewhere.key or spec.key if elsewhere else spec.key)
     if rows.empty:
         return pd.DataFrame(columns=[*key, "label", "disputed"])
     missing = [name for name in (*key, spec.target) if name not in rows.columns]

@@ -14,7 +14,7 @@ from esteira.store import ledger
 
 def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
     """Every metric of each block, of all versions together, over rows as they were first served."""
-    ingest.labels(spec, plan.first, plan.last + timedelta(days=spec.label_delay))
+    ingest.labels(spec, plan.first, plan.last + timedelta(days=spec.label_delay + ingest.settle(spec)))
     found = []
     for first, last in spans(plan.first, plan.last, plan.blocks):
         rows = outcomes.served(spec, None, first, last)

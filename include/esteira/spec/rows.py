@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from esteira.spec.policy import Limit
-from esteira.spec.words import Block, Column, Days, Span, check_range, mistake, nearest
+from esteira.spec.words import Block, Column, Days, Delay, Span, check_range, mistake, nearest
 
 ORDER = ("kind", "path", "separator", "encoding", "incomplete")
 
@@ -217,10 +217,22 @@ class Features(Block):
 
 
 class Labels(Block):
-    """Where labels come from, when it is not the source's own target column."""
+    """Where labels come from, when it is not the source's own target column, and for how long they are corrected there.
 
-    source: Source
+    Labels are read again for `settle` after they came; training, gate and decisions use days that are older.
+    """
+
+    source: Source | None = None
     key: tuple[Column, ...] | None = None
+    settle: Delay = 0
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.source is None and self.key is not None:
+            raise mistake("'key' is of another source's rows: give labels.source, too", "key")
+        if self.source is None and not self.settle:
+            raise mistake("says nothing: give a source, or settle, such as 7d")
+        return self
 
     @field_validator("key", mode="before")
     @classmethod

@@ -17,6 +17,8 @@ from esteira.errors import DataError, Unaccounted
 from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
 from esteira.store import lake
+from esteira.store.labels import latest
+from esteira.store.labels import read as read_labels
 from esteira.text import counted, shown_days
 
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
@@ -26,13 +28,16 @@ log = logging.getLogger(__name__)
 
 def _mark(spec: ModelSpec, *blocks: str) -> int:
     """A number that changes when the blocks of the spec, or the model's own code, do: what was made before is stale then."""
-    text = json.dumps(spec.model_dump(mode="json", include=set(blocks)), sort_keys=True)
+    asked = spec.model_dump(mode="json", include=set(blocks), exclude={"labels": {"settle"}})
+    if asked.get("labels") and asked["labels"].get("source") is None:
+        asked["labels"] = None  # as where there is no such block: labels are the source's own
+    text = json.dumps(asked, sort_keys=True)
     secrets = [source.url.get_secret_value() for source in _sources(spec) if isinstance(source, SqlSource)]
     return zlib.crc32("".join([text, *secrets]).encode() + spec.code)
 
 
 def _sources(spec: ModelSpec) -> list[Source]:
-    return [spec.source, *([spec.labels.source] if spec.labels else [])]
+    return [spec.source, *([spec.labels.source] if spec.labels and spec.labels.source else [])]
 
 
 def features_mark(spec: ModelSpec) -> int:
@@ -239,63 +244,128 @@ def ensure_features(spec: ModelSpec, days: list[date]) -> None:
 
 
 def mature_through(spec: ModelSpec, as_of: date) -> date:
-    """The last day whose labels are known on `as_of`."""
+    """The last day whose labels are known on `as_of`, and corrected no more."""
+    return known_through(spec, as_of) - timedelta(days=settle(spec))
+
+
+def known_through(spec: ModelSpec, as_of: date) -> date:
+    """The last day whose labels have come by `as_of`; while they settle they may still be corrected."""
     return as_of - timedelta(days=spec.label_delay)
 
 
-def labels(spec: ModelSpec, first: date, as_of: date) -> int:
-    """Read the labels that became mature from `first` on into the labels table; returns how many days it read.
+def settle(spec: ModelSpec) -> int:
+    """For how many days labels are corrected after they came."""
+    return spec.labels.settle if spec.labels else 0
 
-    A day is read until each of its feature rows has a label, and again when the spec's labels changed; a label keeps the
-    time at which it was first seen.
+
+def labels(spec: ModelSpec, first: date, as_of: date) -> int:
+    """Read the labels that have come from `first` on into the labels table; returns how many days it read.
+
+    A day is read until each of its feature rows has a label, while its labels settle and once after, and again when the
+    spec's labels changed.
     """
-    days = data.days(first, mature_through(spec, as_of))
+    days = data.days(first, known_through(spec, as_of))
     if not days:
         return 0
+    had = _labels_of(spec, days)
     known = lake.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
-    stale = lake.missing_days("labels", spec.name, days, labels_mark(spec))
-    had = lake.read("labels", spec.name, day=(days[0], days[-1]))
-    had = (
-        had[~had["day"].isin(pd.to_datetime(stale))]
-        if len(had)
-        else pd.DataFrame(columns=["day", *spec.key, "first_seen"])
-    )
-    both = known.merge(had[["day", *spec.key, "first_seen"]], on=["day", *spec.key], how="left") if len(had) else known
-    open_rows = both[both["first_seen"].isna()] if len(had) else both
-    pending = sorted(moment.date() for moment in open_rows["day"].unique())
+    pending = _open_days(spec, known, had) | _unsettled(spec, known, days)
     if not pending:
         return 0
-    _store_labels(spec, pending, known[known["day"].isin(pd.to_datetime(pending))], had)
+    _store_labels(spec, sorted(pending), known, had, as_of)
     return len(pending)
 
 
-def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame) -> None:
-    found = data.read_labels(spec, days[0], days[-1])
+def labels_again(spec: ModelSpec, days: list[date]) -> int:
+    """Read the labels of those of the days anew of which some were read before: they may have been corrected, or mended.
+
+    Days whose labels nothing has asked for are left to a check, or a training. Returns how many days were read.
+    """
+    read = [day for day, mark in lake.marks("labels", spec.name, days).items() if mark is not None]
+    if not read:
+        return 0
+    known = lake.read("features", spec.name, columns=["day", *spec.key], day=(read[0], read[-1]))
+    asked = sorted({moment.date() for moment in known["day"]} & set(read))
+    if asked:
+        _store_labels(spec, asked, known, _labels_of(spec, read), None)
+    return len(asked)
+
+
+def _labels_of(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
+    """The rows of the labels table, corrections and what they correct; of days of another spec none."""
+    had = lake.read("labels", spec.name, day=(days[0], days[-1]))
+    stale = lake.missing_days("labels", spec.name, days, labels_mark(spec))
+    if had.empty:
+        return pd.DataFrame(columns=["day", *spec.key, "label", "first_seen"])
+    return had[~had["day"].isin(pd.to_datetime(stale))]
+
+
+def _open_days(spec: ModelSpec, known: pd.DataFrame, had: pd.DataFrame) -> set[date]:
+    """The days with feature rows that have no label."""
+    if len(had):
+        seen = had[["day", *spec.key, "first_seen"]].drop_duplicates(["day", *spec.key])
+        both = known.merge(seen, on=["day", *spec.key], how="left")
+        known = both[both["first_seen"].isna()]
+    return {moment.date() for moment in known["day"].unique()}
+
+
+def _unsettled(spec: ModelSpec, known: pd.DataFrame, days: list[date]) -> set[date]:
+    """The days that were not read since their labels have settled."""
+    if not settle(spec):
+        return set()
+    marks = lake.named_marks("labels", spec.name, [_settled_name(day) for day in days])
+    return {moment.date() for moment in known["day"].unique()} & {
+        day for day in days if marks[_settled_name(day)] is None
+    }
+
+
+def _settled_name(day: date) -> str:
+    return f"settled:{day}"
+
+
+def _store_labels(
+    spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame, as_of: date | None
+) -> None:
+    known = known[known["day"].isin(pd.to_datetime(days))]
+    found = _found_labels(spec, days, known)
     shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
-    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
-    found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
-    found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))
-    found = found.drop_duplicates(shared)
     rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
     good = good.drop(columns="disputed").assign(
         label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(lake.clock())
     )
-    if len(had):
-        seen = good[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left")["first_seen"]
-        good = good.assign(first_seen=seen.set_axis(good.index).fillna(good["first_seen"]))
-        gone = had[had["day"].isin(pd.to_datetime(days))].merge(
-            rows[["day", *spec.key]], on=["day", *spec.key], how="left", indicator=True
-        )
-        # What a delivery does not hold any more stays known; what it holds anew replaces it.
-        good = pd.concat([gone[gone["_merge"] == "left_only"][list(good.columns)], good], ignore_index=True)
+    # What a delivery does not hold any more stays known; what it holds anew is a row of its own, the latest.
+    had = had[had["day"].isin(pd.to_datetime(days))]
+    new = _corrections(spec, good, had)
+    good = pd.concat([had[list(good.columns)], new], ignore_index=True) if len(had) else good
+    settled = {_settled_name(day): 1 for day in days if as_of is not None and day <= mature_through(spec, as_of)}
     _quarantine(spec, bad, days, "labels")
-    lake.replace_days("labels", spec.name, good, days, mark=labels_mark(spec))
-    sizes = counted(len(good), "label"), counted(len(known), "row"), counted(len(days), "day")
+    lake.replace_days("labels", spec.name, good, days, mark=labels_mark(spec), marks=settled if settle(spec) else {})
+    sizes = counted(len(new), "new label"), counted(len(known), "row"), counted(len(days), "day")
     log.info("model %s: %s for %s of %s", spec.name, *sizes)
     asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
     if len(asked) > len(rows):
         log.info("model %s: no row has the key of %s", spec.name, counted(len(asked) - len(rows), "label"))
+
+
+def _found_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame) -> pd.DataFrame:
+    """The source's labels of the days, one for each key, with the types of the feature rows' keys."""
+    found = data.read_labels(spec, days[0], days[-1])
+    shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
+    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
+    found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
+    found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))
+    return found.drop_duplicates(shared)
+
+
+def _corrections(spec: ModelSpec, found: pd.DataFrame, had: pd.DataFrame) -> pd.DataFrame:
+    """Those of the labels found that are new, or another than the one known."""
+    if had.empty:
+        return found
+    last = latest(spec, had)[["day", *spec.key, "label"]].rename(columns={"label": "known"})
+    both = found[["day", *spec.key, "label"]].merge(last, on=["day", *spec.key], how="left", validate="one_to_one")
+    same = both["known"].notna() & (both["known"] == both["label"])
+    return found[~same.to_numpy()]
 
 
 def versions(spec: ModelSpec) -> str:
@@ -307,7 +377,7 @@ def labelled(spec: ModelSpec, first: date, last: date, versions: str = "/") -> p
     """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
     features_at, labels_at = (int(number) if number else None for number in versions.split("/"))
     rows = lake.read("features", spec.name, at=features_at, day=(first, last))
-    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], at=labels_at, day=(first, last))
+    known = read_labels(spec, first, last, labels_at)
     if rows.empty or known.empty:
         return rows.head(0).assign(label=[])
     joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")

@@ -19,6 +19,7 @@ from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, ingest
 from esteira.steps.outcomes import segments, served
 from esteira.store import lake, ledger, measurements, runs
+from esteira.store.labels import read as read_labels
 from esteira.store.measurements import Drift
 from esteira.text import counted
 from esteira.views import run_key
@@ -227,7 +228,7 @@ def _label_rows(
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
     rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
-    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(start, end))
+    known = read_labels(spec, start, end)
     if rows.empty or known.empty:
         return []
     rows = rows.merge(known, on=["day", *spec.key], how="left")

@@ -11,7 +11,7 @@ import pandas as pd
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec, canonical
 from esteira.steps import champions, ingest
-from esteira.store import lake
+from esteira.store import labels, lake
 
 KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
 SEGMENTS = 20  # values of one column that are measured
@@ -21,7 +21,7 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
     """The rows that a version (None: any) served on the days, with their label: out of sample only."""
     where: dict[str, Any] = {"version": version} if version else {}
     rows = lake.read("served", spec.name, day=(first, last), **where)
-    known = lake.read("labels", spec.name, columns=["day", *spec.key, "label"], day=(first, last))
+    known = labels.read(spec, first, last)
     if rows.empty or known.empty:
         columns = ["day", *spec.key, "prediction", "probability", "label", *spec.check.segments]
         return pd.DataFrame(columns=list(dict.fromkeys(columns)))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 
 import pandas as pd
 
@@ -238,6 +238,7 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
             return pd.concat([had, new], ignore_index=True) if len(new) else None
 
         lake.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
+    ingest.labels_again(spec, days)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
     return int((rows["run"] == run).sum()) if len(rows) else 0
 
@@ -245,7 +246,7 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
 def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
     """Read the days anew and score them, each by the version that is published for it.
 
-    Their labels are read again, too, so far as a check has looked at them. Returns what was read, published and is left in
+    Their labels are read again, too, where they were read before. Returns what was read, published and is left in
     quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
     """
     ingest.extract(spec, days, when_gone)
@@ -254,8 +255,4 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     ingest.features(spec, days)
     score(spec, days, run)
     publish(spec, days, run)
-    checked = lake.days_of("metrics", spec.name)
-    if checked and len(lake.read("quarantine", spec.name, columns=["day"], stage="labels", day=(min(days), max(days)))):
-        as_of = min(max(days) + timedelta(days=spec.label_delay), checked[-1])
-        ingest.labels(spec, min(days), as_of)  # those only that a check has looked at: others are not mature
     return quality.accounted(spec, days)

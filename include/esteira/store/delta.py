@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.store import opened
 from esteira.store.backend import Filter, Marks, Table
@@ -85,25 +85,45 @@ class DeltaLake:
     ) -> None:
         """Overwrite by a condition."""
         known = [Transaction(name, mark) for name, mark in marks.items()]
-        before = seen.version if seen else -1
-        # Where there is no table yet Delta compares a commit with nothing: a second first one must fail, and read what is there.
-        tries = 0 if seen is None else None
+        table = seen.table if isinstance(seen, DeltaTableAt) else self._create(place, rows.schema, partition)
+        before = int(table.version())
         try:
             with opened.reaching(place):
                 write_deltalake(
-                    seen.table if isinstance(seen, DeltaTableAt) else place,
+                    table,
                     rows,
                     mode="overwrite",
                     predicate=condition(where),
                     partition_by=[partition],
                     schema_mode="merge",
                     configuration=PROPERTIES,
-                    commit_properties=CommitProperties(app_transactions=known or None, max_commit_retries=tries),
+                    commit_properties=CommitProperties(app_transactions=known or None),
                 )
         except CommitFailedError:
             opened.forget(place)  # its log is listed anew: a network's file system may not show the next entry at once
             raise
         opened.remember(place, marks, before)
+
+    def _create(self, place: str, schema: pa.Schema, partition: str) -> DeltaTable:
+        """The table, made just now: a first write is compared with nothing, so it must find what nobody else has made.
+
+        Raises CommitFailedError where somebody has.
+        """
+        try:
+            with opened.reaching(place):
+                return DeltaTable.create(
+                    place,
+                    schema=schema,
+                    mode="error",
+                    partition_by=[partition],
+                    configuration=PROPERTIES,
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+        except DeltaError as error:
+            opened.forget(place)
+            if isinstance(error, CommitFailedError) or self.open(place) is None:
+                raise
+            raise CommitFailedError(f"another writer has made {place}") from error
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Merge by `id`."""

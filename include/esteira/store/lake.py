@@ -151,6 +151,7 @@ def replace_days(
     *,
     mark: int = 1,
     newest: bool = False,
+    marks: Mapping[str, int] | None = None,
     merge: Callable[[pd.DataFrame], pd.DataFrame | None] | None = None,
     **also: object,
 ) -> int:
@@ -158,7 +159,7 @@ def replace_days(
 
     A day without rows becomes an empty day; the commit records that each was processed, under `mark`. `merge` makes the
     rows to write from those that the days have at the moment of the commit; where it returns None nothing is written.
-    `also` narrows what is replaced: stage="rows". With `newest` marks only grow: raises Superseded, and writes nothing, where
+    `marks` are written too, under their own names. `also` narrows what is replaced: stage="rows". With `newest` marks only grow: raises Superseded, and writes nothing, where
     one of the days has a higher one.
     """
     every = sorted(days)
@@ -172,7 +173,7 @@ def replace_days(
             return None
         if newest:  # looked at last: the table that is written to is not older than these marks
             _require_newest(kind, model, every, mark)
-        return chosen, {"day": every, **also}, {f"{day:%Y-%m-%d}": mark for day in every}
+        return chosen, {"day": every, **also}, {f"{day:%Y-%m-%d}": mark for day in every} | dict(marks or {})
 
     return _replace(kind, model, plan, None, "day")
 
@@ -268,16 +269,16 @@ def unwritten_days(kind: Kind, model: str, days: Iterable[date]) -> list[date]:
     return [day for day, known in marks(kind, model, days).items() if known is None]
 
 
+def named_marks(kind: Kind, model: str, names: list[str]) -> dict[str, int | None]:
+    """The mark under which each name, of those that replace_days() was given, was last written; None for one that never was."""
+    return _backend.marks(path(kind, model), names)
+
+
 def marks(kind: Kind, model: str, days: Iterable[date]) -> dict[date, int | None]:
     """The mark under which each of the days was last written; None for one that never was."""
     asked = {day: f"{day:%Y-%m-%d}" for day in days}
-    known = _marks(kind, model, list(asked.values()))
+    known = named_marks(kind, model, list(asked.values()))
     return {day: known[name] for day, name in asked.items()}
-
-
-def _marks(kind: Kind, model: str, names: list[str]) -> dict[str, int | None]:
-    """The mark under which each name was last written."""
-    return _backend.marks(path(kind, model), names)
 
 
 def clock() -> datetime:

@@ -29,7 +29,7 @@ def look(spec: ModelSpec) -> list[str]:
         return []
     where, names = there
     missing = [name for name in dict.fromkeys((*spec.source_columns, spec.target)) if name not in names]
-    if spec.labels is not None:  # whose source has the target
+    if spec.labels is not None and spec.labels.source is not None:  # whose source has the target
         missing = [name for name in missing if name != spec.target]
     return [f"{where} has no column {name!r}{nearest(name, names)}" for name in missing]
 

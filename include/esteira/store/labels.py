@@ -1,0 +1,25 @@
+"""The labels table: a correction is a row of its own, and a key's latest row is its label."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pandas as pd
+
+from esteira.spec import ModelSpec
+from esteira.store import lake
+
+
+def read(spec: ModelSpec, first: date, last: date, at: int | None = None) -> pd.DataFrame:
+    """`day`, the key and `label` of each labelled row of the days, as last corrected; at a version, as it was known then."""
+    columns = list(dict.fromkeys(["day", *spec.key, "label", "first_seen"]))
+    rows = lake.read("labels", spec.name, columns=columns, at=at, day=(first, last))
+    return latest(spec, rows).drop(columns="first_seen", errors="ignore")
+
+
+def latest(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each key the row that was seen last. When that was never leaves a row out: a replay must find what there was."""
+    key = list(dict.fromkeys(["day", *spec.key]))
+    if rows.empty or not rows.duplicated(key).any():  # most days have no correction
+        return rows
+    return rows.sort_values("first_seen", kind="stable").drop_duplicates(key, keep="last").sort_index()
