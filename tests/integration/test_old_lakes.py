@@ -10,8 +10,9 @@ import tarfile
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from esteira.lifecycle.events import Promoted, RolledBack
+from esteira.lifecycle.events import Dated, Promoted, RolledBack
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger
 
@@ -54,3 +55,17 @@ def test_before_the_rollback_the_check_had_replaced_days_before_its_own(spec: Mo
     found = ledger.state(spec)
     before = fold(found.numbered[:2], since={2: date(2026, 2, 8)})
     assert [before.published(date(2026, 2, day)).version for day in (1, 7, 8, 23)] == [1, 1, 2, 2]
+
+
+def test_the_first_reconcile_changes_no_row(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from esteira.steps import champions, scoring
+
+    monkeypatch.setattr(champions, "repair_aliases", lambda _: None)  # no registry was kept with it
+    before = lake.read("predictions", spec.name)
+    assert scoring.reconcile(spec, "first") == scoring.Reconciled()
+    pd.testing.assert_frame_equal(lake.read("predictions", spec.name), before)
+    dated = [each for each in ledger.state(spec).others if isinstance(each, Dated)]
+    # That the check had scored from the 8th on is told by what its rows were replaced by.
+    assert [(each.promotion, str(each.day)) for each in dated] == [(1, "2026-02-01"), (2, "2026-02-08")]
+    known = ledger.state(spec).at(2)
+    assert known.published(date(2026, 2, 25)).version == 2

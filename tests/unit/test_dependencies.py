@@ -162,3 +162,24 @@ def test_only_settings_reads_the_variables_of_ours() -> None:
         if re.search(r"environ(\.get\(|\[)\"ESTEIRA_\w+\"(?!\] =)", path.read_text(encoding="utf-8"))
     ]
     assert readers == []
+
+
+def _tables_named(path: Path) -> Iterator[str]:
+    """The tables that a module asks the lake for by a literal, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        asked = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if asked and isinstance(node.func.value, ast.Name) and node.func.value.id == "lake" and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and first.value in ("metrics", "ledger"):
+                yield f"{path.relative_to(PROJECT)}:{node.lineno}: {first.value}"
+
+
+def test_the_ledger_and_the_metrics_are_read_by_their_meaning() -> None:
+    """Whoever wants a row of them asks store/ledger.py, store/measurements.py or a view."""
+    inside = PROJECT / "include" / "esteira" / "store"
+    every = [
+        *(PROJECT / "include").rglob("*.py"),
+        *(PROJECT / "ops").rglob("*.py"),
+        *(PROJECT / "plugins").rglob("*.py"),
+    ]
+    assert [found for path in every if inside not in path.parents for found in _tables_named(path)] == []

@@ -12,7 +12,7 @@ from esteira.learning.pipelines import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.events import Registered, effective_day
 from esteira.spec import ModelSpec
-from esteira.store import lake, ledger, runs
+from esteira.store import ledger, runs
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def repair_aliases(spec: ModelSpec) -> None:
     now = ledger.champion(spec)
     known = runs.aliases(spec)
     if now is None:
-        if "champion" in known and lake.version("ledger", spec.name) >= 0:  # a lake that is gone takes no alias along
+        if "champion" in known and ledger.exists(spec):  # a lake that is gone takes no alias along
             log.warning(
                 "model %s: removing the alias champion from version %d: the ledger has no champion",
                 spec.name,

@@ -255,7 +255,7 @@ def _retried(commit: Callable[[], T]) -> T:
         except CommitFailedError:
             if attempt == ATTEMPTS:
                 raise
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  # a pause, not a secret
+            pause(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  # not a secret
     raise AssertionError("unreachable")
 
 
@@ -279,6 +279,11 @@ def marks(kind: Kind, model: str, days: Iterable[date]) -> dict[date, int | None
     asked = {day: f"{day:%Y-%m-%d}" for day in days}
     known = named_marks(kind, model, list(asked.values()))
     return {day: known[name] for day, name in asked.items()}
+
+
+def pause(seconds: float) -> None:
+    """Wait before a commit is tried again."""
+    time.sleep(seconds)
 
 
 def clock() -> datetime:

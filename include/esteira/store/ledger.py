@@ -171,6 +171,11 @@ def by_run(spec: ModelSpec, run: str) -> list[Event]:
     return [each for each in (*known.numbered, *known.others) if each.by == run]
 
 
+def exists(spec: ModelSpec) -> bool:
+    """Whether there is a ledger at all."""
+    return lake.version("ledger", spec.name) >= 0
+
+
 def rows(spec: ModelSpec, columns: list[str] | None = None, **where: Any) -> pd.DataFrame:
     """The rows as they are, those of mails too; for the outbox and for views."""
     return lake.read("ledger", spec.name, columns=columns, **where)

@@ -1,0 +1,177 @@
+"""Tasks that run again, or at once, in an order that nobody planned: predictions end in what the ledger says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import pytest
+from esteira import data, steps
+from esteira.errors import PromotionRefused
+from esteira.spec import ModelSpec
+from esteira.steps import champions, checking, rollbacks, scoring
+from esteira.steps.rollbacks import Asked
+from esteira.steps.scoring import Reconciled
+from esteira.store import lake, ledger
+
+from tests.models import AS_OF, CHANGE, FIRST, score_days
+from tests.worlds import lived
+
+ANA = Asked(by="ana")
+
+
+def versions(spec: ModelSpec) -> dict[date, set[int]]:
+    rows = lake.read("predictions", spec.name, columns=["day", "version"])
+    return {day.date(): set(part["version"].astype(int)) for day, part in rows.groupby("day")}
+
+
+def published(spec: ModelSpec) -> dict[date, set[int | None]]:
+    known = ledger.state(spec)
+    return {day: {known.published(day).version} for day in versions(spec)}
+
+
+@pytest.fixture
+def rolled_back(trained) -> tuple[ModelSpec, date]:
+    """A check has promoted, and somebody has rolled that back."""
+    spec, day = lived(trained, change=str(CHANGE))
+    assert steps.check(spec, day).promoted == 2
+    rollbacks.perform(spec, ANA)
+    assert set().union(*versions(spec).values()) == {1}
+    return spec, day
+
+
+def test_a_check_run_again_undoes_no_roll_back(rolled_back: tuple[ModelSpec, date]) -> None:
+    spec, day = rolled_back
+    steps.check(spec, day)
+    assert set().union(*versions(spec).values()) == {1}
+    assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
+
+
+def test_the_rescoring_of_an_old_check_undoes_no_roll_back(rolled_back: tuple[ModelSpec, date]) -> None:
+    spec, day = rolled_back
+    assert steps.rescore(spec, day) == Reconciled()
+    assert set().union(*versions(spec).values()) == {1}
+
+
+def test_promoting_again_after_a_roll_back_promotes_no_bad_version(rolled_back: tuple[ModelSpec, date]) -> None:
+    spec, day = rolled_back
+    with pytest.raises(PromotionRefused, match=f"version 2 was promoted by check:{day} before"):
+        checking.promote_chosen(spec, day, 2, "commit")
+    assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
+
+
+def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    score_days(spec, [CHANGE], run="again")  # who served that day was version 1
+    assert versions(spec)[CHANGE] == {2}
+    rollbacks.perform(spec, ANA)
+    score_days(spec, [CHANGE, day], run="once more")
+    assert versions(spec)[CHANGE] == versions(spec)[day] == {1}
+
+
+def test_an_undone_roll_back_leaves_healthy_days_as_they_were(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    before = versions(spec)
+    healthy = lake.read("predictions", spec.name, day=(FIRST, CHANGE - timedelta(days=1)))
+    _, there = rollbacks.perform(spec, ANA)
+    event, back = rollbacks.perform(spec, Asked(by="ana", undo=True))
+    assert event is not None
+    assert there.days == back.days == tuple(each for each in before if each >= CHANGE)
+    assert versions(spec) == before
+    again = lake.read("predictions", spec.name, day=(FIRST, CHANGE - timedelta(days=1)))
+    assert again.equals(healthy)  # not even written anew
+
+
+def test_a_roll_back_from_a_day_on_leaves_those_before_it(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    since = CHANGE + timedelta(days=3)
+    _, done = rollbacks.perform(spec, Asked(by="ana", first_day=since))
+    assert done.days == tuple(data.days(since, day))
+    assert versions(spec) == published(spec)
+    assert versions(spec)[since - timedelta(days=1)] == {2}
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Do something once, when scoring has read its champion and has not written yet."""
+    real, done = scoring._predict, []
+
+    def predict(*given: object) -> object:
+        if not done:
+            done.append(True)
+            meanwhile()
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "_predict", predict)
+
+
+@pytest.fixture
+def tomorrow(trained) -> tuple[ModelSpec, date, date]:
+    """A model whose next check promotes, and a day whose features are there."""
+    spec, day = lived(trained, change=str(CHANGE))
+    after = day + timedelta(days=1)
+    steps.extract(spec, [after])
+    steps.features(spec, [after])
+    return spec, day, after
+
+
+def test_a_score_beside_a_promotion_ends_in_the_new_champion(
+    tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day, after = tomorrow
+    beside(monkeypatch, lambda: steps.check(spec, day))
+    steps.score(spec, [after], "score")
+    assert versions(spec)[after] == {2}
+    assert versions(spec) == published(spec)
+
+
+def test_a_score_beside_a_roll_back_ends_in_the_old_champion(
+    tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day, after = tomorrow
+    steps.check(spec, day)
+    beside(monkeypatch, lambda: rollbacks.perform(spec, ANA))
+    steps.score(spec, [*data.days(CHANGE, after)], "score")
+    assert versions(spec) == published(spec)
+    assert versions(spec)[after] == versions(spec)[CHANGE] == {1}
+
+
+def test_what_was_computed_from_an_older_state_is_not_written_over_newer(
+    tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day, after = tomorrow
+
+    def meanwhile() -> None:
+        steps.check(spec, day)
+        steps.score(spec, [after], "another")
+
+    beside(monkeypatch, meanwhile)
+    steps.score(spec, [after], "score")
+    rows = lake.read("predictions", spec.name, day=after)
+    assert (set(rows["version"]), len(rows)) == ({2}, 72)
+
+
+def test_a_day_whose_features_are_gone_is_left_and_told(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    lake.replace_days("features", spec.name, lake.read("features", spec.name, day=CHANGE), [CHANGE], mark=7)
+    _, done = rollbacks.perform(spec, ANA)
+    assert list(done.kept) == [CHANGE]
+    assert f"{CHANGE} left as it is: its features are gone, or of another model.yaml" in str(done)
+    assert versions(spec)[CHANGE] == {2}
+    assert versions(spec)[CHANGE + timedelta(days=1)] == {1}
+    score_days(spec, [CHANGE], run="built anew")
+    assert versions(spec) == published(spec)
+
+
+def test_what_died_before_its_days_were_scored_is_brought_along(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
+    champions.make_champion(spec, 2, day, measured=1, why="x", by="x", replaces_from=CHANGE)  # and then it dies
+    assert set().union(*versions(spec).values()) == {1}
+    done = steps.reconcile(spec, "hourly")
+    assert done.days == tuple(data.days(CHANGE, day))
+    assert versions(spec) == published(spec)
+    assert steps.reconcile(spec, "hourly") == Reconciled()

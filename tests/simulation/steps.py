@@ -1,0 +1,424 @@
+"""Histories over the real steps, on a lake and a registry in memory: days come, tasks die, meet, and run again in any order.
+
+`python -m tests.simulation.steps 1000` lives through as many, on two processes; one that breaks a rule is printed as the
+calls that led to it, which can be kept as a test in tests/unit/test_simulation.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import date, timedelta
+from email.message import EmailMessage
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+from esteira import steps
+from esteira.data import days as days_between
+from esteira.errors import DataError, NoChampion, PromotionRefused, Refused, Superseded, Unaccounted
+from esteira.lifecycle.events import Warned
+from esteira.lifecycle.policy import Decision, Outcome
+from esteira.notify import delivery
+from esteira.spec import ModelSpec
+from esteira.steps import champions, checking, rollbacks, scoring, training
+from esteira.steps.rollbacks import Asked
+from esteira.store import lake, ledger, outbox, runs
+from esteira.store.memory import MemoryLake
+from esteira.store.memory_tracking import MemoryTracking
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.simulation import world
+from tests.simulation.world import TRAINED, Source, Stepping
+
+# What a person, or a task that is run again later, may be told.
+TOLD = (NoChampion, PromotionRefused, Refused, DataError, Superseded, Unaccounted)
+Task = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A model that has lived for a while: where a history begins."""
+
+    lake: MemoryLake
+    registry: MemoryTracking
+    source: Source
+    level: float
+
+
+@lru_cache(maxsize=1)
+def model() -> ModelSpec:
+    """The model, and a state folder of this process's own."""
+    logging.disable(logging.CRITICAL)
+    os.environ["ESTEIRA_HOME"] = tempfile.mkdtemp(prefix="esteira-simulation-")
+    return world.write(Path(os.environ["ESTEIRA_HOME"]) / "models")
+
+
+@lru_cache(maxsize=1)
+def pasts() -> dict[str, Past]:
+    """The pasts by name, made once for a process."""
+    spec = model()
+    world.NOW = Source()
+    first = Past(MemoryLake(), MemoryTracking(), world.NOW, 1.0)
+    with lake.using(first.lake), runs.using(first.registry), world.ticking():
+        steps.train(spec, TRAINED, "first")
+    found = {"the first champion serves": first}
+
+    def lived(name: str, begin: str, *, level: float = 1.0, days: int = 6, then: str = "") -> None:
+        life = Life()
+        life.live(found[begin])
+        life.the_world_changes(level)
+        life.days_come(days, False, False, ("once",), ("once",))
+        if then == "promoted":
+            life.promote(3, ("once",))
+        if then == "checked":
+            life.check(0, ("once",))
+        life.stack.close()
+        found[name] = Past(life.lake.inner, life.registry, world.NOW, level)
+
+    lived("the second replaced days of the first", "the first champion serves", then="promoted")
+    lived("the world has changed", "the first champion serves", level=3.0, days=8)
+    lived("a check has promoted", "the world has changed", level=3.0, then="checked")
+    lived("nothing explains it any more", "the first champion serves", level=0.0, days=8)
+    lived("a third replaced days of the second", "a check has promoted", level=3.0, then="promoted")
+    return found
+
+
+PASTS = [
+    "the first champion serves",
+    "the second replaced days of the first",
+    "the world has changed",
+    "a check has promoted",
+    "nothing explains it any more",
+    "a third replaced days of the second",
+]
+OFFSETS = st.integers(0, 5)
+HOWS = st.one_of(
+    st.just(("once",)),
+    st.just(("once",)),
+    st.just(("twice",)),
+    st.tuples(st.just("dies"), st.integers(0, 60)),
+)
+
+
+class Life(RuleBasedStateMachine):
+    """A model's life. Every rule may be a task that is run, run twice, or dies at a read or write and is run again later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+
+    @initialize(past=st.sampled_from(PASTS))
+    def begin(self, past: str) -> None:
+        self.live(pasts()[past])
+
+    def live(self, past: Past) -> None:
+        """Go on from a past."""
+        self.spec = model()
+        world.NOW = deepcopy(past.source)
+        self.level = past.level
+        self.lake = Stepping(world.copied(past.lake))
+        self.registry = deepcopy(past.registry)
+        self.stack.enter_context(world.ticking())
+        self.stack.enter_context(lake.using(self.lake))
+        self.stack.enter_context(runs.using(self.registry))
+        ledger._folded.clear()
+        self.dead: list[Task] = []
+        self.served = pd.DataFrame()
+        self.marks: dict[date, int | None] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "spec"):
+            self.settle()
+        self.stack.close()
+
+    # ------------------------------------------------------------------------------------------------ how a task is run
+
+    def do(self, task: Task, how: tuple[object, ...]) -> None:
+        if how[0] == "dies":
+            try:
+                died = world.dying(self.lake, int(str(how[1])), task)
+            except TOLD:
+                return
+            if died:
+                self.dead.append(task)
+            return
+        for _ in range(2 if how[0] == "twice" else 1):
+            self.told(task)
+
+    def told(self, task: Task) -> None:
+        with suppress(TOLD):
+            task()
+
+    def day(self, back: int) -> date:
+        return max(world.NOW.today - timedelta(days=back), TRAINED + timedelta(days=1))
+
+    # -------------------------------------------------------------------------------------------------------- the tasks
+
+    def score_days(self, days: list[date], run: str) -> None:
+        steps.extract(self.spec, days, "keep")
+        steps.validate(self.spec, days)
+        steps.features(self.spec, days)
+        steps.score(self.spec, days, run)
+        steps.publish(self.spec, days, run)
+
+    def check_day(self, day: date) -> None:
+        found = checking.check(self.spec, day, keep_notebook=False)
+        failed = found.verdict.decision is Decision.RETRAIN and Outcome.RECOVERS not in found.outcomes
+        now = ledger.champion(self.spec, day)
+        if failed and found.warning is None and now is not None:
+            raise AssertionError(f"the loop of {day} failed, and nobody is warned")
+
+    # -------------------------------------------------------------------------------------------------------- the rules
+
+    @rule(level=st.sampled_from([1.0, 3.0, 0.3, 0.0]))
+    def the_world_changes(self, level: float) -> None:
+        """From now on amounts are of another size, or of none that anything explains."""
+        self.level = level
+
+    @rule(count=st.integers(3, 8), late=st.booleans(), checked=st.booleans(), how=HOWS, how_checked=HOWS)
+    def days_come(
+        self, count: int, late: bool, checked: bool, how: tuple[object, ...], how_checked: tuple[object, ...]
+    ) -> None:
+        """Days are over, and scored as one range; a check may follow."""
+        new = [world.NOW.today + timedelta(days=n) for n in range(1, count + 1)]
+        for day in new:
+            world.NOW.level[day] = self.level
+            if late:
+                world.NOW.late.add((day, 3))
+        world.NOW.today = new[-1]
+        self.do(lambda: self.score_days(new, f"score/{new[0]}"), how)
+        if checked:
+            self.do(lambda: self.check_day(new[-1]), how_checked)
+
+    @rule(back=st.sampled_from([None, 1, 3]), how=HOWS)
+    def promote(self, back: int | None, how: tuple[object, ...]) -> None:
+        """A version is trained on what there is, and promoted, from a day of the past on or not."""
+        day, since = world.NOW.today, None if back is None else self.day(back)
+        now = ledger.champion(self.spec)
+        assert now is not None
+        number = len(runs.versions(self.spec))
+        self.do(lambda: self.promote_of(day, now.version, since, f"by hand/{day}/{number}"), how)
+
+    def promote_of(self, day: date, measured: int, since: date | None, run: str) -> None:
+        version = training.retrained(self.spec, day, run)
+        champions.make_champion(self.spec, version, day, measured=measured, why="x", by=run, replaces_from=since)
+        scoring.reconcile(self.spec, run)
+
+    @rule(back=OFFSETS, how=HOWS)
+    def score_again(self, back: int, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        self.do(lambda: self.score_days([day], f"again/{day}"), how)
+
+    @rule(back=OFFSETS, how=HOWS)
+    def late_rows_come(self, back: int, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        world.NOW.late.discard((day, 3))
+        self.do(lambda: scoring.requeue(self.spec, [day], f"requeue/{day}"), how)
+
+    @rule(back=OFFSETS, number=st.integers(0, 3), value=st.floats(1, 100), how=HOWS)
+    def a_label_is_corrected(self, back: int, number: int, value: float, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        world.NOW.corrected[day, number] = value
+        self.do(lambda: scoring.requeue(self.spec, [day], f"corrected/{day}"), how)
+
+    @rule(back=st.sampled_from([0, 0, 0, 1, 2]), how=HOWS)
+    def check(self, back: int, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        self.do(lambda: self.check_day(day), how)
+
+    @rule(how=HOWS)
+    def train(self, how: tuple[object, ...]) -> None:
+        day = world.NOW.today
+        self.do(lambda: training.train(self.spec, day, f"train/{day}"), how)
+
+    @rule(to=st.sampled_from([None, None, 1, 2, 3]), back=st.sampled_from([None, None, 0, 2]), how=HOWS)
+    def roll_back(self, to: int | None, back: int | None, how: tuple[object, ...]) -> None:
+        asked = Asked(by="ana", to=to, first_day=None if back is None else self.day(back))
+        self.do(lambda: rollbacks.perform(self.spec, asked), how)
+
+    @rule(how=HOWS)
+    def undo(self, how: tuple[object, ...]) -> None:
+        self.do(lambda: rollbacks.perform(self.spec, Asked(by="ana", undo=True)), how)
+
+    @rule(back=OFFSETS, version=st.integers(1, 3), how=HOWS)
+    def choose_by_hand(self, back: int, version: int, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        if all(each.number != version for each in runs.versions(self.spec)):
+            return
+        self.do(lambda: scoring.score(self.spec, [day], f"hand/{day}", version), how)
+
+    @rule(back=OFFSETS, how=HOWS)
+    def let_go(self, back: int, how: tuple[object, ...]) -> None:
+        day = self.day(back)
+        self.do(lambda: scoring.score(self.spec, [day], f"let go/{day}", champion=True), how)
+
+    @rule(how=HOWS)
+    def reconcile(self, how: tuple[object, ...]) -> None:
+        self.do(lambda: scoring.reconcile(self.spec, "reconcile"), how)
+
+    @rule(answer=st.sampled_from(["takes", "is down", "refuses", "is silent"]), how=HOWS)
+    def mails_are_sent(self, answer: str, how: tuple[object, ...]) -> None:
+        self.do(lambda: delivery.deliver(self.spec, 0, SERVERS[answer], sender="a@b"), how)
+
+    @rule(which=st.integers(0, 9))
+    def a_dead_task_runs_again(self, which: int) -> None:
+        if self.dead:
+            self.told(self.dead.pop(which % len(self.dead)))
+
+    @rule(
+        which=st.tuples(*[st.integers(0, 5)] * 2),
+        back=OFFSETS,
+        turns=st.lists(st.one_of(st.integers(0, 90), st.just(999)), min_size=1, max_size=4),
+    )
+    def two_meet(self, which: tuple[int, int], back: int, turns: list[int]) -> None:
+        """Two tasks are at work at once: after so many reads and writes of one it is the other's turn."""
+        day, today = self.day(back), world.NOW.today
+        choices: list[Task] = [
+            lambda: self.score_days([day], f"meets/{day}"),
+            lambda: self.check_day(today),
+            lambda: rollbacks.perform(self.spec, Asked(by="bob")),
+            lambda: scoring.reconcile(self.spec, "meets"),
+            lambda: rollbacks.perform(self.spec, Asked(by="bob", undo=True)),
+            lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", 1),
+        ]
+        one, other = (choices[each] for each in which)
+        world.meeting(self.lake, (lambda: self.told(one), lambda: self.told(other)), world.after_each(turns))
+
+    # --------------------------------------------------------------------------------------------------- what must hold
+
+    @invariant()
+    def what_was_served_stays(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        now = lake.read("served", self.spec.name)
+        if len(self.served):
+            key = ["day", "id"]
+            before = self.served.sort_values(key, ignore_index=True)
+            kept = now.merge(before[key], on=key).sort_values(key, ignore_index=True)
+            pd.testing.assert_frame_equal(kept[before.columns], before)
+        self.served = now
+
+    @invariant()
+    def what_is_newer_is_not_written_over(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        now = lake.marks("predictions", self.spec.name, lake.days_of("predictions", self.spec.name))
+        assert all((now.get(day) or 0) >= (mark or 0) for day, mark in self.marks.items() if day in now)
+        self.marks = now
+
+    @invariant()
+    def numbers_have_no_gap(self) -> None:
+        if hasattr(self, "spec"):
+            numbers = [each.number for each in ledger.state(self.spec).numbered]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+    @invariant()
+    def each_warning_has_its_mail(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
+        assert len(queued) == len(set(queued))
+        warned = [each.id for each in ledger.state(self.spec).others if isinstance(each, Warned)]
+        assert len(warned) == len(set(warned))
+        assert {f"queued:{each}" for each in warned} <= set(queued)
+
+    def settle(self) -> None:
+        """All that died runs again, and what is hourly comes: then everything is as the ledger says."""
+        self.lake.ask = lambda: None
+        for task in self.dead:
+            self.told(task)
+        scoring.reconcile(self.spec, "settle")
+        again = scoring.reconcile(self.spec, "settle")
+        assert again.days == (), "what was reconciled is reconciled"
+        self._predictions_are_published(again)
+        self._rows_are_accounted_for()
+        self._mails_have_a_fate()
+        champion = ledger.champion(self.spec)
+        assert champion is not None
+        assert runs.aliases(self.spec)["champion"] == champion.version
+
+    def _predictions_are_published(self, done: scoring.Reconciled) -> None:
+        known = ledger.state(self.spec)
+        rows = lake.read("predictions", self.spec.name, columns=["day", "version"])
+        for moment, part in rows.groupby("day") if len(rows) else ():
+            day = moment.date()
+            if day not in done.kept:
+                assert set(part["version"]) == {known.published(day).version}, f"predictions of {day}"
+
+    def _rows_are_accounted_for(self) -> None:
+        every = days_between(TRAINED + timedelta(days=1), world.NOW.today)
+        if every:
+            self.told(lambda: self.score_days(every, "settle"))
+            steps.accounted(self.spec, every)
+            served = lake.read("served", self.spec.name)
+            predicted = lake.read("predictions", self.spec.name)
+            assert set(zip(predicted["day"], predicted["id"], strict=False)) <= set(
+                zip(served["day"], served["id"], strict=False)
+            )
+
+    def _mails_have_a_fate(self) -> None:
+        names = {each.removeprefix("queued:") for each in ledger.rows(self.spec, ["id"], to_state="queued")["id"]}
+        waiting = {outbox.name_of(self.spec, each.mail) for each in outbox.waiting(self.spec)}
+        rows = ledger.rows(self.spec, ["id", "to_state"])
+        ended = list(rows.loc[rows["to_state"].isin(["delivered", "refused", "lost"]), "id"])
+        assert names == waiting | {each.partition(":")[2].rpartition("/")[0] for each in ended}
+
+
+def _refuses(mail: EmailMessage, receiver: str) -> None:
+    raise delivery.Refused("550 no such user")
+
+
+def _is_down(mail: EmailMessage, receiver: str) -> None:
+    raise delivery.Unreachable("nobody listens")
+
+
+def _is_silent(mail: EmailMessage, receiver: str) -> None:
+    raise delivery.Unknown("no answer")
+
+
+SERVERS: dict[str, delivery.Send] = {
+    "takes": lambda mail, receiver: None,
+    "is down": _is_down,
+    "refuses": _refuses,
+    "is silent": _is_silent,
+}
+
+
+def check_many(number: int, count: int) -> int:
+    """Live through so many histories that follow from a seed; returns how many."""
+    options = settings(
+        max_examples=count,
+        stateful_step_count=15,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    run_state_machine_as_test(seed(number)(Life), settings=options)
+    return count
+
+
+def main() -> None:
+    """Live through as many histories as asked for, on two processes."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    began, size = time.monotonic(), 25
+    parts = range(0, count, size)
+    with ProcessPoolExecutor(2) as pool:
+        found = sum(pool.map(check_many, parts, [min(size, count - at) for at in parts]))
+    print(f"{found:,} histories over the steps: every rule held, in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
