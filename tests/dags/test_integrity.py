@@ -244,14 +244,14 @@ def test_a_model_that_takes_too_long_stops_no_other(dag_bag, tmp_path: Path, mon
 
     for name in ("eager", "slow", "zealous"):
         models.write(tmp_path, name)
-    real = building.load
+    real = building.load_cached
 
     def load(path: Path):
         while path.parent.name == "slow":  # for ever, were there no budget
             sum(range(1000))
         return real(path)
 
-    monkeypatch.setattr(building, "load", load)
+    monkeypatch.setattr(building, "load_cached", load)
     monkeypatch.setattr(building, "BUDGET", 0.3)
     bag = dag_bag(tmp_path)
     assert {name for name in bag.dags if not name.startswith("esteira_")} == {
