@@ -106,10 +106,14 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def _read(path: Path, text: str) -> _Document:
     try:
         _require_bounded(path, text)
-        node = yaml.compose(text, Loader=LOADER)
-        lines: dict[tuple[Hashable, ...], int] = {}
-        _walk(node, (), lines, path)
-        return _Document(yaml.load(text, Loader=LOADER), lines)  # noqa: S506  # LOADER is a safe one
+        loader = LOADER(text)
+        try:
+            node = loader.get_single_node()
+            lines: dict[tuple[Hashable, ...], int] = {}
+            _walk(node, (), lines, path)
+            return _Document(loader.construct_document(node) if node else None, lines)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
