@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -326,13 +327,14 @@ def test_dags_that_airflow_refuses_are_shown_and_the_others_stay(
 
 
 def in_a_process_of_its_own(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=True,
-    )
+    with tempfile.TemporaryDirectory() as home:  # the specs are cached in it
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "ESTEIRA_HOME": home, **environment},
+            check=True,
+        )
     return done.stdout.strip().splitlines()[-1]
 
 
