@@ -262,6 +262,13 @@ def test_what_json_holds_keeps_its_type(value: str, tmp_path: Path) -> None:
     assert (type(found), repr(found)) == (type(expected), repr(expected))
 
 
+def test_what_aliases_make_large_is_not_cached(tmp_path: Path) -> None:
+    repeated = ", ".join(["*long"] * 10_000)
+    path = write(tmp_path, MINIMAL.replace("Ridge}", f"Ridge, params: {{a: &long {'x' * 100_000}, b: [{repeated}]}}}}"))
+    assert load_cached(path) == load(path)  # a gigabyte, were it written out
+    assert entries() == []
+
+
 def test_a_day_is_a_day(tmp_path: Path) -> None:
     path = write(tmp_path, TEXTS["days"])
     load_cached(path)

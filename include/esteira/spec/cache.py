@@ -32,6 +32,7 @@ from esteira.settings import settings
 log = logging.getLogger(__name__)
 
 DAY = "$day"  # the key under which JSON, which has no dates, holds one
+MOST = 2**19  # characters: a file has at most half of them, but an alias may repeat what is long thousands of times
 YOUNG = 86_400  # seconds; another process, with other folders of models, may still need what is not older
 
 
@@ -61,8 +62,10 @@ def read(path: Path, text: str) -> Entry | None:
 
 
 def write(path: Path, text: str, entry: Entry) -> None:
-    """Keep the entry, unless JSON can't hold it as it is, or the folder can't be written."""
+    """Keep the entry, unless it is large, JSON can't hold it as it is, or the folder can't be written."""
     try:
+        if _characters(entry.document) > MOST:
+            return
         body = json.dumps({"document": entry.document, "functions": entry.functions}, default=_dated, allow_nan=False)
         if not _same(json.loads(body, object_hook=_day_of)["document"], entry.document):
             return
@@ -126,6 +129,15 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return one == other
+
+
+def _characters(value: object) -> int:
+    """About how long a document is in JSON, without making it."""
+    if isinstance(value, dict):
+        return sum(len(key) + _characters(item) for key, item in value.items())
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str) else len(repr(value))
 
 
 def _replace(path: Path, text: str) -> None:
