@@ -1,8 +1,9 @@
 """How long Airflow takes to parse the DAGs of many models, beside the same DAGs written without Esteira (bare.py).
 
 Each figure is of a process of its own, as Airflow's DAG processor parses: Airflow itself is imported already, the rest is
-imported as it is needed. Seconds are of the processor, which others on the machine do not change. A round is the bare DAGs, then Esteira's without a cache of specs (cold), then again with the one that
-this has written (warm); a ratio is of one round, and the median of the rounds is printed.
+imported as it is needed. Seconds are of the processor, which others on the machine change little. A round is the bare
+DAGs, then Esteira's without a cache of specs (cold), then again with the one that this has written (warm). A ratio is of
+one round, and the median of the rounds is printed.
 """
 
 from __future__ import annotations
