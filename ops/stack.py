@@ -42,7 +42,18 @@ RUNNING = (
 )
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
-    *("admin-password", "airflow-users.json", "secrets.json", f"{RUNNING}*", "airflow", "demo", "lake", "logs", "mail"),
+    *(
+        "admin-password",
+        "airflow-users.json",
+        "secrets.json",
+        f"{RUNNING}*",
+        "airflow",
+        "cache",
+        "demo",
+        "lake",
+        "logs",
+        "mail",
+    ),
     *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "train-*.lock"),
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )

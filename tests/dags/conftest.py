@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,12 @@ def airflow_db() -> None:
 
 
 @pytest.fixture
-def dag_bag(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+def dag_bag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., object]:
     """Parse the DAG files of the project, with the models of the folders given."""
 
     def parse(*folders: Path):
+        if "ESTEIRA_HOME" not in os.environ:  # the specs are cached in it
+            monkeypatch.setenv("ESTEIRA_HOME", str(tmp_path / "state"))
         if folders:
             monkeypatch.setenv("ESTEIRA_MODELS", ":".join(map(str, folders)))
         with warnings.catch_warnings():

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -244,14 +245,14 @@ def test_a_model_that_takes_too_long_stops_no_other(dag_bag, tmp_path: Path, mon
 
     for name in ("eager", "slow", "zealous"):
         models.write(tmp_path, name)
-    real = building.load
+    real = building.load_cached
 
     def load(path: Path):
         while path.parent.name == "slow":  # for ever, were there no budget
             sum(range(1000))
         return real(path)
 
-    monkeypatch.setattr(building, "load", load)
+    monkeypatch.setattr(building, "load_cached", load)
     monkeypatch.setattr(building, "BUDGET", 0.3)
     bag = dag_bag(tmp_path)
     assert {name for name in bag.dags if not name.startswith("esteira_")} == {
@@ -326,13 +327,14 @@ def test_dags_that_airflow_refuses_are_shown_and_the_others_stay(
 
 
 def in_a_process_of_its_own(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=True,
-    )
+    with tempfile.TemporaryDirectory() as home:  # the specs are cached in it
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "ESTEIRA_HOME": home, **environment},
+            check=True,
+        )
     return done.stdout.strip().splitlines()[-1]
 
 

@@ -66,7 +66,7 @@ def _is_valid(path: Path, every: list[Path], with_data: bool, day: date | None) 
     from esteira.learning import pipelines
 
     try:
-        specs.require_one(path, every)
+        specs.require_one(path, specs.by_name(every))
         spec = specs.load(path)
         pipelines.check_candidates(spec)
         sizes = counted(len(spec.features.all), "feature"), counted(len(spec.train.candidates), "candidate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from esteira.dags.score import score_dag
 from esteira.dags.timeouts import within
 from esteira.dags.train import train_dag
 from esteira.errors import SpecError, TooSlow
-from esteira.spec import ModelSpec, load, model_files, require_one
+from esteira.spec import ModelSpec, by_name, load_cached, model_files, prune, require_one
 from esteira.text import printable
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,14 @@ def build() -> dict[str, DAG]:
     asked = get_parsing_context().dag_id
     dags: dict[str, DAG] = {}
     files, budget = model_files(), Budget()
+    named = by_name(files)
     for path in files:
         name = path.parent.name
         kinds = [kind for kind in KINDS if asked in (None, f"{name}_{kind}")]
         if not kinds:
             continue
         try:
-            spec = loaded(path, files, budget)
+            spec = loaded(path, named, budget)
         except Exception as error:  # whatever it is: dags/broken_models.py shows it, and the other models' DAGs stay
             log.error("%s", error)
             continue
@@ -72,11 +73,11 @@ class Budget:
             raise
 
 
-def loaded(path: Path, files: list[Path], budget: Budget) -> ModelSpec:
+def loaded(path: Path, named: Mapping[str, list[Path]], budget: Budget) -> ModelSpec:
     """The model of one of the files, read in bounded time. Raises SpecError, or TooSlow."""
-    require_one(path, files)
+    require_one(path, named)
     with budget.of(f"{path}: to read it"):
-        return load(path)
+        return load_cached(path)
 
 
 def _broken(name: str, error: Exception) -> DAG:
@@ -93,9 +94,11 @@ def raise_broken() -> None:
     if get_parsing_context().dag_id:
         return
     mistakes, files, budget = [], model_files(), Budget()
+    prune(files)
+    named = by_name(files)
     for path in files:
         try:
-            loaded(path, files, budget)
+            loaded(path, named, budget)
         except SpecError as error:
             mistakes.append(str(error))
         except Exception as error:  # not a mistake that load() knows: shown all the same, with its kind

@@ -105,21 +105,27 @@ def start_of(spec: ModelSpec, day: date | None) -> datetime | None:
     return datetime.combine(day, datetime.min.time(), tzinfo=ZoneInfo(spec.time.timezone)) if day else None
 
 
+class Schema(dict[str, Any]):
+    """What a field takes. Nobody changes it, so it is shared by the copies of a DAG's params, of which Airflow makes four a task."""
+
+    def __deepcopy__(self, _: object) -> Schema:
+        return self
+
+
+def field(default: object, about: str | None = None, **schema: Any) -> Param:
+    """A field of the form with which a run is started by hand."""
+    return Param(default, description=about, schema=Schema(schema))
+
+
 def day_field(spec: ModelSpec, title: str, about: str) -> Param:
     """A field for a day that has begun in the model's time zone; a later one is refused in the form."""
-    return Param(
-        None,
-        type=["null", "string"],
-        format="date",
-        allOf=[{"format": until_today(spec.time.timezone)}],
-        title=title,
-        description=about,
-    )
+    begun = [{"format": until_today(spec.time.timezone)}]
+    return field(None, about, type=["null", "string"], format="date", allOf=begun, title=title)
 
 
 def number_field(title: str, about: str, least: int = 1, most: int = LARGEST) -> Param:
     """A field for a whole number, that may be left empty."""
-    return Param(None, type=["null", "integer"], minimum=least, maximum=most, title=title, description=about)
+    return field(None, about, type=["null", "integer"], minimum=least, maximum=most, title=title)
 
 
 def context_of_run() -> tuple[Mapping[str, Any], str, str | None]:

@@ -22,7 +22,7 @@ from esteira.dags.common import LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach
 from esteira.settings import settings
-from esteira.spec import CENTURY, ModelSpec, model_files
+from esteira.spec import CENTURY, ModelSpec, by_name, model_files
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,10 @@ def operations() -> dict[str, DAG]:
     if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox", "esteira_reconcile"):
         return {}
     specs, files, budget = [], model_files(), Budget()
+    named = by_name(files)
     for path in files:
         try:
-            specs.append(loaded(path, files, budget))
+            specs.append(loaded(path, named, budget))
         except Exception as error:  # dags/broken_models.py shows it
             log.error("%s", error)
     return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs), _reconcile_dag(specs))}

@@ -28,6 +28,7 @@ from esteira.dags.common import (
     context_of_run,
     dag_of,
     day_field,
+    field,
     number_field,
     past_day,
     predictions_asset,
@@ -76,18 +77,18 @@ def _fields(spec: ModelSpec) -> dict[str, Param]:
         "day": day_field(spec, "Day", "The day to score; empty: the run's partition, or yesterday."),
         "last_day": day_field(spec, "Last day", "For a range: the last day to score, included."),
         "version": number_field("Version", "Score with this version in place of the champion."),
-        "check": Param(
+        "check": field(
             True,
+            "Let a check follow: of the day, or of the last day of a range, whose every whole window it measures "
+            "(a run of a partition always does).",
             type="boolean",
             title="Check",
-            description="Let a check follow: of the day, or of the last day of a range, whose every whole window it measures "
-            "(a run of a partition always does).",
         ),
-        "allow_empty": Param(
+        "allow_empty": field(
             False,
+            "Take it that days that had rows have none any more. Otherwise the run fails, and nothing is replaced.",
             type="boolean",
             title="Allow empty days",
-            description="Take it that days that had rows have none any more. Otherwise the run fails, and nothing is replaced.",
         ),
     }
 

@@ -13,7 +13,18 @@ from airflow.sdk import (
     task,
 )
 
-from esteira.dags.common import LATE, LOOKS, WAITING, context_of_run, dag_of, day_field, number_field, run_day, start_of
+from esteira.dags.common import (
+    LATE,
+    LOOKS,
+    WAITING,
+    context_of_run,
+    dag_of,
+    day_field,
+    field,
+    number_field,
+    run_day,
+    start_of,
+)
 from esteira.spec import CENTURY, ModelSpec
 
 
@@ -48,15 +59,15 @@ def _fields(spec: ModelSpec, names: list[str]) -> dict[str, Param]:
     return {
         "day": day_field(spec, "As-of day", "Train as if this day had just ended; empty: yesterday."),
         "window": number_field("Window", f"Days to train on; empty: {spec.train.window}.", 7, CENTURY),
-        "candidates": Param(
+        "candidates": field(
             names, type="array", examples=names, items={"type": "string", "enum": names}, title="Candidates"
         ),
-        "promote": Param(True, type="boolean", title="Promote", description="Promote the new version if it is better."),
-        "again": Param(
+        "promote": field(True, "Promote the new version if it is better.", type="boolean", title="Promote"),
+        "again": field(
             False,
+            "Register a second version even where one of the same day, model.yaml and data is there.",
             type="boolean",
             title="Again",
-            description="Register a second version even where one of the same day, model.yaml and data is there.",
         ),
     }
 

@@ -1,8 +1,9 @@
 """The contract: one model.yaml, read once into a frozen ModelSpec; every mistake is named with its line and its mend."""
 
+from esteira.spec.cache import prune
 from esteira.spec.model import ModelSpec
 from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
-from esteira.spec.reading import digest, find, json_schema, load, model_files, require_one
+from esteira.spec.reading import by_name, digest, find, json_schema, load, load_cached, model_files, require_one
 from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
 from esteira.spec.words import (
     CENTURY,
@@ -26,12 +27,15 @@ __all__ = [
     "Recipe",
     "Source",
     "SqlSource",
+    "by_name",
     "canonical",
     "digest",
     "find",
     "json_schema",
     "load",
+    "load_cached",
     "model_files",
     "nearest",
+    "prune",
     "require_one",
 ]

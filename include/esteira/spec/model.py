@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +29,10 @@ from esteira.spec.words import (
     mistake,
     nearest,
 )
+
+# Of each .py file that was looked into: the digest of its bytes, and the names of its functions. It is the context of a
+# validation, which adds to it.
+Functions = dict[str, tuple[str, list[str]]]
 
 
 class ModelSpec(Block):
@@ -154,11 +159,11 @@ class ModelSpec(Block):
         return self
 
     @model_validator(mode="after")
-    def _metrics_agree(self) -> Self:
+    def _metrics_agree(self, info: ValidationInfo) -> Self:
         for where, limits in (("check", self.check.metrics), ("train", self.train.accept or {})):
             part = "metrics" if where == "check" else "accept"
             for name, limit in limits.items():
-                self._check_metric((where, part, name), name, limit)
+                self._check_metric((where, part, name), name, limit, info.context)
         for column, limits in self.check.segments.items():
             kinds = (*self.features.categorical, *self.features.boolean)
             if column not in kinds:
@@ -177,7 +182,7 @@ class ModelSpec(Block):
                     column,
                 )
             for name, limit in limits.items():
-                self._check_metric(("check", "segments", column, name), name, limit)
+                self._check_metric(("check", "segments", column, name), name, limit, info.context)
         return self
 
     @model_validator(mode="after")
@@ -210,9 +215,9 @@ class ModelSpec(Block):
             changes["features"] = self.features.only(recipe.features)
         return self.model_copy(update=changes)
 
-    def _check_metric(self, keys: tuple[str, ...], name: str, limit: Limit) -> None:
+    def _check_metric(self, keys: tuple[str, ...], name: str, limit: Limit, functions: Functions | None) -> None:
         if "." in name:
-            _check_function(self.folder, name, keys)
+            _check_function(self.folder, name, keys, functions)
             if (limit.min is None) == (limit.max is None):
                 raise mistake(
                     f"{name} is your own: give min where higher is better, max where lower is, not both", *keys
@@ -241,9 +246,9 @@ class ModelSpec(Block):
     def _code_exists(self, info: ValidationInfo) -> Self:
         for keys, source in (("source",), self.source), (("labels", "source"), self.labels and self.labels.source):
             if isinstance(source, PythonSource):
-                _check_function(self.folder, source.function, (*keys, "function"))
+                _check_function(self.folder, source.function, (*keys, "function"), info.context)
         if self.has_features_code:
-            _check_function(self.folder, "features.build", ("features",))
+            _check_function(self.folder, "features.build", ("features",), info.context)
         return self
 
 
@@ -252,7 +257,7 @@ def _listed(metrics: list[str]) -> str:
     return ", ".join(names if len(names) == len(metrics) else [*names, "pinball_01 to pinball_99"])
 
 
-def _check_function(folder: Path, dotted: str, keys: tuple[str, ...]) -> None:
+def _check_function(folder: Path, dotted: str, keys: tuple[str, ...], functions: Functions | None) -> None:
     module, _, function = dotted.partition(".")
     path = folder / f"{module}.py"
     if not path.is_file():
@@ -261,9 +266,18 @@ def _check_function(folder: Path, dotted: str, keys: tuple[str, ...]) -> None:
             f"{path.name} is not in the model's folder; found: {found or 'no .py file'}{nearest(module, found)}", *keys
         )
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = _functions_of(path, {} if functions is None else functions)
     except SyntaxError as error:
         raise mistake(f"{path.name}, line {error.lineno}: {error.msg}", *keys) from None
-    found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in found:
         raise mistake(f"{path.name} has no function {function!r}; it has: {found}{nearest(function, found)}", *keys)
+
+
+def _functions_of(path: Path, known: Functions) -> list[str]:
+    """The functions that a .py file defines, parsed only where its bytes are not those that are known."""
+    code = path.read_bytes()
+    digest = hashlib.sha256(code).hexdigest()
+    if path.name not in known or known[path.name][0] != digest:
+        tree = ast.parse(code.decode())
+        known[path.name] = digest, [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return known[path.name][1]

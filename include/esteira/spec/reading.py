@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from pydantic_core import ErrorDetails
 
 from esteira.errors import SpecError
 from esteira.settings import settings
-from esteira.spec.model import ModelSpec
+from esteira.spec import cache
+from esteira.spec.model import Functions, ModelSpec
+from esteira.spec.rows import SqlSource
 from esteira.spec.words import nearest
 
 # What a model.yaml may be at most. Every model of a team is a few kilobytes; beyond this a file is a mistake, or an attack on
@@ -100,14 +103,17 @@ def _require_bounded(path: Path, text: str) -> None:
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _read(path: Path) -> _Document:
-    text = _text(path)
+def _read(path: Path, text: str) -> _Document:
     try:
         _require_bounded(path, text)
-        node = yaml.compose(text, Loader=LOADER)
-        lines: dict[tuple[Hashable, ...], int] = {}
-        _walk(node, (), lines, path)
-        return _Document(yaml.load(text, Loader=LOADER), lines)  # noqa: S506  # LOADER is a safe one
+        loader = LOADER(text)
+        try:
+            node = loader.get_single_node()
+            lines: dict[tuple[Hashable, ...], int] = {}
+            _walk(node, (), lines, path)
+            return _Document(loader.construct_document(node) if node else None, lines)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
@@ -151,7 +157,39 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> ModelSpec:
 
     What came from the environment may be a secret: an error shows its name in place of it.
     """
-    document, variables, filled = _read(path), os.environ if environment is None else environment, dict[str, str]()
+    return _spec(path, _read(path, _text(path)), os.environ if environment is None else environment, {})
+
+
+def load_cached(path: Path) -> ModelSpec:
+    """The model as load() reads it; its YAML and its code are parsed only where they are not in the cache of spec/cache.py."""
+    text = _text(path)
+    entry, functions = cache.read(path, text), Functions()
+    if entry:
+        functions |= entry.functions
+        with suppress(SpecError):  # as where a variable is gone; it is said below, with the line, which no entry has
+            spec = _spec(path, _Document(entry.document, {}), os.environ, functions)
+            if functions != entry.functions:
+                cache.write(path, text, cache.Entry(entry.document, functions))
+            return spec
+    document = _read(path, text)
+    functions.clear()
+    spec = _spec(path, document, os.environ, functions)
+    if not _holds_a_secret(spec, document.data):
+        cache.write(path, text, cache.Entry(document.data, functions))
+    return spec
+
+
+def _holds_a_secret(spec: ModelSpec, data: Mapping[str, Any]) -> bool:
+    """Whether a database's URL stands in the model.yaml itself, of which there shall be no second copy."""
+    given = [(spec.source, data["source"])] + ([(spec.labels.source, data["labels"]["source"])] if spec.labels else [])
+    return any(
+        isinstance(source, SqlSource) and not re.fullmatch(r"(\$\{\w+\})+", block["url"]) for source, block in given
+    )
+
+
+def _spec(path: Path, document: _Document, variables: Mapping[str, str], functions: Functions) -> ModelSpec:
+    """The model that a document declares. `functions` are those of its .py files, as far as known; it is added to."""
+    filled: dict[str, str] = {}
 
     def fail(at: tuple[Hashable, ...], message: str) -> SpecError:
         for value, name in filled.items():
@@ -175,7 +213,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> ModelSpec:
         raise fail(("folder",), f"unknown key 'folder'; allowed: {', '.join(ModelSpec.known_keys())}")
     data = _fill(document.data, fill)
     try:
-        spec = ModelSpec.model_validate({**data, "folder": path.parent})
+        spec = ModelSpec.model_validate({**data, "folder": path.parent}, context=functions)
     except ValidationError as error:
         mistakes = dict.fromkeys(str(fail(*_explain(detail))) for detail in error.errors())
         raise SpecError("\n".join(mistakes)) from None
@@ -217,24 +255,34 @@ def model_files() -> list[Path]:
     return sorted(folder / "model.yaml" for folder in folders_of if os.path.lexists(folder / "model.yaml"))
 
 
-def require_one(path: Path, files: list[Path]) -> None:
+def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """The files, by the name of the model that each declares."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(path.parent.name, []).append(path)
+    return found
+
+
+def require_one(path: Path, named: Mapping[str, list[Path]]) -> None:
     """Raise SpecError where another of the files declares a model of the same name: which one is meant, nobody can tell."""
-    others = [other for other in files if other.parent.name == path.parent.name and other.absolute() != path.absolute()]
+    name = path.parent.name
+    alike = named.get(name, [])
+    others = [other for other in alike if other.absolute() != path.absolute()] if len(alike) > 1 else []
     if others:
         raise SpecError(
-            f"{path}: the model {path.parent.name!r} is declared a second time, in {', '.join(map(str, others))}; rename one "
+            f"{path}: the model {name!r} is declared a second time, in {', '.join(map(str, others))}; rename one "
             "of the folders (and its name:), or take one of the folders out of ESTEIRA_MODELS"
         )
 
 
 def find(name: str) -> ModelSpec:
     """The model called `name`. Raises SpecError with the nearest name there is, or where two files declare it."""
-    files = model_files()
-    named = {path.parent.name: path for path in files}
+    named = by_name(model_files())
     if name not in named:
         raise SpecError(f"no model {name!r}; there are: {', '.join(named) or 'none'}{nearest(name, list(named))}")
-    require_one(named[name], files)
-    return load(named[name])
+    path = named[name][-1]
+    require_one(path, named)
+    return load(path)
 
 
 def digest(spec: ModelSpec) -> str:
