@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import smtplib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 from airflow.sdk import get_current_context
@@ -16,79 +18,96 @@ from esteira.spec import ModelSpec
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
+    from esteira.notify.delivery import Send
     from esteira.store.outbox import Mail
 
 
 log = logging.getLogger(__name__)
 
 SMTP = "smtp_default"
-PATIENCE = 60.0  # seconds that a server may take to answer once it has a mail
-PERMANENT = 500  # answers of a mail server from here on are for good
+PATIENCE = 60.0  # seconds that a server has, at least, to answer once it has a mail
+SENDER = "esteira@localhost"  # where the connection names none
 
 
-def send(mail: EmailMessage, receiver: str) -> None:
-    """Give a mail to the server of Airflow's SMTP connection, for one receiver.
+@contextmanager
+def connected() -> Iterator[Send]:
+    """The server of Airflow's SMTP connection, once it takes mails of this sender.
 
-    Raises Unreachable, Postponed or Refused where it is certain that the server has not taken it, and Unknown where it is not.
+    Raises Unreachable, and what it yields raises Postponed or Refused, where it is certain that the server has not taken the
+    mail, and Unknown where it is not.
     """
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
-    from esteira.notify.delivery import Refused, Unreachable
+    from esteira.notify.delivery import Unreachable
 
-    try:
-        hook = SmtpHook(SMTP).get_conn()
-    except Exception as error:  # a connection that is not set up, a name that is none, a server that is down
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
-    with hook:
-        client = hook._smtp_client  # the hook's own send makes HTML-only mails without a Message-ID of ours
-        assert client is not None, "the hook is connected"
+    with ExitStack() as stack:
         try:
-            _give(client, mail, hook.from_email or "esteira@localhost", receiver)
-        except smtplib.SMTPServerDisconnected as error:
-            raise Unreachable(str(error)) from error
-        except UnicodeEncodeError as error:
-            raise Refused(f"{receiver!r} is no address that the server can be told: {error}") from error
+            hook = stack.enter_context(SmtpHook(SMTP))
+            client = cast("smtplib.SMTP", hook._smtp_client)  # the hook's own send gives a mail no Message-ID of ours
+            origin = hook.from_email or SENDER
+            _require_sender(client, origin)
+        except Exception as error:  # a connection that is not set up, a name that is none, a server that is down
+            raise Unreachable(f"no mail server ({SMTP}): {type(error).__name__}: {error}") from error
+        yield lambda mail, receiver: _give(client, mail, origin, receiver, max(PATIENCE, hook.timeout))
 
 
-def _give(client: smtplib.SMTP, mail: EmailMessage, sender: str, receiver: str) -> None:
-    """One mail to one receiver, step by step, so that it is known how far it came."""
-    from esteira.notify.delivery import Unknown
+def send(mail: EmailMessage, receiver: str) -> None:
+    """Give a mail to the server of Airflow's SMTP connection, for one receiver; raises what connected() says."""
+    with connected() as given:
+        given(mail, receiver)
 
-    mail.replace_header("From", sender)
+
+def _require_sender(client: smtplib.SMTP, origin: str) -> None:
+    """Go as far as the server goes without a mail: who may not send at all is told so here. Raises SMTPException."""
     client.ehlo_or_helo_if_needed()
-    _require(*client.mail(sender), "the sender")
-    _require(*client.rcpt(receiver), receiver)
-    if client.sock is not None:
-        client.sock.settimeout(PATIENCE)
+    code, answer = client.mail(origin)
+    if not ACCEPTED[0] <= code <= ACCEPTED[1]:
+        raise smtplib.SMTPSenderRefused(code, answer, origin)
+
+
+def _give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, patience: float) -> None:
+    """One mail to one receiver, step by step, so that it is known how far it came."""
+    from esteira.notify.delivery import Postponed, Refused, Unknown
+
+    del mail["From"]
+    mail["From"] = origin
+    body = mail.as_bytes().rstrip(b"\r\n") + b"\r\n"
     try:
-        code, answer = client.data(mail.as_bytes())
-    except smtplib.SMTPDataError as error:  # it did not even want to hear it
-        _require(int(error.smtp_code), error.smtp_error, receiver)
-        raise
-    except (OSError, smtplib.SMTPServerDisconnected) as error:
+        _require(ACCEPTED, *client.rcpt(receiver), receiver)
+        _require(GO_ON, *client.docmd("DATA"), receiver)
+    except smtplib.SMTPException as error:  # it was not given the mail
+        raise Postponed(f"{type(error).__name__}: {error}") from error
+    except UnicodeEncodeError as error:
+        raise Refused(f"{receiver!r} is no address that the server can be told: {error}") from error
+    if client.sock is not None:
+        client.sock.settimeout(patience)
+    try:
+        client.send(re.sub(rb"(?m)^\.", b"..", body) + b".\r\n")
+        code, answer = client.getreply()
+    except smtplib.SMTPException as error:
         raise Unknown(f"{type(error).__name__}: {error}") from error
-    _require(code, answer, receiver)
+    if not ACCEPTED[0] <= code <= PERMANENT[1]:
+        raise Unknown(f"{receiver}: the answer {code} {answer!r} says nothing")
+    _require(ACCEPTED, code, answer, receiver)
 
 
-def _require(code: int, answer: bytes | str, what: str) -> None:
+# Answers of a mail server, from the first to the last that means it.
+ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
+
+
+def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -> None:
     from esteira.notify.delivery import Postponed, Refused
 
-    if code < 400:
-        return
-    said = answer.decode(errors="replace") if isinstance(answer, bytes) else answer
-    raise (Refused if code >= PERMANENT else Postponed)(f"{what}: {code} {said}")
+    if not wanted[0] <= code <= wanted[1]:
+        kind = Refused if PERMANENT[0] <= code <= PERMANENT[1] else Postponed
+        raise kind(f"{receiver}: {code} {answer.decode(errors='replace')}")
 
 
 def deliver_now(spec: ModelSpec, mail: Mail) -> None:
     """Try a mail that was queued just now; where that fails it waits in the outbox."""
     from esteira.notify import delivery
 
-    delivery.deliver_now(spec, mail, send, sender=sender())
-
-
-def sender() -> str:
-    """Who mails are from, until the connection says it."""
-    return "esteira@localhost"
+    delivery.deliver_now(spec, mail, connected, sender=SENDER)
 
 
 def airflow_url() -> str:
@@ -134,8 +153,15 @@ def queue(spec: ModelSpec, mail: Mail, day: Any, by: str) -> None:
         new = steps.queue(spec, mail, day, by)
     except Exception:  # the lake may be what failed: then the mail can't wait in it
         log.exception("model %s: %r is not in the outbox", spec.name, mail.subject)
-        for receiver in mail.to:
-            send(rendering.message(mail, sender()), receiver)
+        _send_unqueued(spec, rendering.message(mail, SENDER), mail.to)
         return
     if new:
         deliver_now(spec, mail)
+
+
+def _send_unqueued(spec: ModelSpec, message: EmailMessage, receivers: tuple[str, ...]) -> None:
+    for receiver in receivers:
+        try:
+            send(message, receiver)
+        except Exception:  # the next one may be reached; nothing else can be done for this one
+            log.exception("model %s: %r was not sent to %s", spec.name, message["Subject"], receiver)

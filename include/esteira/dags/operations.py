@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import (
     DAG,
@@ -23,6 +23,9 @@ from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach
 from esteira.settings import settings
 from esteira.spec import CENTURY, ModelSpec, by_name, model_files
+
+if TYPE_CHECKING:
+    from esteira.notify.delivery import Connect
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +103,19 @@ are left to the task that wrote them, and tries to send them itself."""
 
         @task(retries=0)
         def deliver() -> dict[str, str]:
-            minutes = context_of_run()[0]["minutes"]
-            return _each(specs, lambda spec: _delivered(spec, minutes))
+            from esteira.notify import delivery
+
+            minutes, connect = context_of_run()[0]["minutes"], delivery.once(alerts.connected)
+            return _each(specs, lambda spec: _delivered(spec, minutes, connect))
 
         deliver()
     return dag
 
 
-def _delivered(spec: ModelSpec, minutes: float) -> str:
+def _delivered(spec: ModelSpec, minutes: float, connect: Connect) -> str:
     from esteira.notify import delivery
 
-    found = delivery.deliver(spec, minutes, alerts.send, sender=alerts.sender())
+    found = delivery.deliver(spec, minutes, connect, sender=alerts.SENDER)
     if found.error:  # a red task is all that can tell of a mail server that is down
         raise OutOfReach(str(found))
     return str(found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.message import EmailMessage
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 COPIES = 3  # of a mail of which nobody knows whether the server took it
 LONGEST = timedelta(days=1)  # between two tries
 
-Send = Callable[[EmailMessage, str], None]
+Send = Callable[[EmailMessage, str], None]  # gives a mail to the server for one receiver
+Connect = Callable[[], AbstractContextManager[Send]]  # to a server that takes mails of ours; raises Unreachable
 
 
 class Refused(Exception):
@@ -30,8 +32,8 @@ class Postponed(Exception):
     """The server has not taken the mail; it may later."""
 
 
-class Unreachable(Postponed):
-    """There is no server to give a mail to."""
+class Unreachable(Exception):
+    """There is no server, or none that takes mails of ours: no other mail could be sent either."""
 
 
 class Unknown(Exception):
@@ -55,12 +57,12 @@ class Delivery:
         return said + (f"; {self.error}" if self.error else "")
 
 
-def deliver(spec: ModelSpec, minutes: float, send: Send, *, sender: str, only: str = "") -> Delivery:
+def deliver(spec: ModelSpec, minutes: float, connect: Connect, *, sender: str, only: str = "") -> Delivery:
     """Send what waits in a model's outbox; returns what came of it.
 
     A mail is tried when it has been queued for `minutes` (younger ones are left to the task that queued them, and tries
-    itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent keeps none of
-    the others, but where there is no server none is tried.
+    itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent stops none of
+    the others. Where no server can be reached nothing is tried, and nothing written: an outage makes no pause longer.
     """
     done = Delivery()
     every = [each for each in outbox.waiting(spec) if only in ("", each.mail.key)]
@@ -69,12 +71,34 @@ def deliver(spec: ModelSpec, minutes: float, send: Send, *, sender: str, only: s
         if now < _due(each, minutes):
             done = replace(done, waiting=done.waiting + 1)
             continue
+        if each.unknown >= COPIES:
+            done = _given_up(spec, each, done)
+            continue
         try:
-            done = _sent(spec, each, send, sender, done)
+            with connect() as send:
+                done = _sent(spec, each, send, sender, done)
         except Unreachable as error:
             log.warning("model %s: no mail can be sent: %s", spec.name, error)
             return replace(done, waiting=done.waiting + len(every) - number, error=str(error))
     return done
+
+
+def once(connect: Connect) -> Connect:
+    """The same connection, but a server that could not be reached is not asked again: for the outboxes of many models."""
+    down: list[Unreachable] = []
+
+    @contextmanager
+    def connected() -> Iterator[Send]:
+        if down:
+            raise down[0]
+        try:
+            with connect() as send:
+                yield send
+        except Unreachable as error:
+            down.append(error)
+            raise
+
+    return connected
 
 
 def _due(given: Waiting, minutes: float) -> datetime:
@@ -83,14 +107,21 @@ def _due(given: Waiting, minutes: float) -> datetime:
     return due
 
 
+def _given_up(spec: ModelSpec, given: Waiting, done: Delivery) -> Delivery:
+    """Note that a mail goes out no more, though nobody knows whether it has arrived."""
+    why = (
+        f"nobody knows whether {given.receiver} has it: {given.unknown} copies were sent, and the server never answered"
+    )
+    ledger.write(spec, outbox.fate(spec, given, "lost", why))
+    log.error("model %s: %r is given up: %s", spec.name, given.mail.subject, why)
+    return replace(done, lost=done.lost + 1)
+
+
 def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delivery) -> Delivery:
     """Try to send a mail to its receiver, and write down what came of it."""
-    if given.unknown >= COPIES:
-        why = f"nobody knows whether {given.receiver} has it: {given.unknown} copies were sent, and the server never answered"
-        ledger.write(spec, outbox.fate(spec, given, "lost", why))
-        return replace(done, lost=done.lost + 1)
     # Before it is sent: a process that dies meanwhile has sent a copy that must be counted.
-    ledger.write(spec, outbox.fate(spec, given, "sending", f"to {given.receiver}"))
+    if not ledger.write(spec, outbox.fate(spec, given, "sending", f"to {given.receiver}")):
+        return replace(done, waiting=done.waiting + 1)  # another process makes this very try
     try:
         send(rendering.message(given.mail, sender), given.receiver)
     except Refused as error:
@@ -99,11 +130,9 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     except Unknown as error:
         log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, error)
         return replace(done, waiting=done.waiting + 1, error=str(error))
-    except Unreachable as error:
-        ledger.write(spec, outbox.fate(spec, given, "postponed", str(error)))
-        raise
     except Exception as error:  # whatever it was, the other mails are sent
-        log.exception("model %s: %r was not sent to %s", spec.name, given.mail.subject, given.receiver)
+        unexpected = not isinstance(error, Postponed)
+        log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, error, exc_info=unexpected)
         ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {error}"))
         return replace(done, waiting=done.waiting + 1, error=str(error))
     ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
@@ -113,16 +142,17 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
 def _refuse(spec: ModelSpec, given: Waiting, why: str) -> None:
     """Note that a receiver's server refuses a mail for good, and tell the owner; never of a notice, nor to the refused address."""
     notice = messages.refused(spec, given.mail, given.receiver, why)
-    told = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/") or spec.owner == given.receiver
-    rows = [] if told else [outbox.queued(spec, notice, given.day, given.by)]
+    is_notice = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/")
+    is_owner = spec.owner.casefold() == given.receiver.casefold()
+    rows = [] if is_notice or is_owner else [outbox.queued(spec, notice, given.day, given.by)]
     ledger.write(spec, outbox.fate(spec, given, "refused", why), *rows)
     log.error("model %s: the mail server refuses %s for good: %s", spec.name, given.receiver, why)
 
 
-def deliver_now(spec: ModelSpec, mail: Mail, send: Send, *, sender: str) -> None:
+def deliver_now(spec: ModelSpec, mail: Mail, connect: Connect, *, sender: str) -> None:
     """Try a mail that was queued just now; where that fails it waits in the outbox, and nothing is raised."""
     try:
-        found = deliver(spec, 0, send, sender=sender, only=mail.key)
+        found = deliver(spec, 0, connect, sender=sender, only=mail.key)
         log.info("model %s: %r: %s", spec.name, mail.subject, found)
     except Exception:  # it is in the outbox, whatever this was
         log.exception("model %s: %r waits in the outbox", spec.name, mail.subject)

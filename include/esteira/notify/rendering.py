@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from email import policy
 from email.message import EmailMessage
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +13,14 @@ from jinja2 import Environment, FileSystemLoader, Template
 from esteira.store.outbox import Mail
 from esteira.text import printable
 
+# As servers want it: a line ends with CR LF (a bare LF is refused by many), and every byte is ASCII.
+WIRE = policy.SMTP.clone(cte_type="7bit")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def message(mail: Mail, sender: str) -> EmailMessage:
     """The mail as it goes out, to be read by all its receivers."""
-    found = EmailMessage()
+    found = EmailMessage(policy=WIRE)
     found["Subject"] = " ".join(printable(mail.subject).split())
     found["From"] = sender
     found["To"] = ", ".join(mail.to)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from esteira.lifecycle.events import Noted
 from esteira.spec import ModelSpec
 from esteira.store import ledger
+from esteira.text import printable
+
+log = logging.getLogger(__name__)
 
 Section = tuple[str, list[str], list[list[str]]]  # a title, the heads of its columns, its rows
 
@@ -29,9 +34,8 @@ class Mail:
 def queued(spec: ModelSpec, mail: Mail, day: date, by: str) -> Noted:
     """The ledger's row that a mail waits in; it is queued once."""
     name = name_of(spec, mail)
-    return Noted(
-        name=f"queued:{name}", to_state="queued", day=day, by=by, why=mail.subject, facts={"mail": asdict(mail)}
-    )
+    why = printable(mail.subject)  # a column takes no half a character; the mail itself is kept as JSON, which does
+    return Noted(name=f"queued:{name}", to_state="queued", day=day, by=by, why=why, facts={"mail": asdict(mail)})
 
 
 def name_of(spec: ModelSpec, mail: Mail) -> str:
@@ -61,17 +65,26 @@ def waiting(spec: ModelSpec) -> list[Waiting]:
     """The mails that wait, one for each receiver, in the order in which they were queued."""
     rows = ledger.rows(spec, ["id", "at", "effective_day", "to_state", "evidence", "by"])
     rows = rows[rows["to_state"].isin(ledger.MAILS)].sort_values("at", kind="stable")
+    is_queued = rows["to_state"] == "queued"
     found: dict[tuple[str, str], Waiting] = {}
-    for row in rows.to_dict("records"):
+    for row in rows[is_queued].to_dict("records"):
+        found |= _queued_for_each(spec, row)
+    # After all that was queued: the clocks of two machines may differ, and a mail that was taken must not go out again.
+    for row in rows[~is_queued].to_dict("records"):
         facts = json.loads(row["evidence"] or "{}")
-        if row["to_state"] == "queued":
-            mail = _restored(facts["mail"])
-            for receiver in dict.fromkeys(mail.to):
-                about = row["effective_day"].date(), str(row["by"]), row["at"].to_pydatetime()
-                found[name_of(spec, mail), receiver] = Waiting(mail, receiver, *about)
-        else:
-            _note(found, row["to_state"], str(row["id"]), facts, row["at"].to_pydatetime())
+        _note(found, row["to_state"], str(row["id"]), facts, row["at"].to_pydatetime())
     return list(found.values())
+
+
+def _queued_for_each(spec: ModelSpec, row: Mapping[Any, Any]) -> dict[tuple[str, str], Waiting]:
+    """A mail as it was queued, for each of its receivers; nothing where its row can't be read, which must not stop the others."""
+    try:
+        mail = _restored(json.loads(row["evidence"])["mail"])
+    except (KeyError, TypeError, ValueError) as error:
+        log.error("model %s: the mail of row %r can't be read, and is not sent: %r", spec.name, row["id"], error)
+        return {}
+    about = row["effective_day"].date(), str(row["by"]), row["at"].to_pydatetime()
+    return {(name_of(spec, mail), receiver): Waiting(mail, receiver, *about) for receiver in mail.to}
 
 
 def _note(found: dict[tuple[str, str], Waiting], state: str, key: str, facts: dict[str, str], at: datetime) -> None:
@@ -102,7 +115,7 @@ def fate(spec: ModelSpec, given: Waiting, state: str, why: str) -> Noted:
         from_state="queued",
         day=given.day,
         by=given.by,
-        why=why,
+        why=printable(why),
         facts={"mail": name, "receiver": given.receiver},
     )
 
