@@ -8,16 +8,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from esteira import data, steps, views
+from esteira.__main__ import app
 from esteira.cli import operations
 from esteira.learning import drift
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
 from esteira.steps import explaining
-from esteira.store import lake, runs
+from esteira.store import lake, ledger, outbox, runs
+from esteira.store.outbox import Mail
+from typer.testing import CliRunner
 
-from tests import models
+from tests import corpora, models
+from tests.conftest import use_home
 from tests.models import AS_OF, CHANGE, FIRST, score_days
 from tests.worlds import lived
 
@@ -107,3 +112,78 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     assert found["hidden"]
     now = lake.read("features", spec.name, day=(FIRST, day))
     assert drift.psi(runs.profile(runs.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def hopeless(trained_once, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, date]:
+    """A state folder in which a model's check has tried every attempt in vain, and has not warned yet."""
+    place = tmp_path_factory.mktemp("hopeless")
+    corpora.copy_home(trained_once(noise=str(CHANGE)), place)
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(place, patch)
+        spec = models.write(place / "models", noise=str(CHANGE))
+        day = CHANGE + timedelta(days=14)
+        score_days(spec, data.days(FIRST, day))
+        steps.labels_for_check(spec, day)
+        steps.measure(spec, day)
+        assert steps.decide(spec, day).decision is Decision.RETRAIN
+        for number in range(1, len(spec.recipes) + 1):
+            steps.recheck(spec, day, number, steps.retrain(spec, day, number))
+    return place, day
+
+
+@pytest.fixture
+def tried(hopeless: tuple[Path, date], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec, date]:
+    """That folder, the test's own."""
+    corpora.copy_home(hopeless[0], tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    return models.write(tmp_path / "models", noise=str(CHANGE)), hopeless[1]
+
+
+def queued(spec: ModelSpec) -> list[Mail]:
+    return [each.mail for each in outbox.waiting(spec)]  # each has one receiver here
+
+
+class NoServer:
+    """MLflow, where it can't be reached."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ConnectionRefusedError(f"MLflow was asked to {name}")
+
+
+def test_a_warning_is_queued_without_any_server(tried: tuple[ModelSpec, date]) -> None:
+    spec, day = tried
+    with runs.using(NoServer()):  # type: ignore[arg-type]
+        with pytest.raises(ConnectionRefusedError):
+            runs.versions(spec)
+        mail = steps.warn(spec, day)
+    assert queued(spec) == [mail]
+    assert "What was tried" in rendering.text(mail)
+
+
+def test_a_warning_and_its_mail_are_one_commit(tried: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, day = tried
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "queued", lambda *_: 1 / 0)  # it dies while the mail is made
+        with pytest.raises(ZeroDivisionError):
+            steps.warn(spec, day)
+    assert "warned" not in set(ledger.rows(spec)["to_state"])
+    before = lake.version("ledger", spec.name)
+    steps.warn(spec, day)
+    assert lake.version("ledger", spec.name) == before + 1
+    table = DeltaTable(lake.path("ledger", spec.name), version=before + 1).to_pandas()
+    assert {"warned", "queued"} <= set(table["to_state"])
+    steps.warn(spec, day)
+    assert lake.version("ledger", spec.name) == before + 1
+
+
+def test_a_check_by_hand_queues_the_mail_of_the_window(tried: tuple[ModelSpec, date]) -> None:
+    spec, day = tried
+    said = CliRunner().invoke(app, ["check", spec.name, "--day", str(day)])
+    assert said.exit_code == 3, said.output
+    (by_hand,) = queued(spec)
+    assert by_hand.subject in said.output or by_hand.lead in said.output
+    by_dag = steps.warn(spec, day, "http://airflow/run")  # that of the DAG, for the same window
+    assert by_dag.key == by_hand.key
+    assert queued(spec) == [by_hand]
