@@ -40,6 +40,7 @@ SSH_WITHIN = 30  # seconds
 # docker-compose.yaml refuses to start without these.
 SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_ADMIN_PASSWORD": lambda: secrets.token_urlsafe(18),
+    "AIRFLOW_WATCHDOG_PASSWORD": lambda: secrets.token_urlsafe(32),
     "AIRFLOW_FERNET_KEY": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     "AIRFLOW_SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "AIRFLOW_JWT_SECRET": lambda: secrets.token_urlsafe(64),
@@ -85,23 +86,47 @@ def settings(text: str) -> dict[str, str]:
 
 
 def init() -> None:
-    """In the container airflow-init: migrate both databases, make the user admin, make the volume a lake."""
+    """In the container airflow-init: migrate both databases, make the users admin and watchdog, make the volume a lake."""
     subprocess.run(["airflow", "db", "migrate"], check=True)
     _migrate_mlflow(os.environ["MLFLOW_BACKEND_STORE_URI"])
-    password = os.environ["ADMIN_PASSWORD"]
+    watchdog = os.environ["ESTEIRA_API_USER"]
     _airflow(
-        *("users", "create", "--username", "admin", "--role", "Admin", "--password", password),
-        *("--firstname", "Esteira", "--lastname", "Admin", "--email", "admin@localhost"),
+        *_user("admin", "Admin", os.environ["ADMIN_PASSWORD"]),
+        ("roles", "create", WATCHDOG_ROLE),
+        ("roles", "add-perms", WATCHDOG_ROLE, "--action", "can_read", "--resource", *WATCHDOG_READS),
+        *_user(watchdog, WATCHDOG_ROLE, os.environ["ESTEIRA_API_PASSWORD"]),
     )
-    # A user that was there keeps an older password: .env is what counts.
-    _airflow("users", "reset-password", "--username", "admin", "--password", password)
     subprocess.run([sys.executable, "-m", "esteira", "init"], check=True)
 
 
-def _airflow(*arguments: str) -> None:
-    """Call Airflow's command line in a process whose list of arguments, which others can read, holds no password."""
-    code = "import json, sys; sys.argv = json.load(sys.stdin); from airflow.__main__ import main; main()"
-    subprocess.run([sys.executable, "-c", code], input=json.dumps(["airflow", *arguments]), text=True, check=True)
+# What the user may do whom the DAG esteira_outbox asks Airflow as: see which runs failed, and which of their tasks.
+WATCHDOG_ROLE = "Watchdog"
+WATCHDOG_READS = ("DAGs", "DAG Runs", "Task Instances")
+
+
+def _user(name: str, role: str, password: str) -> list[tuple[str, ...]]:
+    """The commands that make a user. One that was there keeps an older password: .env is what counts."""
+    about = ("--firstname", "Esteira", "--lastname", role, "--email", f"{name}@localhost")
+    return [
+        ("users", "create", "--username", name, "--role", role, "--password", password, *about),
+        ("users", "reset-password", "--username", name, "--password", password),
+    ]
+
+
+def _airflow(*commands: tuple[str, ...]) -> None:
+    """Call Airflow's command line, in a process whose list of arguments, which others can read, holds no password.
+
+    One process for all: each would need seconds to import Airflow.
+    """
+    code = (
+        "import json, sys\n"
+        "commands = json.load(sys.stdin)\n"
+        "from airflow.__main__ import main\n"
+        "for command in commands:\n"
+        "    sys.argv = ['airflow', *command]\n"
+        "    main()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], input=json.dumps(commands), text=True, check=True)
 
 
 def _migrate_mlflow(address: str) -> None:

@@ -58,6 +58,7 @@ OWN = (
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )
 FAULTS = (StackError, places.PlaceError, database.UrlError)
+WATCHDOG = "watchdog"  # who may look at runs, and is asked for by the DAG esteira_outbox
 INTERRUPTED = "interrupted; `make down` stops what was started"
 
 
@@ -305,7 +306,8 @@ def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
     password = _secret_file(stack.password, secrets.token_urlsafe(16))
     users = stack.home / "airflow-users.json"
     users.unlink(missing_ok=True)
-    _secret_file(users, json.dumps({"admin": password}))
+    watchdog = secrets.token_urlsafe(32)  # a new one at each start: only the processes of this start need it
+    _secret_file(users, json.dumps({"admin": password, WATCHDOG: watchdog}))
     fresh = {
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(64),
@@ -333,7 +335,7 @@ def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.web}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{WATCHDOG}:viewer",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url,
         "AIRFLOW__API__HOST": LOOPBACK,
@@ -341,6 +343,9 @@ def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
         "AIRFLOW__API__BASE_URL": stack.web,
         "AIRFLOW_CONN_SMTP_DEFAULT": _smtp_connection(stack),
         "ESTEIRA_HOME": str(stack.home),
+        "ESTEIRA_API_URL": stack.web,
+        "ESTEIRA_API_USER": WATCHDOG,
+        "ESTEIRA_API_PASSWORD": watchdog,
         "MLFLOW_TRACKING_URI": stack.mlflow,
     }
 

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     commit: str = ""  # of the code, where git does not know it, as in an image
     outbox_schedule: str = "*/10 * * * *"
     reconcile_schedule: str = "17 * * * *"
+    api_url: str = ""  # Airflow's API as tasks reach it; by default where they tell Airflow how they fare
+    api_user: str = "watchdog"  # who may read runs and their tasks
+    api_password: SecretStr = SecretStr("")
 
     @property
     def state_folder(self) -> Path:

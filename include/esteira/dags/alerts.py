@@ -117,6 +117,14 @@ def airflow_url() -> str:
     return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
+def api_url() -> str:
+    """The address of Airflow's API for tasks, which may reach it elsewhere than people do."""
+    from airflow.configuration import conf
+
+    own = str(conf.get("core", "execution_api_server_url", fallback="") or "").rstrip("/").removesuffix("/execution")
+    return own or airflow_url() or "http://localhost:8080"
+
+
 def run_url() -> str:
     """The page of the run that is at work."""
     run = get_current_context()["dag_run"]

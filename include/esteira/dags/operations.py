@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import (
     DAG,
     CronTriggerTimetable,
     Param,
+    TriggerRule,
     get_current_context,
     get_parsing_context,
     task,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 
 from esteira.dags import alerts
 from esteira.dags.building import Budget, loaded
-from esteira.dags.common import LATE, PERMANENT, context_of_run
+from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach
 from esteira.settings import settings
 from esteira.spec import CENTURY, ModelSpec, by_name, model_files
+from esteira.text import counted
 
 if TYPE_CHECKING:
     from esteira.notify.delivery import Connect
+    from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
 
@@ -91,25 +97,75 @@ Delta version that a registered model version was trained on."""
 
 
 def _outbox_dag(specs: list[ModelSpec]) -> DAG:
-    doc = """Send the mails that no mail server took when they were written.
+    doc = """Send the mails that no mail server took when they were written, and tell of runs that could not tell themselves.
 
-Each is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes given
-are left to the task that wrote them, and tries to send them itself."""
+Each mail is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes
+given are left to the task that wrote them, and tries to send them itself; so are runs that failed since. `watch` is skipped
+where it has no account, and its log says so."""
     minutes = Param(
-        15, type="number", minimum=0, maximum=525_600, title="Minutes", description="How old a mail must be."
+        15,
+        type="number",
+        minimum=0,
+        maximum=525_600,
+        title="Minutes",
+        description="How old a mail, and the end of a failed run, must be.",
     )
     schedule = settings().outbox_schedule
     with _operation("outbox", schedule, doc, params={"minutes": minutes}) as dag:
 
-        @task(retries=0)
+        @task(retries=0, execution_timeout=timedelta(minutes=10))
+        def watch() -> dict[str, str]:
+            return _watched(specs, timedelta(minutes=context_of_run()[0]["minutes"]))
+
+        @task(retries=0, trigger_rule=TriggerRule.ALL_DONE)
         def deliver() -> dict[str, str]:
             from esteira.notify import delivery
 
             minutes, connect = context_of_run()[0]["minutes"], delivery.once(alerts.connected)
             return _each(specs, lambda spec: _delivered(spec, minutes, connect))
 
-        deliver()
+        # The end of a DAG says how its run ended: without one of its own a watch that failed would be seen by nobody.
+        watch() >> [deliver(), EmptyOperator(task_id="watched", trigger_rule=TriggerRule.NONE_FAILED)]
     return dag
+
+
+def _watched(specs: list[ModelSpec], age: timedelta) -> dict[str, str]:
+    """Queue a mail about each run that failed at least `age` ago, or hangs, where none was queued about it yet."""
+    from esteira.dags import watchdog
+
+    given, now = settings(), datetime.now(UTC)
+    password = given.api_password.get_secret_value()
+    if not password:  # skipped, not red: red says that a mail could not be sent, and must not be the usual colour
+        raise AirflowSkipException(
+            "runs whose tasks are killed are told to nobody: ESTEIRA_API_PASSWORD is not set, the password of an Airflow account "
+            f"{given.api_user!r} that may read DAGs, DAG runs and task instances"
+        )
+    api = watchdog.Api(given.api_url or alerts.api_url(), given.api_user, password)
+    dag_ids = {spec.name: [f"{spec.name}_{kind}" for kind in KINDS] for spec in specs}
+    every = [dag_id for some in dag_ids.values() for dag_id in some]
+    ended, hanging = watchdog.failed(api, every, now - watchdog.DAYS, now - age), watchdog.unfinished(api, every)
+
+    def tell(spec: ModelSpec) -> str:
+        mails = watchdog.mails(spec, dag_ids[spec.name], ended, hanging, now, alerts.airflow_url())
+        new = [_told(spec, *each) for each in mails]
+        return f"{counted(sum(new), 'mail')} queued, {len(new) - sum(new):,} told before"
+
+    return _each(specs, tell)
+
+
+def _told(spec: ModelSpec, mail: Mail, same: str, since: datetime) -> bool:
+    """Queue a mail, and try it, unless one that tells of the same was queued since; returns whether it was queued.
+
+    A lake that can't be written is raised: a mail that was only sent would be sent again at every tick.
+    """
+    from esteira import steps
+    from esteira.store import outbox
+
+    today = datetime.now(ZoneInfo(spec.time.timezone)).date()
+    if outbox.is_queued(spec, same, since) or not steps.queue(spec, mail, today, "esteira_outbox"):
+        return False
+    alerts.deliver_now(spec, mail)
+    return True
 
 
 def _delivered(spec: ModelSpec, minutes: float, connect: Connect) -> str:

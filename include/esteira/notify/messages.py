@@ -191,6 +191,46 @@ def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, n
     )
 
 
+TASKS = ["task", "state", "try", "since"]
+
+
+def unreported(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
+    """The mail about a run that failed without a word: no task of it could say so itself. `tasks` are rows of TASKS.
+
+    Its key is the one that the first task's own mail would have had: of the two only one is sent.
+    """
+    name, _, number, _ = tasks[0] if tasks else ("the run itself", "", "0", "")
+    what = f"task {name} failed at its try {number}" if tasks else "the run failed, though none of its tasks did"
+    return Mail(
+        key=f"{spec.name}/failed/{run}/{name}/{number}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: {f'task {name}' if tasks else 'a run'} failed",
+        lead=(
+            f"Run {run}: {what}, and could not say why. A task whose process is killed, as the kernel does where memory runs out, "
+            "or that never began, has no error to tell of. Its log says how far it came. Correct the cause, then clear the task."
+        ),
+        sections=(("Tasks that failed", TASKS, tasks),) if tasks else (),
+        links=tuple(links),
+    )
+
+
+def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
+    """The mail about a run whose tasks wait, or run, for too long. `tasks` are rows of TASKS."""
+    name, state, number, since = tasks[0]
+    return Mail(
+        key=f"{spec.name}/stuck/{run}/{name}/{number}/{state}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: task {name} hangs",
+        lead=(
+            f"Run {run}: task {name} is {state} since {since}. Nothing was changed. A task that is scheduled waits for a slot, "
+            "one that is queued for a worker, and one that runs should have been ended by its timeout: see whether the scheduler "
+            "and the workers are well, and what else is running."
+        ),
+        sections=(("Tasks that hang", TASKS, tasks),),
+        links=tuple(links),
+    )
+
+
 REFUSED = "refused"
 
 

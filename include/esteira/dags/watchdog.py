@@ -1,0 +1,192 @@
+"""The watchdog: what Airflow knows of runs that failed, or hang, and that no callback of theirs can have told.
+
+A process that is killed at each of its tries, or can't start, ends without its callback. So Airflow itself is asked, by its REST
+API and with an account of its own, and who was not told yet is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+
+from esteira.errors import EsteiraError, OutOfReach
+from esteira.notify import messages
+from esteira.spec import ModelSpec
+from esteira.store.outbox import Mail
+
+DAYS = timedelta(days=2)  # how long ago a run may have ended
+QUEUED = timedelta(hours=1)  # how long a task may wait for a slot, or for a worker that begins with it
+GRACE = timedelta(
+    minutes=30
+)  # how much longer than its model's timeout a task may run: it should have been ended by then
+PAGE = 100  # entries that are asked for at once
+PATIENCE = 30.0  # seconds for an answer
+BACKFILL = "backfill__"  # how the ids of runs begin that are queued all at once, and wait for each other
+UNFINISHED = ("scheduled", "queued", "running")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a run, at its last try; `since` is when it came into its state."""
+
+    task_id: str
+    state: str
+    number: int
+    since: datetime | None = None
+    index: int = -1  # of a mapped task
+
+    @property
+    def name(self) -> str:
+        """By what mails know it."""
+        return f"{self.task_id}[{self.index}]" if self.index >= 0 else self.task_id
+
+    @property
+    def page(self) -> str:
+        """The page of its log, below that of its run."""
+        mapped = f"/mapped/{self.index}" if self.index >= 0 else ""
+        return f"tasks/{self.task_id}{mapped}?try_number={self.number}"
+
+    @property
+    def row(self) -> list[str]:
+        """The task as a row of a mail's table."""
+        return [self.name, self.state, str(self.number), f"{self.since:%Y-%m-%d %H:%M %Z}" if self.since else "unknown"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a DAG with those of its tasks that have failed, or hang; `since` is what a mail must be younger than to tell of it."""
+
+    dag_id: str
+    run_id: str
+    since: datetime
+    tasks: tuple[Task, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """By what mails know it."""
+        return f"{self.dag_id}/{self.run_id}"
+
+
+class Api:
+    """Airflow's REST API for an account that may read runs and their tasks."""
+
+    def __init__(self, address: str, user: str, password: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.address, self.user = address, user
+        self.http = httpx.Client(base_url=address, timeout=PATIENCE, transport=transport)
+        answer = self._post("/auth/token", {"username": user, "password": password})
+        self.http.headers["Authorization"] = f"Bearer {answer['access_token']}"
+
+    def all(self, path: str, entries: str, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every entry that a list has, page by page."""
+        offset, total = 0, 1
+        while offset < total:
+            page = self._post(
+                f"/api/v2/dags/~/{path}/list", {**asked, "order_by": "id", "page_limit": PAGE, "page_offset": offset}
+            )
+            yield from page[entries]
+            if not page[entries]:
+                return  # it became shorter meanwhile
+            offset, total = offset + len(page[entries]), page["total_entries"]
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            answer = self.http.post(path, json=body)
+        except httpx.HTTPError as error:
+            raise OutOfReach(f"Airflow's API at {self.address} (ESTEIRA_API_URL) can't be reached: {error}") from error
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise EsteiraError(
+                f"Airflow refuses the account {self.user!r} (ESTEIRA_API_USER, ESTEIRA_API_PASSWORD): {path} answers "
+                f"{answer.status_code}. It must exist, and may read DAGs, DAG runs and task instances"
+            )
+        if not answer.is_success:
+            raise OutOfReach(f"Airflow's API: {path} answers {answer.status_code} {answer.text[:300]}")
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+# ------------------------------------------------------------------------------------------------------------ looking
+
+
+def failed(api: Api, dag_ids: Sequence[str], since: datetime, until: datetime) -> list[Run]:
+    """The runs that failed between two moments, each with its tasks that did."""
+    span = {"end_date_gte": since.isoformat(), "end_date_lte": until.isoformat()}
+    asked = {"dag_ids": list(dag_ids), "states": ["failed"], **span}
+    runs = {(run.dag_id, run.run_id): run for run in map(_run, api.all("dagRuns", "dag_runs", asked))}
+    names = sorted({run_id for _, run_id in runs})
+    for first in range(0, len(names), PAGE):
+        some = {"dag_ids": list(dag_ids), "dag_run_ids": names[first : first + PAGE], "state": ["failed"]}
+        for entry in _tasks(api, some):
+            run = runs.get(_place(entry))  # runs of several DAGs can have the same id
+            if run is not None:
+                runs[_place(entry)] = replace(run, tasks=(*run.tasks, _task(entry)))
+    return list(runs.values())
+
+
+def unfinished(api: Api, dag_ids: Sequence[str]) -> list[Run]:
+    """The runs that have tasks which wait or run, with these."""
+    found: dict[tuple[str, str], Run] = {}
+    for entry in _tasks(api, {"dag_ids": list(dag_ids), "state": list(UNFINISHED)}):
+        place = _place(entry)
+        run = found.get(place) or Run(*place, _moment(entry["run_after"]))
+        found[place] = replace(run, tasks=(*run.tasks, _task(entry)))
+    return list(found.values())
+
+
+def _tasks(api: Api, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    return api.all("dagRuns/~/taskInstances", "task_instances", asked)
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return entry["dag_id"], entry["dag_run_id"]
+
+
+def _run(entry: Mapping[str, Any]) -> Run:
+    return Run(*_place(entry), _moment(entry["start_date"] or entry["queued_at"] or entry["run_after"]))
+
+
+def _task(entry: Mapping[str, Any]) -> Task:
+    began = {"scheduled": "scheduled_when", "queued": "queued_when", "running": "start_date"}
+    since = entry[began.get(entry["state"], "end_date")]
+    moment = _moment(since) if since else None
+    return Task(entry["task_id"], entry["state"], entry["try_number"], moment, entry["map_index"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+# ----------------------------------------------------------------------------------------------------------- deciding
+
+
+def stuck(run: Run, now: datetime, timeout: timedelta) -> Run | None:
+    """The run with those of its tasks that have waited, or run, for too long; None where there are none.
+
+    The runs of a backfill wait for each other, and that is no fault.
+    """
+    waiting = timedelta.max if run.run_id.startswith(BACKFILL) else QUEUED
+    limits = {"scheduled": waiting, "queued": waiting, "running": timeout + GRACE}
+    late = [(each.since, each) for each in run.tasks if each.since and now - each.since > limits[each.state]]
+    return replace(run, since=min(since for since, _ in late), tasks=tuple(each for _, each in late)) if late else None
+
+
+def mails(
+    spec: ModelSpec, dag_ids: Sequence[str], ended: Iterable[Run], hanging: Iterable[Run], now: datetime, web: str
+) -> Iterator[tuple[Mail, str, datetime]]:
+    """The mails about a model's runs, each with how the names of mails begin that tell of the same, and since when they count."""
+    timeout = timedelta(minutes=spec.timeout)
+    late = (stuck(run, now, timeout) for run in hanging)
+    for make, kind, runs in ((messages.unreported, "failed", ended), (messages.stuck, "stuck", late)):
+        for run in runs:
+            if run is None or run.dag_id not in dag_ids:
+                continue
+            page = f"{web}/dags/{run.dag_id}/runs/{run.run_id}"
+            links = [
+                ("The run in Airflow", page),
+                *((f"The log of {each.name}", f"{page}/{each.page}") for each in run.tasks),
+            ]
+            mail = make(spec, run.name, [each.row for each in run.tasks], links if web else [])
+            yield mail, f"{kind}/{run.name}/", run.since
