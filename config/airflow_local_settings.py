@@ -19,7 +19,7 @@ def preload() -> None:
         import pandas
         import pandera.pandas
         import pyarrow.acero
-        from esteira import plots
+        from esteira.learning import plots
         from sklearn.compose import make_column_transformer
         from sklearn.preprocessing import OneHotEncoder
 

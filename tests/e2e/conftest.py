@@ -27,6 +27,25 @@ VAULTED = CLOCKWORK.replace(
     "source: {{kind: python, function: source.read}}",
     "source: {{kind: sql, url: '${{VAULT_URL}}', query: 'select * from sales where at between :first and :last'}}",
 )
+# What features.py does is in a file beside it: its process is killed, as for its memory; or it fails when it is told to.
+DOOMED = """\
+import os
+import signal
+import time
+from pathlib import Path
+
+PLACE = Path(__file__).parent
+
+
+def build(rows):
+    if (PLACE / "mode").read_text() == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (PLACE / "failing").touch()
+    limit = time.monotonic() + 60
+    while not (PLACE / "go").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    raise RuntimeError("the world has ended")
+"""
 TODAY = datetime.now(UTC).date()
 
 
@@ -43,6 +62,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     own = place / "models"
     models.write(own, "clockwork", yaml=CLOCKWORK)
     models.write(own, "untrained", yaml=CLOCKWORK)
+    (models.write(own, "doomed", yaml=CLOCKWORK).folder / "features.py").write_text(DOOMED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAULT_URL", VAULT_URL)
         models.write(own, "vaulted", yaml=VAULTED)
@@ -58,6 +78,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         patch.setenv("ESTEIRA_MODELS", ":".join(map(str, folders)))
         for name in ("WEB", "MLFLOW", "SMTP"):
             patch.setenv(f"ESTEIRA_{name}_PORT", str(free_port()))
+        # A killed worker is missed sooner than after Airflow's five minutes.
+        sooner = {**stacks.shared_settings(), "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45"}
+        patch.setattr(stacks, "shared_settings", lambda: sooner)
         stack = Stack.from_environment()
         patch.setenv("MLFLOW_TRACKING_URI", stack.mlflow)
         try:

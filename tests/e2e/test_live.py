@@ -71,9 +71,25 @@ def test_secrets_are_for_the_owner_only(stack: Stack) -> None:
     assert stat.S_IMODE(stack.home.stat().st_mode) == 0o700
     for name in ("admin-password", "airflow-users.json", "secrets.json"):
         assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600, name
-    password = stack.password.read_text()
+    passwords = json.loads((stack.home / "airflow-users.json").read_text())
+    assert set(passwords) == {"admin", "watchdog"}
     for log in (stack.home / "logs").iterdir():
-        assert password not in log.read_text(errors="replace"), log
+        for password in passwords.values():
+            assert password not in log.read_text(errors="replace"), log
+
+
+def test_the_watchdog_s_account_may_only_look(stack: Stack, airflow: Airflow) -> None:
+    password = json.loads((stack.home / "airflow-users.json").read_text())["watchdog"]
+    watchdog = Airflow(stack.web, "watchdog", password)
+    assert watchdog.runs("clockwork_score") is not None
+    for method, path, body in (
+        ("POST", "/dags/clockwork_score/dagRuns", {"logical_date": None}),
+        ("PATCH", "/dags/clockwork_score", {"is_paused": False}),
+        ("POST", "/variables", {"key": "a", "value": "b"}),
+        ("GET", "/connections", None),
+    ):
+        with pytest.raises(RuntimeError, match="403"):
+            watchdog.call(method, path, json=body)
 
 
 def test_who_is_not_logged_in_sees_nothing(stack: Stack, airflow: Airflow) -> None:

@@ -145,7 +145,7 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             f"{instance.dag_id}/{instance.run_id}",
             context.get("exception"),
             instance.log_url,
-            instance.try_number,
+            getattr(context["dag_run"], "clear_number", 0) or 0,  # which a run by DAG.test() does not have
         )
         queue(spec, mail, datetime.now(ZoneInfo(spec.time.timezone)).date(), f"{instance.dag_id}/{instance.run_id}")
 

@@ -145,7 +145,9 @@ def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _run(entry: Mapping[str, Any]) -> Run:
-    return Run(*_place(entry), _moment(entry["start_date"] or entry["queued_at"] or entry["run_after"]))
+    # Where tasks of a run are cleared it is queued again, though it may have started before: what failed then was told then.
+    began = [_moment(entry[name]) for name in ("start_date", "queued_at") if entry[name]]
+    return Run(*_place(entry), max(began) if began else _moment(entry["run_after"]))
 
 
 def _task(entry: Mapping[str, Any]) -> Task:

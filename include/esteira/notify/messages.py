@@ -180,10 +180,13 @@ def _span(hours: int) -> str:
     return counted(hours // 24, "day") if hours % 24 == 0 and hours > 24 else counted(hours, "hour")
 
 
-def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, number: int = 1) -> Mail:
-    """The mail about a task that failed for good, at its try `number`."""
+def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, cleared: int = 0) -> Mail:
+    """The mail about a task that failed for good, in a run that was cleared so many times; one for each.
+
+    The number of the try would not do: a failure whose end Airflow did not hear of, as where the scheduler died, is tried again.
+    """
     return Mail(
-        key=f"{spec.name}/failed/{run}/{task}/{number}",
+        key=f"{spec.name}/failed/{run}/{task}/cleared-{cleared}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: task {task} failed",
         lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",
@@ -195,14 +198,11 @@ TASKS = ["task", "state", "try", "since"]
 
 
 def unreported(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
-    """The mail about a run that failed without a word: no task of it could say so itself. `tasks` are rows of TASKS.
-
-    Its key is the one that the first task's own mail would have had: of the two only one is sent.
-    """
+    """The mail about a run that failed without a word: no task of it could say so itself. `tasks` are rows of TASKS."""
     name, _, number, _ = tasks[0] if tasks else ("the run itself", "", "0", "")
     what = f"task {name} failed at its try {number}" if tasks else "the run failed, though none of its tasks did"
     return Mail(
-        key=f"{spec.name}/failed/{run}/{name}/{number}",
+        key=f"{spec.name}/failed/{run}/{name}/try-{number}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: {f'task {name}' if tasks else 'a run'} failed",
         lead=(

@@ -1,0 +1,198 @@
+"""The DAG that mails: what its tasks come to, and that each failed run is told once, whoever is asked first."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from esteira import steps  # before Airflow: what it imports looks into every module, and Airflow's warn
+from esteira.dags import alerts, operations, watchdog
+from esteira.dags.watchdog import Run, Task
+from esteira.errors import EsteiraError
+from esteira.notify.delivery import Send, Unreachable
+from esteira.spec import ModelSpec
+from esteira.store import lake, outbox
+
+from tests import models
+
+RUN = "manual__1"
+
+
+@pytest.fixture
+def spec(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    return models.write(tmp_path / "models")
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The subjects of what a mail server took."""
+    subjects: list[str] = []
+
+    @contextmanager
+    def connected() -> Iterator[Send]:
+        def send(mail: EmailMessage, receiver: str) -> None:
+            subjects.append(str(mail["Subject"]))
+
+        yield send
+
+    monkeypatch.setattr(alerts, "connected", connected)
+    return subjects
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The runs that Airflow says have failed; the watchdog has an account."""
+    runs: list[Run] = []
+    monkeypatch.setenv("ESTEIRA_API_PASSWORD", "hunter2")
+    monkeypatch.setattr(watchdog, "Api", lambda *_: None)
+    monkeypatch.setattr(watchdog, "failed", lambda *_: runs)
+    monkeypatch.setattr(watchdog, "unfinished", lambda *_: [])
+    return runs
+
+
+def failed(minutes_ago: float = 5, number: int = 3, dag_id: str = "sales_train") -> Run:
+    began = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    return Run(dag_id, RUN, began, (Task("features", "failed", number, began),))
+
+
+def watch(*specs: ModelSpec) -> dict[str, str]:
+    return operations._watched(list(specs), timedelta(0))
+
+
+def callback(spec: ModelSpec, cleared: int = 0, number: int = 1) -> None:
+    """What the failed task says itself."""
+    about = {"task_id": "features", "map_index": -1, "dag_id": "sales_train", "run_id": RUN, "log_url": ""}
+    context = {
+        "task_instance": SimpleNamespace(**about, try_number=number),
+        "dag_run": SimpleNamespace(clear_number=cleared),
+        "exception": ValueError("no"),
+    }
+    alerts.mail_failure_of(spec)(context)
+
+
+def test_a_failed_run_is_told_once(spec: ModelSpec, sent: list[str], failing: list[Run]) -> None:
+    failing.append(failed())
+    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
+    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert sent == ["[esteira] sales: task features failed"]
+
+
+def test_what_the_task_has_told_is_not_told_again(spec: ModelSpec, sent: list[str], failing: list[Run]) -> None:
+    callback(spec)
+    failing.append(failed())
+    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert len(sent) == 1
+
+
+def test_a_run_that_was_cleared_and_fails_again_is_told_again(
+    spec: ModelSpec, sent: list[str], failing: list[Run]
+) -> None:
+    failing.append(failed())
+    watch(spec)
+    failing[:] = [failed(minutes_ago=-0.01, number=6)]  # it began after that mail
+    watch(spec)
+    assert len(sent) == 2
+    callback(spec, cleared=1)
+    callback(spec, cleared=2)
+    assert len(sent) == 4
+
+
+def test_a_task_that_airflow_runs_once_more_by_itself_tells_once(spec: ModelSpec, sent: list[str]) -> None:
+    """As it does where it did not hear how the first ended."""
+    callback(spec, number=1)
+    callback(spec, number=2)
+    assert len(sent) == 1
+
+
+def test_a_mail_that_no_server_takes_waits(
+    spec: ModelSpec, failing: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def down() -> Iterator[Send]:
+        raise Unreachable("nobody is there")
+        yield
+
+    monkeypatch.setattr(alerts, "connected", down)
+    failing.append(failed())
+    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
+    assert len(outbox.waiting(spec)) == 1
+
+
+def test_where_the_lake_can_not_be_written_nothing_is_sent_and_it_is_raised(
+    spec: ModelSpec, sent: list[str], failing: list[Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mail that was only sent would be sent again at each tick. The other models are told of meanwhile."""
+    other = models.write(tmp_path / "models", "costs")
+    failing += [failed(), failed(dag_id="costs_train")]
+    real = lake.append_once
+
+    def full(model: str, *rows: Mapping[str, Any]) -> int:
+        if model == "sales":
+            raise OSError("no space left")
+        return real(model, *rows)
+
+    monkeypatch.setattr(lake, "append_once", full)
+    with pytest.raises(RuntimeError, match="sales: no space left"):
+        watch(spec, other)
+    assert sent == ["[esteira] costs: task features failed"]
+
+
+def test_the_api_is_asked_where_tasks_reach_it(
+    spec: ModelSpec, failing: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(watchdog, "Api", lambda *given: asked.append(given))
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "http://airflow-apiserver:8080/execution/")
+    watch(spec)
+    monkeypatch.setenv("ESTEIRA_API_URL", "http://elsewhere:1")
+    monkeypatch.setenv("ESTEIRA_API_USER", "somebody")
+    watch(spec)
+    assert asked == [
+        ("http://airflow-apiserver:8080", "watchdog", "hunter2"),
+        ("http://elsewhere:1", "somebody", "hunter2"),
+    ]
+
+
+@pytest.fixture
+def tick(airflow_db, dag_bag, spec: ModelSpec):
+    """Run the DAG; returns its tasks' states, and under "" the run's."""
+
+    def run() -> dict[str, str]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Airflow's own
+            ended = dag_bag(spec.folder.parent).dags["esteira_outbox"].test(run_conf={"minutes": 0})
+            states = {task.task_id: str(task.state) for task in ended.get_task_instances()}
+        return {**states, "": str(ended.state)}
+
+    return run
+
+
+def test_without_an_account_it_says_so_and_mails_are_sent_nevertheless(
+    tick, spec: ModelSpec, sent: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ESTEIRA_API_PASSWORD", raising=False)
+    steps.queue(spec, outbox.Mail("sales/one", ("ops@example.com",), "one", ""), datetime.now(UTC).date(), "r")
+    assert tick() == {"watch": "skipped", "deliver": "success", "watched": "success", "": "success"}
+    assert sent == ["one"]
+    said = "".join(capfd.readouterr())
+    assert "runs whose tasks are killed are told to nobody: ESTEIRA_API_PASSWORD is not set" in said
+
+
+def test_a_watch_that_fails_is_red_and_mails_are_sent_nevertheless(
+    tick, spec: ModelSpec, sent: list[str], failing: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise EsteiraError("Airflow refuses the account")
+
+    monkeypatch.setattr(watchdog, "Api", refused)
+    steps.queue(spec, outbox.Mail("sales/one", ("ops@example.com",), "one", ""), datetime.now(UTC).date(), "r")
+    assert tick() == {"watch": "failed", "deliver": "success", "watched": "upstream_failed", "": "failed"}
+    assert sent == ["one"]

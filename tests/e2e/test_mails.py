@@ -1,0 +1,85 @@
+"""Failures that no callback can tell of, on a live Airflow: each is mailed once, by the watchdog in esteira_outbox."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from email.message import EmailMessage
+
+import psutil
+import pytest
+from esteira import spec
+
+from ops import supervision
+from ops.api import Airflow
+from ops.layout import Stack
+from tests.models import AS_OF
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+
+def doomed(mode: str) -> None:
+    """Say what the model's features.py does from now on."""
+    folder = spec.find("doomed").folder
+    (folder / "mode").write_text(mode)
+    for name in ("failing", "go"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def tick(airflow: Airflow, wanted: str = "success") -> dict[str, str | None]:
+    """Let the outbox look at once; returns its tasks' states."""
+    airflow.unpause("esteira_outbox")
+    run_id = airflow.trigger("esteira_outbox", minutes=0)
+    assert airflow.wait("esteira_outbox", run_id) == wanted, airflow.tasks("esteira_outbox", run_id)
+    return airflow.tasks("esteira_outbox", run_id)
+
+
+def mails_about(stack: Stack, run_id: str) -> list[EmailMessage]:
+    """What the catcher has about a run."""
+    every = (
+        email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in stack.mails.glob("*.eml")
+    )
+    return [mail for mail in every if run_id in said(mail)]
+
+
+def said(mail: EmailMessage) -> str:
+    body = mail.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())
+
+
+def test_a_task_that_is_killed_at_each_try_is_mailed_once(airflow: Airflow, stack: Stack) -> None:
+    doomed("killed")
+    airflow.unpause("doomed_train")
+    run_id = airflow.trigger("doomed_train", day=str(AS_OF))
+    assert airflow.wait("doomed_train", run_id, 240) == "failed"
+    assert airflow.tasks("doomed_train", run_id)["validate"] == "failed"
+    assert mails_about(stack, run_id) == []  # which is why there is a watchdog
+    states = tick(airflow)
+    assert states == {"watch": "success", "deliver": "success", "watched": "success"}
+    (mail,) = mails_about(stack, run_id)
+    assert mail["Subject"] == "[esteira] doomed: task validate failed"
+    assert mail["To"] == "ops@example.com"
+    text = said(mail)
+    assert "task validate failed at its try 3" in " ".join(text.split())
+    assert f"{stack.web}/dags/doomed_train/runs/{run_id}" in text
+    assert f"{stack.web}/dags/doomed_train/runs/{run_id}/tasks/validate?try_number=3" in text
+    tick(airflow)
+    assert len(mails_about(stack, run_id)) == 1
+
+
+def test_a_failure_while_the_scheduler_is_killed_is_mailed_once(airflow: Airflow, stack: Stack) -> None:
+    """The task mails by itself, but Airflow does not hear how it ended, misses it after a while, and runs it once more."""
+    doomed("failing")
+    folder = spec.find("doomed").folder
+    airflow.unpause("doomed_train")
+    run_id = airflow.trigger("doomed_train", day=str(AS_OF))
+    airflow.until((folder / "failing").exists, 120, "the task to begin")
+    scheduler = psutil.Process(supervision.interface(stack).getProcessInfo("scheduler")["pid"])
+    scheduler.kill()
+    (folder / "go").touch()
+    assert airflow.wait("doomed_train", run_id, 240) == "failed"
+    tick(airflow)
+    tick(airflow)
+    (mail,) = mails_about(stack, run_id)
+    assert mail["Subject"] == "[esteira] doomed: task validate failed"
