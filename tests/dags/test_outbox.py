@@ -67,12 +67,12 @@ def watch(*specs: ModelSpec) -> dict[str, str]:
     return operations._watched(list(specs), timedelta(0))
 
 
-def callback(spec: ModelSpec, cleared: int = 0, number: int = 1) -> None:
+def callback(spec: ModelSpec, cleared: int = 0, number: int = 1, began: float = 5) -> None:
     """What the failed task says itself."""
     about = {"task_id": "features", "map_index": -1, "dag_id": "sales_train", "run_id": RUN, "log_url": ""}
     context = {
         "task_instance": SimpleNamespace(**about, try_number=number),
-        "dag_run": SimpleNamespace(clear_number=cleared),
+        "dag_run": SimpleNamespace(clear_number=cleared, start_date=datetime.now(UTC) - timedelta(minutes=began)),
         "exception": ValueError("no"),
     }
     alerts.mail_failure_of(spec)(context)
@@ -100,9 +100,18 @@ def test_a_run_that_was_cleared_and_fails_again_is_told_again(
     failing[:] = [failed(minutes_ago=-0.01, number=6)]  # it began after that mail
     watch(spec)
     assert len(sent) == 2
-    callback(spec, cleared=1)
-    callback(spec, cleared=2)
+    callback(spec, cleared=2, began=0)
+    callback(spec, cleared=3, began=0)
     assert len(sent) == 4
+
+
+def test_a_callback_that_is_called_late_tells_nothing_that_the_watchdog_has_told(
+    spec: ModelSpec, sent: list[str], failing: list[Run]
+) -> None:
+    failing.append(failed())
+    watch(spec)
+    callback(spec)
+    assert len(sent) == 1
 
 
 def test_a_task_that_airflow_runs_once_more_by_itself_tells_once(spec: ModelSpec, sent: list[str]) -> None:

@@ -27,7 +27,8 @@ VAULTED = CLOCKWORK.replace(
     "source: {{kind: python, function: source.read}}",
     "source: {{kind: sql, url: '${{VAULT_URL}}', query: 'select * from sales where at between :first and :last'}}",
 )
-# What features.py does is in a file beside it: its process is killed, as for its memory; or it fails when it is told to.
+# What features.py does is in files beside it: its process is killed, as for its memory, at its first tries; then it fails when
+# it is told to.
 DOOMED = """\
 import os
 import signal
@@ -38,7 +39,9 @@ PLACE = Path(__file__).parent
 
 
 def build(rows):
-    if (PLACE / "mode").read_text() == "killed":
+    left = int((PLACE / "kills").read_text())
+    if left:
+        (PLACE / "kills").write_text(str(left - 1))
         os.kill(os.getpid(), signal.SIGKILL)
     (PLACE / "failing").touch()
     limit = time.monotonic() + 60

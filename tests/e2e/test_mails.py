@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 from email.message import EmailMessage
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,12 +19,13 @@ from tests.models import AS_OF
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 
-def doomed(mode: str) -> None:
-    """Say what the model's features.py does from now on."""
+def doomed(kills: int) -> Path:
+    """Let the process of the model's features.py be killed so often before it fails; returns its folder."""
     folder = spec.find("doomed").folder
-    (folder / "mode").write_text(mode)
+    (folder / "kills").write_text(str(kills))
     for name in ("failing", "go"):
         (folder / name).unlink(missing_ok=True)
+    return folder
 
 
 def tick(airflow: Airflow, wanted: str = "success") -> dict[str, str | None]:
@@ -49,7 +51,7 @@ def said(mail: EmailMessage) -> str:
 
 
 def test_a_task_that_is_killed_at_each_try_is_mailed_once(airflow: Airflow, stack: Stack) -> None:
-    doomed("killed")
+    doomed(kills=3)
     airflow.unpause("doomed_train")
     run_id = airflow.trigger("doomed_train", day=str(AS_OF))
     assert airflow.wait("doomed_train", run_id, 240) == "failed"
@@ -68,17 +70,26 @@ def test_a_task_that_is_killed_at_each_try_is_mailed_once(airflow: Airflow, stac
     assert len(mails_about(stack, run_id)) == 1
 
 
-def test_a_failure_while_the_scheduler_is_killed_is_mailed_once(airflow: Airflow, stack: Stack) -> None:
-    """The task mails by itself, but Airflow does not hear how it ended, misses it after a while, and runs it once more."""
-    doomed("failing")
-    folder = spec.find("doomed").folder
+@pytest.mark.parametrize("everything", [False, True], ids=["alone", "with its workers"])
+def test_a_failure_at_the_last_try_as_the_scheduler_is_killed_is_mailed_once(
+    airflow: Airflow, stack: Stack, everything: bool
+) -> None:
+    """Alone: the task mails by itself, but Airflow may not hear how it ended, and runs it once more.
+
+    With its workers, and so with the task: Airflow misses it after a while, and has its callback called, or not.
+    """
+    folder = doomed(kills=2)
     airflow.unpause("doomed_train")
     run_id = airflow.trigger("doomed_train", day=str(AS_OF))
-    airflow.until((folder / "failing").exists, 120, "the task to begin")
+    airflow.until((folder / "failing").exists, 120, "the task's last try")
     scheduler = psutil.Process(supervision.interface(stack).getProcessInfo("scheduler")["pid"])
-    scheduler.kill()
+    victims = [scheduler, *(scheduler.children(recursive=True) if everything else [])]
+    for victim in victims:
+        victim.suspend()  # so that none can tell of another's end
+    for victim in victims:
+        victim.kill()
     (folder / "go").touch()
-    assert airflow.wait("doomed_train", run_id, 240) == "failed"
+    assert airflow.wait("doomed_train", run_id, 300) == "failed"
     tick(airflow)
     tick(airflow)
     (mail,) = mails_about(stack, run_id)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import stat
 import subprocess
@@ -227,3 +228,27 @@ def test_what_is_no_backup_or_a_damaged_one_is_not_restored(project: Path) -> No
     with pytest.raises(containers.ContainersError, match=r"mlflow\.dump is missing"):
         containers.restore(project / "backup")
     assert not (project / "calls").exists()
+
+
+def test_the_users_are_made_with_passwords_that_no_list_of_processes_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog may look at runs and tasks, and at nothing else."""
+    calls: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(
+        containers.subprocess, "run", lambda command, **given: calls.append((command, given.get("input", "")))
+    )
+    monkeypatch.setattr(containers, "_migrate_mlflow", lambda address: None)
+    given = {"ADMIN_PASSWORD": "for-admin", "ESTEIRA_API_PASSWORD": "for-watchdog", "ESTEIRA_API_USER": "watchdog"}
+    for name, value in {**given, "MLFLOW_BACKEND_STORE_URI": "x"}.items():
+        monkeypatch.setenv(name, value)
+    containers.init()
+    assert not any("for-" in word for command, _ in calls for word in command)
+    (asked,) = (json.loads(text) for _, text in calls if text)
+    roles = [command for command in asked if command[0] == "roles"]
+    assert roles == [
+        ["roles", "create", "Watchdog"],
+        ["roles", "add-perms", "Watchdog", "--action", "can_read", "--resource", "DAGs", "DAG Runs", "Task Instances"],
+    ]
+    made = {command[3]: command[command.index("--role") + 1] for command in asked if command[:2] == ["users", "create"]}
+    assert made == {"admin": "Admin", "watchdog": "Watchdog"}
+    reset = {command[3]: command[-1] for command in asked if command[:2] == ["users", "reset-password"]}
+    assert reset == {"admin": "for-admin", "watchdog": "for-watchdog"}

@@ -92,7 +92,7 @@ def test_a_failed_run_is_told_with_its_task_and_its_link(spec: ModelSpec) -> Non
     airflow = Airflow()
     airflow.add("sales_train", "manual__1", ("features", "failed"), ("candidates", "upstream_failed"))
     ((mail, same, since),) = mails(spec, airflow.failed(), [])
-    assert mail.key == "sales/failed/sales_train/manual__1/features/try-3"
+    assert mail.key == "sales/failed/sales_train/manual__1/watchdog/features/3"
     assert same == "failed/sales_train/manual__1/"
     assert since == NOW - timedelta(minutes=70)  # when the run started
     assert mail.subject == "[esteira] sales: task features failed"

@@ -20,6 +20,8 @@ def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTEIRA_GIT_TOKEN", "swordfish")
     assert settings.settings().git_token.get_secret_value() == "swordfish"
     assert "swordfish" not in repr(settings.settings())
+    monkeypatch.setenv("ESTEIRA_API_PASSWORD", "hunter2")
+    assert "hunter2" not in repr(settings.settings())
 
 
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,8 +199,12 @@ def test_no_key_or_password_is_in_the_configuration(made: Stack) -> None:
     environment = stack._environment(made, Database("sqlite:///x"))
     supervision.write_config(made, Database("sqlite:///x"))
     written = (made.home / "supervisord.conf").read_text()
-    for secret in (made.password.read_text(), *json.loads((made.home / "secrets.json").read_text()).values()):
+    users = json.loads((made.home / "airflow-users.json").read_text())
+    assert users == {"admin": made.password.read_text(), "watchdog": environment["ESTEIRA_API_PASSWORD"]}
+    for secret in (*users.values(), *json.loads((made.home / "secrets.json").read_text()).values()):
         assert secret not in written
+    again = stack._environment(made, Database("sqlite:///x"))
+    assert again["ESTEIRA_API_PASSWORD"] != environment["ESTEIRA_API_PASSWORD"]
     assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite:///x"
 
 

@@ -137,19 +137,35 @@ def mail_failure_of(spec: ModelSpec) -> Any:
     def mail_failure(context: Mapping[str, Any]) -> None:
         from esteira.notify import messages
 
-        instance = context["task_instance"]
+        instance, dag_run = context["task_instance"], context["dag_run"]
+        run = f"{instance.dag_id}/{instance.run_id}"
+        if _told_by_watchdog(spec, run, dag_run.start_date):
+            log.warning("model %s: the watchdog has told already that %s failed", spec.name, run)
+            return
         mapped = f"[{instance.map_index}]" if instance.map_index >= 0 else ""
         mail = messages.failure(
             spec,
             f"{instance.task_id}{mapped}",
-            f"{instance.dag_id}/{instance.run_id}",
+            run,
             context.get("exception"),
             instance.log_url,
-            getattr(context["dag_run"], "clear_number", 0) or 0,  # which a run by DAG.test() does not have
+            getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
         )
-        queue(spec, mail, datetime.now(ZoneInfo(spec.time.timezone)).date(), f"{instance.dag_id}/{instance.run_id}")
+        queue(spec, mail, datetime.now(ZoneInfo(spec.time.timezone)).date(), run)
 
     return mail_failure
+
+
+def _told_by_watchdog(spec: ModelSpec, run: str, since: datetime | None) -> bool:
+    """Whether the run was mailed about since it began: Airflow may call a callback late, where its processes were down."""
+    from esteira.notify import messages
+    from esteira.store import outbox
+
+    try:
+        return since is not None and outbox.is_queued(spec, messages.UNREPORTED.format(run=run), since)
+    except Exception:  # the lake may be what failed, and the mail is to say so
+        log.exception("model %s: whether the watchdog has told of %s can't be seen", spec.name, run)
+        return False
 
 
 def queue(spec: ModelSpec, mail: Mail, day: Any, by: str) -> None:

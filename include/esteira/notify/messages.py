@@ -195,6 +195,7 @@ def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, c
 
 
 TASKS = ["task", "state", "try", "since"]
+UNREPORTED = "failed/{run}/watchdog/"  # how the names of such mails begin
 
 
 def unreported(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
@@ -202,7 +203,7 @@ def unreported(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterabl
     name, _, number, _ = tasks[0] if tasks else ("the run itself", "", "0", "")
     what = f"task {name} failed at its try {number}" if tasks else "the run failed, though none of its tasks did"
     return Mail(
-        key=f"{spec.name}/failed/{run}/{name}/try-{number}",
+        key=f"{spec.name}/{UNREPORTED.format(run=run)}{name}/{number}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: {f'task {name}' if tasks else 'a run'} failed",
         lead=(
