@@ -81,8 +81,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         patch.setenv("ESTEIRA_MODELS", ":".join(map(str, folders)))
         for name in ("WEB", "MLFLOW", "SMTP"):
             patch.setenv(f"ESTEIRA_{name}_PORT", str(free_port()))
-        # A killed worker is missed sooner than after Airflow's five minutes.
-        sooner = {**stacks.shared_settings(), "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45"}
+        # The tasks of a killed scheduler are taken up sooner than at Airflow's five minutes.
+        sooner = {**stacks.shared_settings(), "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15"}
         patch.setattr(stacks, "shared_settings", lambda: sooner)
         stack = Stack.from_environment()
         patch.setenv("MLFLOW_TRACKING_URI", stack.mlflow)

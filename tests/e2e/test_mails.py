@@ -76,7 +76,7 @@ def test_a_failure_at_the_last_try_as_the_scheduler_is_killed_is_mailed_once(
 ) -> None:
     """Alone: the task mails by itself, but Airflow may not hear how it ended, and runs it once more.
 
-    With its workers, and so with the task: Airflow misses it after a while, and has its callback called, or not.
+    With its workers, and so with the task: the next scheduler finds it an orphan, and runs it once more.
     """
     folder = doomed(kills=2)
     airflow.unpause("doomed_train")

@@ -113,7 +113,7 @@ where it has no account, and its log says so."""
     schedule = settings().outbox_schedule
     with _operation("outbox", schedule, doc, params={"minutes": minutes}) as dag:
 
-        @task(retries=0, execution_timeout=timedelta(minutes=10))
+        @task(retries=0)
         def watch() -> dict[str, str]:
             return _watched(specs, timedelta(minutes=context_of_run()[0]["minutes"]))
 
