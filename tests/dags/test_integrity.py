@@ -56,7 +56,7 @@ def test_operations_look_after_every_model(dags) -> None:
         assert (dag.catchup, dag.max_active_runs, dag.is_paused_upon_creation) == (False, 1, False)
     assert dags["esteira_maintenance"].get_task("maintain").on_failure_callback
     deliver = dags["esteira_outbox"].get_task("deliver")
-    assert (deliver.upstream_task_ids, str(deliver.trigger_rule)) == ({"watch"}, "all_done")
+    assert (deliver.upstream_task_ids, deliver.trigger_rule) == ({"watch"}, "all_done")
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from esteira import steps  # before Airflow: what it imports looks into every module, and Airflow's warn
+from esteira import steps
 from esteira.dags import alerts, operations, watchdog
 from esteira.dags.watchdog import Run, Task
 from esteira.errors import EsteiraError

@@ -13,7 +13,7 @@ from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
 from esteira.store.outbox import Mail, Waiting
-from esteira.text import counted
+from esteira.text import counted, printable
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +125,17 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     try:
         send(rendering.message(given.mail, sender), given.receiver)
     except Refused as error:
-        _refuse(spec, given, str(error))
+        _refuse(spec, given, printable(str(error)))
         return replace(done, refused=done.refused + 1)
     except Unknown as error:
-        log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, error)
-        return replace(done, waiting=done.waiting + 1, error=str(error))
+        said = printable(str(error))  # a log takes no half a character either
+        log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, said)
+        return replace(done, waiting=done.waiting + 1, error=said)
     except Exception as error:  # whatever it was, the other mails are sent
-        unexpected = not isinstance(error, Postponed)
-        log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, error, exc_info=unexpected)
-        ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {error}"))
-        return replace(done, waiting=done.waiting + 1, error=str(error))
+        said, unexpected = printable(str(error)), not isinstance(error, Postponed)
+        log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, said, exc_info=unexpected)
+        ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {said}"))
+        return replace(done, waiting=done.waiting + 1, error=said)
     ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
     return replace(done, sent=done.sent + 1)
 
