@@ -69,13 +69,11 @@ class Story:
     def tell(self, day: date, model: str, what: str) -> None:
         """Add a row to the summary: what happened, the version that serves next, the metric of the latest window."""
         from esteira import spec as specs
-        from esteira.store.ledger import champion
-        from esteira.store.measurements import windows as measured_windows
+        from esteira import views
 
-        spec = specs.find(model)
-        now = champion(spec)
-        windows = measured_windows(spec, day)
-        metric = f"{spec.check.metric} {windows[-1].values[spec.check.metric]:.3f}" if windows else "-"
+        found = views.status(specs.find(model))
+        now, last = found.champion, found.last_window
+        metric = f"{found.metric} {last.value:.3f}" if last else "-"
         self.rows.append((str(day), model, what, f"v{now.version}" if now else "none", metric))
 
 

@@ -37,9 +37,7 @@ from ops.progress import heartbeat
 READY_WITHIN = 180  # seconds
 STOP_WITHIN = 60  # seconds
 FREE_WITHIN = 10  # seconds
-RUNNING = (
-    "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.store.runs reads it
-)
+RUNNING = "running.json"  # in the state folder: where MLflow is, which ports, whose they are; esteira.store.mlflow_tracking reads it
 # What is in a state folder. `make clean` removes nothing else from one that ESTEIRA_HOME names.
 OWN = (
     *(

@@ -188,7 +188,7 @@ def champion_at(spec: ModelSpec, day: date) -> ChampionAt:
 
 @dataclass(frozen=True)
 class Check:
-    """What a day's check measured, tried and decided. `promoted` is the attempt that was, or is to be, promoted."""
+    """What a day's check measured, tried and decided; `table` is where the metrics lie."""
 
     day: date
     champion: int
@@ -199,6 +199,7 @@ class Check:
     drift: Drift | None
     drifts: Mapping[str, float]
     warned: Warned | None
+    table: str
 
 
 def check(spec: ModelSpec, day: date) -> Check:
@@ -216,6 +217,7 @@ def check(spec: ModelSpec, day: date) -> Check:
         drift=measurements.drift(spec, day),
         drifts=measurements.drifts(spec, day),
         warned=warned[0] if warned else None,
+        table=measurements.place(spec),
     )
 
 

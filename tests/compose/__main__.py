@@ -30,9 +30,10 @@ from ops.api import ENDED, Airflow
 from ops.containers import SECRETS, settings
 from tests import models
 from tests.e2e import browser
+from tests.ports import free_port
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import LAST, Runs, count, free_port, prepared, started, undisturbed, write_models
+from tests.soak.runs import LAST, Runs, count, prepared, started, undisturbed, write_models
 
 PROJECT = Path(__file__).parents[2]
 NAME = f"esteira-test-{os.getpid()}"

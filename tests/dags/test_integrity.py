@@ -160,6 +160,7 @@ def test_the_trigger_form_offers_what_the_issue_names(dags) -> None:
         "version",
         "check",
         "allow_empty",
+        "champion",
     }
     assert set(dags["toll_traffic_check"].params) == {"day"}
 

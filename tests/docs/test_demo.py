@@ -10,7 +10,7 @@ import pytest
 
 from ops.places import remove
 from tests.docs.pages import PROJECT
-from tests.e2e.conftest import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(900)]
 

@@ -23,8 +23,7 @@ from esteira.__main__ import app
 
 from tests import models
 from tests.docs import pages
-from tests.docs.pages import PROJECT, Snippet
-from tests.docs.test_references import CLI, TARGETS
+from tests.docs.pages import CLI, PROJECT, TARGETS, Snippet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -10,17 +10,12 @@ from typing import Any
 
 import click
 import pytest
-import typer
 import yaml
 from esteira import settings, spec
-from esteira.__main__ import app
 
 from tests.docs import pages
-from tests.docs.pages import PROJECT, REFERENCES, Snippet
+from tests.docs.pages import CLI, MAKEFILE, PROJECT, REFERENCES, TARGETS, Snippet
 
-CLI = typer.main.get_command(app)
-MAKEFILE = (PROJECT / "Makefile").read_text()
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
 SERVICES = set(yaml.safe_load((PROJECT / "docker-compose.yaml").read_text())["services"])
 # Flags of other programs that sentences name alone.
 OTHER_FLAGS = {"--allowed-hosts": "mlflow server"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -19,9 +18,10 @@ from ops.api import Airflow
 from ops.stack import Stack
 from tests import models
 from tests.conftest import PROJECT
+from tests.e2e.given import SECRET
+from tests.ports import free_port
 
 CLOCKWORK = models.YAML + "score: {{schedule: null}}\n"
-SECRET = "hunter2-is-not-shown"
 VAULT_URL = f"sqlite:////nowhere/{SECRET}/sales.db"  # of a folder that isn't there: a run of it fails
 VAULTED = CLOCKWORK.replace(
     "source: {{kind: python, function: source.read}}",
@@ -49,13 +49,6 @@ def build(rows):
         time.sleep(0.05)
     raise RuntimeError("the world has ended")
 """
-TODAY = datetime.now(UTC).date()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

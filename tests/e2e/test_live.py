@@ -22,7 +22,7 @@ from sqlalchemy import Engine, inspect, text
 from ops import database
 from ops.api import Airflow
 from ops.stack import PROJECT, Stack
-from tests.e2e.conftest import SECRET, TODAY
+from tests.e2e.given import SECRET, TODAY
 from tests.models import AS_OF
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1500)]

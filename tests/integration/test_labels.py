@@ -181,3 +181,35 @@ def test_settling_alone_makes_no_label_stale(trained, tmp_path: Path) -> None:
 def test_a_block_of_labels_that_can_not_be_used_is_named(tmp_path: Path, block: str, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         models.write(tmp_path, yaml=SETTLING.replace("{{settle: 7d}}", block))
+
+
+def test_a_correction_beside_a_check_is_not_lost(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check has read the source before it was corrected, and writes after the correction was stored."""
+    spec = trained()
+    score_days(spec, [FIRST])
+    real, done = data.read_labels, []
+
+    def read(*given: object) -> pd.DataFrame:
+        rows = real(*given)  # type: ignore[arg-type]
+        if not done:
+            done.append(True)
+            ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+            monkeypatch.setattr(data, "read_labels", lambda *given: real(*given).assign(label=500.0))
+            ingest.labels_again(spec, [FIRST])
+        return rows
+
+    monkeypatch.setattr(data, "read_labels", read)
+    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    assert set(labels.read(spec, FIRST, FIRST)["label"]) == {500.0}
+
+
+def test_a_clock_that_goes_back_takes_no_correction_with_it(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    now = lake.clock()
+    monkeypatch.setattr(lake, "clock", lambda: now - timedelta(hours=5))
+    corrected(monkeypatch, 100)
+    before = sum_of(spec, FIRST)
+    ingest.labels_again(spec, [FIRST])
+    assert sum_of(spec, FIRST) == pytest.approx(before + 2400)

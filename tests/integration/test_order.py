@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.errors import PromotionRefused
+from esteira.errors import DataError, PromotionRefused, SpecError
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger
 
+from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
 from tests.worlds import lived
 
@@ -175,3 +178,69 @@ def test_what_died_before_its_days_were_scored_is_brought_along(trained) -> None
     assert done.days == tuple(data.days(CHANGE, day))
     assert versions(spec) == published(spec)
     assert steps.reconcile(spec, "hourly") == Reconciled()
+
+
+def test_a_day_is_not_scored_on_features_that_a_version_has_not(trained, tmp_path: Path) -> None:
+    """A feature that model.yaml has lost is an empty column of the table: the version that needs it would be crippled."""
+    spec = trained()
+    score_days(spec, [FIRST])
+    before = lake.read("predictions", spec.name)
+    fewer = models.write(tmp_path / "models", yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [heat]"))
+    with pytest.raises(SpecError, match=r"a version was trained on \['hour'\], which model.yaml no longer has"):
+        score_days(fewer, [FIRST])
+    assert lake.read("predictions", spec.name).equals(before)
+    with pytest.raises(DataError, match="are not those of the model.yaml as it is now"):
+        steps.score(spec, [FIRST], "the task alone")
+
+
+def test_a_requeue_beside_a_score_is_not_overwritten(
+    tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, _, after = tomorrow
+    real = data.read
+
+    def warmer(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(hour=3)
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(data, "read", warmer)
+        scoring.requeue(spec, [after], "requeue")
+
+    beside(monkeypatch, meanwhile)
+    steps.score(spec, [after], "score")
+    made = lake.read("predictions", spec.name, day=after)["prediction"].tolist()
+    steps.score(spec, [after], "again")
+    assert lake.read("predictions", spec.name, day=after)["prediction"].tolist() == made
+
+
+def test_a_promotion_between_two_looks_at_the_state_is_not_missed(
+    tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number that a day's write carries is of the very state by which its version was chosen."""
+    spec, day, after = tomorrow
+    real, done = ledger.require_published, []
+
+    def late(*given: object) -> object:
+        if not done:
+            done.append(True)
+            steps.check(spec, day)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger, "require_published", late)
+    steps.score(spec, [after], "score")
+    assert lake.marks("predictions", spec.name, [after]) == {after: ledger.state(spec).number + 1}
+    rollbacks.perform(spec, ANA)
+    assert versions(spec) == published(spec)
+
+
+def test_what_is_let_go_for_a_day_stays_chosen_for_the_others(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
+    days = data.days(FIRST, FIRST + timedelta(days=3))
+    steps.score(spec, days, "r1", 2)
+    steps.score(spec, days[:1], "r2", champion=True)
+    steps.score(spec, days[:1], "r1", 2)  # the task of the choice, run again
+    steps.reconcile(spec, "hourly")
+    assert [versions(spec)[each] for each in days] == [{1}, {2}, {2}, {2}]
+    assert versions(spec)[day] == {1}

@@ -97,8 +97,8 @@ def _pin(world: World, state: State) -> Numbered | None:
 
 
 def _release(world: World, state: State) -> Numbered | None:
-    known = [each.number for each in state.numbered if isinstance(each, Pinned)]
-    return changes.release(state, world.random.choice([*known, 99]), by="somebody")
+    first = world.day - timedelta(days=world.random.randrange(6))
+    return changes.release(state, first, first + timedelta(days=world.random.randrange(3)), by="somebody")
 
 
 KINDS: list[Callable[[World, State], Numbered | None]] = [
@@ -152,7 +152,7 @@ class Step:
 
     def pinned(self, day: date) -> bool:
         """Whether a person has chosen the day's version."""
-        return any(pin.day <= day <= pin.last for pin in self.after.pins)
+        return self.after.pinned(day) is not None
 
     def is_unchanged(self, day: date) -> bool:
         """Whether what is published for the day is as before."""
@@ -189,9 +189,12 @@ def _rules(
     elif isinstance(event, Pinned):
         _of_a_pin(step, event)
     elif isinstance(event, Released):
-        without = fold(each for each in after.numbered if each.number not in (event.number, event.pin))
-        versions = [[each.version for each in published(state)] for state in (after, without)]
-        step.require(versions[0] == versions[1], "a pin that was released is as if it had not been")
+        without = fold(each for each in after.numbered if not isinstance(each, Pinned))
+        for day in DAYS:
+            within = event.day <= day <= event.last
+            step.require(within or step.is_unchanged(day), "a release touches only its days")
+            free = after.published(day) == without.published(day)
+            step.require(not within or free, "a day that was let go is as if no version had been chosen for it")
 
 
 def _of_a_promotion(step: Step, event: Promoted) -> None:

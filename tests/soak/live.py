@@ -22,9 +22,10 @@ from ops import database, places, processes
 from ops import stack as stacks
 from ops.api import ENDED, Airflow
 from ops.stack import BIN, Stack
+from tests.ports import free_port
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, free_port, prepared, started, undisturbed, write_models
+from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, prepared, started, undisturbed, write_models
 
 VICTIMS = ("task", "worker", "scheduler", "api-server")
 SIZE = "96m"  # of the lake's own file system

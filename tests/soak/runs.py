@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
@@ -82,13 +81,6 @@ class Runs(ABC):
         self.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body)
         self.airflow.until(lambda: self.state(run) not in ENDED, 30, f"{run} to begin again")
         return self.ended(run)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_models(folder: Path, names: Sequence[str]) -> None:

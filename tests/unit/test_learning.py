@@ -176,9 +176,7 @@ def test_a_wrong_candidate_is_found_before_any_data_is_read(
 
 def test_a_champion_of_older_features_says_what_is_missing(spec: ModelSpec, frame: pd.DataFrame) -> None:
     model = pipelines.fit(spec, spec.train.candidates[1], {}, frame)
-    with pytest.raises(
-        SpecError, match=r"the champion was trained on \['heat'\], which the feature table no longer has"
-    ):
+    with pytest.raises(SpecError, match=r"a version was trained on \['heat'\], which model.yaml no longer has"):
         pipelines.predict(spec, model, frame.drop(columns="heat"))
 
 

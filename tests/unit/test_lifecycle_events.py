@@ -35,7 +35,7 @@ EVERY = [
     RolledBack(number=3, version=3, bad=4, voids=(1, 2), first_day=DAY, **ABOUT),
     Undone(number=4, version=4, undoes=3, **ABOUT),
     Pinned(number=5, version=2, last=date(2026, 2, 5), **ABOUT),
-    Released(number=6, pin=5, **ABOUT),
+    Released(number=6, last=date(2026, 1, 25), **ABOUT),
     Verified(promotion=2, version=4, replaced=3, worse=False, facts={"gain": 0.2}, **ABOUT),
     Verified(promotion=2, version=4, replaced=3, worse=True, **ABOUT),
     Warned(version=4, last=DAY, **ABOUT),

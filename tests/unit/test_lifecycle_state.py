@@ -93,7 +93,6 @@ def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
             "version 7 is no champion to go back to",
         ),
         (lambda state: changes.undo(state, last_served=None, by="x"), "the last change is no roll-back"),
-        (lambda state: changes.release(state, 1, by="x"), "no pin of the number 1"),
         (
             lambda state: changes.promote(state, 3, day(20), measured=1, why="", by="y"),
             "version 3 was measured against version 1, but the champion is version 2",
@@ -118,7 +117,41 @@ def test_a_pin_holds_through_promotions_until_it_is_released(two: State) -> None
     pinned = promoted(after(two, changes.pin(two, 1, day(11), day(12), by="ana")), 3, 20, back=9)
     assert versions(pinned, range(8, 14)) == [2, 3, 3, 1, 1, 3]
     assert pinned.published(day(11)).why == "pinned by ana"
-    assert versions(after(pinned, changes.release(pinned, 3, by="ana")), range(8, 14)) == [2, 3, 3, 3, 3, 3]
+    assert versions(after(pinned, changes.release(pinned, day(11), day(11), by="ana")), range(8, 14)) == [
+        2,
+        3,
+        3,
+        3,
+        1,
+        3,
+    ]
+    assert changes.release(pinned, day(13), day(14), by="ana") is None
+
+
+def test_of_two_choices_for_a_day_the_last_holds_and_a_run_chooses_once(two: State) -> None:
+    first = after(two, changes.pin(two, 1, day(11), day(12), by="ana", run="r1"))
+    other = after(first, changes.pin(first, 2, day(11), day(11), by="ana", run="r2"))
+    assert changes.pin(other, 1, day(11), day(12), by="ana", run="r1") is None  # the same task, run again
+    again = after(other, changes.pin(other, 1, day(11), day(12), by="ana", run="r3"))
+    assert versions(again, range(11, 13)) == [1, 1]
+
+
+def test_a_roll_back_from_a_day_on_can_be_made_wider_and_undone(two: State) -> None:
+    narrow = after(two, changes.roll_back(two, to=None, last_served=day(14), first_day=day(12), by="ana"))
+    assert versions(narrow, range(8, 14)) == [2, 2, 2, 2, 1, 1]
+    assert changes.roll_back(narrow, to=None, last_served=day(14), first_day=day(13), by="ana") is None
+    wide = after(narrow, changes.roll_back(narrow, to=None, last_served=day(14), by="ana"))
+    assert versions(wide, range(8, 14)) == [1] * 6
+    back = after(wide, changes.undo(wide, last_served=day(14), by="ana"))
+    assert versions(back, range(8, 14)) == versions(narrow, range(8, 14))
+    assert back.champion is not None
+    assert back.champion.version == 1
+
+
+def test_a_roll_back_from_a_later_day_on_serves_from_that_day(two: State) -> None:
+    event = changes.roll_back(two, to=None, last_served=day(14), first_day=day(20), by="ana")
+    assert event is not None
+    assert event.day == day(20)
 
 
 def test_an_old_rollback_voids_what_was_promoted_since_its_version(two: State) -> None:
@@ -144,10 +177,10 @@ MUTATIONS = {
     "a promotion touches only the days that it replaces": lambda patch: patch.setattr(
         State, "replaces_from", lambda *_: date.min
     ),
-    "a pin that was released": lambda patch: patch.setattr(
-        State, "pins", property(lambda self: tuple(e for e in self.numbered if isinstance(e, lifecycle.Pinned)))
+    "a day that was let go": lambda patch: patch.setattr(
+        State, "_by_hand", property(lambda self: tuple(e for e in self.numbered if isinstance(e, lifecycle.Pinned)))
     ),
-    "a pin holds for its days": lambda patch: patch.setattr(State, "pins", ()),
+    "a pin holds for its days": lambda patch: patch.setattr(State, "pinned", lambda *_: None),
     "an undoing is exact": lambda patch: patch.setattr(
         State, "rollbacks", property(lambda self: tuple(e for e in self.numbered if isinstance(e, RolledBack)))
     ),

@@ -10,53 +10,7 @@ from esteira.errors import SpecError
 from esteira.spec import load
 
 from tests import models
-
-# The example of the design, whole: every key that there is has its line here.
-FULL = """\
-name: bike_demand
-owner: demand@example.com
-task: regression
-source: {kind: csv, path: "${DATA}/hour.csv"}
-time: {column: dteday, hour: hr}
-key: [dteday, hr]
-target: cnt
-label_delay: 1d
-features: {numeric: [temp, hum, hr], categorical: [season, weathersit], boolean: [holiday]}
-expect: {temp: {min: 0, max: 1}, weathersit: {in: [1, 2, 3, 4]}, cnt: {min: 0}}
-train:
-  schedule: "@monthly"
-  window: 180d
-  candidates:
-    - {estimator: sklearn.ensemble.HistGradientBoostingRegressor, search: {learning_rate: {log: [0.02, 0.3]}, max_leaf_nodes: {int: [15, 127]}}, trials: 20}
-    - {estimator: sklearn.linear_model.Ridge}
-score: {schedule: "0 6 * * *", shards: 1}
-check:
-  every: 7d
-  metrics: {mae_over_mean: {max: 0.20}}
-  violated: {at_least: 2, of_last: 3}
-  min_days: 5
-  slice: 14d
-  drift: {max_share: 0.5}
-retrain:
-  - {window: 180d}
-  - {window: 60d, half_life: 14d, keep_old: 0.2}
-  - {window: 120d, trials: 40}
-promote: {approval: none, min_gain: 0.005, confidence: 0.95}
-alerts: {email: [demand@example.com]}
-"""
-
-MINIMAL = """\
-name: bike_demand
-owner: demand@example.com
-task: regression
-source: {kind: parquet, path: rides.parquet}
-time: {column: at}
-key: [at]
-target: rides
-features: {numeric: [temp]}
-train: {candidates: [{estimator: sklearn.linear_model.Ridge}]}
-check: {metrics: {mae: {max: 10}}}
-"""
+from tests.models import FULL, MINIMAL
 
 
 @pytest.fixture

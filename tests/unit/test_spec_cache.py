@@ -20,7 +20,7 @@ from esteira.spec import model as spec_model
 
 from tests import corpora, models
 from tests.conftest import PROJECT
-from tests.unit.test_spec import FULL, MINIMAL
+from tests.models import FULL, MINIMAL
 
 SHIPPED = sorted(
     path.parent for root in ("include/models", "examples") for path in (PROJECT / root).glob("*/model.yaml")
@@ -34,6 +34,7 @@ TEXTS = {
     "binary": models.BINARY.format(name="bike_demand"),
     "sql": SQL % "${URL}",
     "labels": MINIMAL + "labels: {source: {kind: delta, path: 's3://lake/labels'}, key: [at]}\n",
+    "settle": MINIMAL + "labels: {settle: 7d}\n",
     "days": MINIMAL + "score: {start: 2026-01-31, catchup: true}\n",
     "aliases": MINIMAL + "personal: &names [temp]\nexpect: {temp: {in: &one [1, 2.0, a, true]}, rides: {in: *one}}\n",
 }

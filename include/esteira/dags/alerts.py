@@ -95,12 +95,19 @@ def _give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, 
 ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
 
 
-def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -> None:
-    from esteira.notify.delivery import Postponed, Refused
+# Refusals, by their enhanced code (RFC 3463), that are of the sender or of a policy: such a server takes no mail of ours.
+OF_THE_SENDER = re.compile(r"5\.(1\.[78]|7\.\d+)\b")
 
-    if not wanted[0] <= code <= wanted[1]:
-        kind = Refused if PERMANENT[0] <= code <= PERMANENT[1] else Postponed
-        raise kind(f"{receiver}: {code} {answer.decode(errors='replace')}")
+
+def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -> None:
+    from esteira.notify.delivery import Postponed, Refused, Unreachable
+
+    if wanted[0] <= code <= wanted[1]:
+        return
+    said = answer.decode(errors="replace")
+    if OF_THE_SENDER.match(said):
+        raise Unreachable(f"the mail server takes no mail of ours: {code} {said}")
+    raise (Refused if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")
 
 
 def deliver_now(spec: ModelSpec, mail: Mail) -> None:

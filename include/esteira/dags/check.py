@@ -208,6 +208,10 @@ def _verify(spec: ModelSpec) -> Any:
         from esteira import steps
 
         found = steps.verify(spec, run_day(spec), alerts.run_url())
-        return found.why if found else "too little is known yet"
+        if found is None:
+            return "too little is known yet"
+        if found.mail:
+            alerts.deliver_now(spec, found.mail)
+        return found.verified.why
 
     return verify()

@@ -141,6 +141,12 @@ def context_of_run() -> tuple[Mapping[str, Any], str, str | None]:
     return params, f"{run.dag_id}/{run.run_id}", run.partition_key
 
 
+def asked_by() -> str:
+    """Who started the run: the user who triggered it, else the run."""
+    run = get_current_context()["dag_run"]
+    return str(getattr(run, "triggering_user_name", None) or f"{run.dag_id}/{run.run_id}")
+
+
 def run_day(spec: ModelSpec) -> date:
     """The run's day: its partition, the one asked for, or the day that was over when the run was due."""
     params, _, partition = context_of_run()

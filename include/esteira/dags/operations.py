@@ -24,9 +24,9 @@ from esteira.dags import alerts
 from esteira.dags.building import Budget, loaded
 from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
-from esteira.errors import OutOfReach
+from esteira.errors import OutOfReach, SpecError
 from esteira.settings import settings
-from esteira.spec import CENTURY, ModelSpec, by_name, model_files
+from esteira.spec import CENTURY, ModelSpec, by_name, find, model_files
 from esteira.text import counted
 
 if TYPE_CHECKING:
@@ -38,16 +38,17 @@ log = logging.getLogger(__name__)
 
 def operations() -> dict[str, DAG]:
     """The DAGs that look after all models at once: maintenance of the tables, mails that wait, predictions that are not as published."""
-    if get_parsing_context().dag_id not in (None, "esteira_maintenance", "esteira_outbox", "esteira_reconcile"):
+    if get_parsing_context().dag_id not in (None, *(f"esteira_{name}" for name in BUILDERS)):
         return {}
-    specs, files, budget = [], model_files(), Budget()
+    specs, files, budget, broken = [], model_files(), Budget(), list[str]()
     named = by_name(files)
     for path in files:
         try:
             specs.append(loaded(path, named, budget))
         except Exception as error:  # dags/broken_models.py shows it
             log.error("%s", error)
-    return {dag.dag_id: dag for dag in (_maintenance_dag(specs), _outbox_dag(specs), _reconcile_dag(specs))}
+            broken.append(path.parent.name)
+    return {f"esteira_{name}": build(specs, broken) for name, build in BUILDERS.items()}
 
 
 def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
@@ -72,7 +73,7 @@ def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
     )
 
 
-def _maintenance_dag(specs: list[ModelSpec]) -> DAG:
+def _maintenance_dag(specs: list[ModelSpec], _: list[str]) -> DAG:
     doc = """Compact every model's tables, remove files that nothing needs any more, and write checkpoints.
 
 A file stays for the days given after it was replaced, so that who reads it can end, and for good where it belongs to a
@@ -81,22 +82,26 @@ Delta version that a registered model version was trained on."""
         7, type="integer", minimum=1, maximum=CENTURY, title="Days", description="How long a replaced file is kept."
     )
     with _operation("maintenance", "0 3 * * 0", doc, params={"days": days}) as dag:
+        known = {spec.name: spec for spec in specs}
 
         def mail_failure(context: Mapping[str, Any]) -> None:
-            alerts.mail_failure_of(specs[context["task_instance"].map_index])(context)
+            spec = known.get(str(context.get("name")))
+            if spec is not None:  # else it has failed before it knew whose turn it was
+                alerts.mail_failure_of(spec)(context)
 
         @task(map_index_template="{{ name }}", on_failure_callback=mail_failure)
-        def maintain(index: int) -> str:
+        def maintain(model: str) -> str:
             from esteira import steps
 
-            get_current_context()["name"] = specs[index].name  # type: ignore[typeddict-unknown-key]
-            return steps.maintain(specs[index], context_of_run()[0]["days"])
+            get_current_context()["name"] = model  # type: ignore[typeddict-unknown-key]
+            return steps.maintain(find(model), context_of_run()[0]["days"])
 
-        maintain.expand(index=list(range(len(specs))))
+        # By name: which models there are may be another list by the time that a task runs.
+        maintain.expand(model=list(known))
     return dag
 
 
-def _outbox_dag(specs: list[ModelSpec]) -> DAG:
+def _outbox_dag(specs: list[ModelSpec], broken: list[str]) -> DAG:
     doc = """Send the mails that no mail server took when they were written, and tell of runs that could not tell themselves.
 
 Each mail is in its model's ledger until it is delivered, and always has the same Message-ID. Mails younger than the minutes
@@ -122,7 +127,10 @@ where it has no account, and its log says so."""
             from esteira.notify import delivery
 
             minutes, connect = context_of_run()[0]["minutes"], delivery.once(alerts.connected)
-            return _each(specs, lambda spec: _delivered(spec, minutes, connect))
+            said = _each(specs, lambda spec: _delivered(spec, minutes, connect))
+            if broken:  # after the others' turn; red, for what waits there may be about just that
+                raise SpecError(f"the mails of {', '.join(broken)} wait until the model.yaml is mended")
+            return said
 
         # The end of a DAG says how its run ended: without one of its own a watch that failed would be seen by nobody.
         watch() >> [deliver(), EmptyOperator(task_id="watched", trigger_rule=TriggerRule.NONE_FAILED)]
@@ -193,7 +201,7 @@ def _each(specs: list[ModelSpec], work: Callable[[ModelSpec], str]) -> dict[str,
     return said
 
 
-def _reconcile_dag(specs: list[ModelSpec]) -> DAG:
+def _reconcile_dag(specs: list[ModelSpec], _: list[str]) -> DAG:
     doc = """Bring every model's predictions to the version that its ledger publishes for each day.
 
 A check, a roll-back, and scoring do so by themselves; this is for what died in between. Where all is so it reads no rows."""
@@ -208,3 +216,10 @@ A check, a roll-back, and scoring do so by themselves; this is for what died in 
 
         reconcile()
     return dag
+
+
+BUILDERS: Mapping[str, Callable[[list[ModelSpec], list[str]], DAG]] = {
+    "maintenance": _maintenance_dag,
+    "outbox": _outbox_dag,
+    "reconcile": _reconcile_dag,
+}

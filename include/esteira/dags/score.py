@@ -25,6 +25,7 @@ from esteira.dags.common import (
     LATE,
     LOOKS,
     WAITING,
+    asked_by,
     context_of_run,
     dag_of,
     day_field,
@@ -77,6 +78,9 @@ def _fields(spec: ModelSpec) -> dict[str, Param]:
         "day": day_field(spec, "Day", "The day to score; empty: the run's partition, or yesterday."),
         "last_day": day_field(spec, "Last day", "For a range: the last day to score, included."),
         "version": number_field("Version", "Score with this version in place of the champion."),
+        "champion": field(
+            False, "Let go a version that was chosen for these days by hand.", type="boolean", title="Champion again"
+        ),
         "check": field(
             True,
             "Let a check follow: of the day, or of the last day of a range, whose every whole window it measures "
@@ -139,8 +143,11 @@ def _published(spec: ModelSpec) -> Any:
         from esteira import steps
 
         params, run, _ = context_of_run()
+        if params["version"] is not None and params["champion"]:
+            raise AirflowFailException("give a version, or the champion again, not both")
         # A form's 1.0 is a whole number, too.
-        return steps.score(spec, _days(spec), run, None if params["version"] is None else int(params["version"]))
+        version = None if params["version"] is None else int(params["version"])
+        return steps.score(spec, _days(spec), run, version, by=asked_by(), champion=params["champion"])
 
     # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
     # checks of all its days would start in any order, and only the one of the newest day decides.

@@ -7,13 +7,10 @@ from esteira.data.sources import TRANSIENT, days, event_time, function, last_day
 from esteira.data.sources.columns import writable
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
-from esteira.errors import DataError, Unfinished
 
 __all__ = [
     "SHORT",
     "TRANSIENT",
-    "DataError",
-    "Unfinished",
     "as_label",
     "asked_columns",
     "build_features",

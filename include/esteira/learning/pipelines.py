@@ -56,10 +56,13 @@ def design(spec: ModelSpec, frame: pd.DataFrame, columns: list[str] | None = Non
     lacks one of them.
     """
     wanted = columns or list(spec.features.all)
-    missing = [name for name in wanted if name not in frame.columns]
+    known = {*spec.features.all} & {
+        *frame.columns
+    }  # the table keeps the columns that model.yaml once had: they are empty
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise SpecError(
-            f"model {spec.name}: the champion was trained on {missing}, which the feature table no longer has; "
+            f"model {spec.name}: a version was trained on {missing}, which model.yaml no longer has among its features; "
             "put them back into model.yaml, or train and promote a new version"
         )
     matrix = frame[wanted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -68,7 +69,18 @@ def roll_back(
     now, standing = state.champion, state.standing()
     if now is None:
         raise Refused("there is no champion yet, so there is nothing to roll back")
-    if to == now.version or (to is None and any(each.number == now.number for each in state.rollbacks)):
+    standing_back = next((each for each in state.rollbacks if each.number == now.number), None)
+    if standing_back is not None and to in (None, now.version) and _is_wider(first_day, standing_back.first_day):
+        return replace(
+            standing_back,
+            number=state.number + 1,
+            bad=now.version,
+            first_day=first_day,
+            voids=tuple(sorted(state.voided(standing_back))),
+            why=_why(standing_back.bad, reason),
+            by=by,
+        )
+    if to == now.version or (to is None and standing_back is not None):
         return None
     others = [each for each in standing if each.version != now.version]
     target = next((each for each in reversed(others) if to in (None, each.version)), None)
@@ -84,10 +96,19 @@ def roll_back(
         bad=now.version,
         voids=tuple(each.number for each in standing if each.number > target.number),
         first_day=first_day,
-        day=max(now.effective_day, _after(last_served)),
-        why=f"rolled back from version {now.version}" + (f": {reason}" if reason else ""),
+        day=max(now.effective_day, _after(last_served), first_day or date.min),
+        why=_why(now.version, reason),
         by=by,
     )
+
+
+def _is_wider(asked: date | None, done: date | None) -> bool:
+    """Whether a roll-back from a first day on (None: of all days) reaches further back than one that was done."""
+    return done is not None and (asked is None or asked < done)
+
+
+def _why(bad: int, reason: str) -> str:
+    return f"rolled back from version {bad}" + (f": {reason}" if reason else "")
 
 
 def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -> Undone | None:
@@ -109,22 +130,25 @@ def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -
     )
 
 
-def pin(state: State, version: int, first: date, last: date, *, by: str) -> Pinned | None:
-    """Choose a version for days by hand; None where it is so."""
-    if any((each.version, each.day, each.last) == (version, first, last) for each in state.pins):
+def pin(state: State, version: int, first: date, last: date, *, by: str, run: str = "") -> Pinned | None:
+    """Choose a version for days by hand; None where it is so, or where the `run` has done it before: it may be let go since."""
+    done = any(isinstance(each, Pinned) and run and each.run == run for each in state.numbered)
+    held = (state.pinned(day) for day in _days(first, last))
+    if done or all(each is not None and each.version == version for each in held):
         return None
     why = f"version {version} was chosen by hand"
-    return Pinned(number=state.number + 1, version=version, day=first, last=last, why=why, by=by)
+    return Pinned(number=state.number + 1, version=version, day=first, last=last, why=why, by=by, run=run)
 
 
-def release(state: State, number: int, *, by: str) -> Released | None:
-    """Let a pin go; None where it was let go. Raises Refused where there is none of the number."""
-    known = next((each for each in state.numbered if isinstance(each, Pinned) and each.number == number), None)
-    if known is None:
-        raise Refused(f"there is no pin of the number {number}")
-    if all(each.number != number for each in state.pins):
+def release(state: State, first: date, last: date, *, by: str) -> Released | None:
+    """Let go what was chosen by hand for days, and for no others; None where nothing was."""
+    if all(state.pinned(day) is None for day in _days(first, last)):
         return None
-    return Released(number=state.number + 1, pin=number, day=known.day, why="the champion again", by=by)
+    return Released(number=state.number + 1, day=first, last=last, why="the champion again", by=by)
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
 def named(version: int | None) -> str:

@@ -149,29 +149,30 @@ class Undone(Numbered):
 
 @dataclass(frozen=True, kw_only=True)
 class Pinned(Numbered):
-    """A person chose the version for the days `day` to `last`, whatever is promoted, until it is released."""
+    """A person chose the version for the days `day` to `last`, whatever is promoted, until it is released; by a `run`."""
 
     state: ClassVar[str] = "pinned"
 
     version: int
     last: date
+    run: str = ""
 
     def evidence(self) -> Mapping[str, Any]:
-        """The last day."""
-        return {"last_day": str(self.last)}
+        """The last day, and the run."""
+        return {"last_day": str(self.last), "run": self.run}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released(Numbered):
-    """The pin of the number `pin` counts no more."""
+    """For the days `day` to `last` no pin counts that was made before."""
 
     state: ClassVar[str] = "released"
 
-    pin: int
+    last: date
 
     def evidence(self) -> Mapping[str, Any]:
-        """The pin."""
-        return {"pin": self.pin}
+        """The last day."""
+        return {"last_day": str(self.last)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,14 +335,16 @@ def from_row(row: Mapping[str, Any]) -> Event:
 def _numbered(number: int, state: str, version: int | None, facts: dict[str, Any], about: dict[str, Any]) -> Numbered:
     given = {"number": number, **about}
     if state == Released.state:
-        return Released(pin=int(facts["pin"]), **given)
+        return Released(last=date.fromisoformat(facts["last_day"]), **given)
     if version is None or state not in (Promoted.state, RolledBack.state, Undone.state, Pinned.state):
         raise UnknownEvent(
             f"the ledger's row champion:{number} is {state!r}, which this version of Esteira does not know; it was written by a "
             "newer one: use that"
         )
     if state == Pinned.state:
-        return Pinned(version=version, last=date.fromisoformat(facts["last_day"]), **given)
+        return Pinned(
+            version=version, last=date.fromisoformat(facts["last_day"]), run=str(facts.get("run", "")), **given
+        )
     if state == Undone.state:
         return Undone(version=version, undoes=int(facts["undoes"]), **given)
     if state == RolledBack.state:

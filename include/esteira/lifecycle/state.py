@@ -101,9 +101,9 @@ class State:
 
     def published(self, day: date) -> Published:
         """Whose predictions a day's must be: a pin's, else those of the last promotion that replaces it and is not void."""
-        for pin in reversed(self.pins):
-            if pin.day <= day <= pin.last:
-                return Published(pin.version, f"pinned by {pin.by}")
+        pin = self.pinned(day)
+        if pin is not None:
+            return Published(pin.version, f"pinned by {pin.by}")
         for promoted in reversed(self.promotions):
             if self.replaces_from(promoted) <= day and not self.is_void(promoted, day):
                 return Published(promoted.version, promoted.why)
@@ -126,11 +126,15 @@ class State:
         undone = {each.undoes for each in self.numbered if isinstance(each, Undone)}
         return tuple(each for each in self.numbered if isinstance(each, RolledBack) and each.number not in undone)
 
+    def pinned(self, day: date) -> Pinned | None:
+        """The pin that holds a day: the last one for it, unless it was released since."""
+        of_it = (each for each in reversed(self._by_hand) if each.day <= day <= each.last)
+        last = next(of_it, None)
+        return last if isinstance(last, Pinned) else None
+
     @cached_property
-    def pins(self) -> tuple[Pinned, ...]:
-        """The pins that were not released."""
-        released = {each.pin for each in self.numbered if isinstance(each, Released)}
-        return tuple(each for each in self.numbered if isinstance(each, Pinned) and each.number not in released)
+    def _by_hand(self) -> tuple[Pinned | Released, ...]:
+        return tuple(each for each in self.numbered if isinstance(each, Pinned | Released))
 
     def voided(self, rollback: RolledBack) -> frozenset[int]:
         """The numbers of the promotions that a roll-back voids; of one of 0.1 those since its version was last promoted."""

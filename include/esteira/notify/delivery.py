@@ -125,8 +125,12 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     try:
         send(rendering.message(given.mail, sender), given.receiver)
     except Refused as error:
-        _refuse(spec, given, printable(str(error)))
-        return replace(done, refused=done.refused + 1)
+        said = printable(str(error))
+        told = _refuse(spec, given, said)
+        return replace(done, refused=done.refused + 1, error=done.error if told else f"nobody can be told: {said}")
+    except Unreachable as error:  # told by the server only when it was asked for this receiver
+        ledger.write(spec, outbox.fate(spec, given, "postponed", printable(str(error))))
+        raise
     except Unknown as error:
         said = printable(str(error))  # a log takes no half a character either
         log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, said)
@@ -140,14 +144,18 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     return replace(done, sent=done.sent + 1)
 
 
-def _refuse(spec: ModelSpec, given: Waiting, why: str) -> None:
-    """Note that a receiver's server refuses a mail for good, and tell the owner; never of a notice, nor to the refused address."""
+def _refuse(spec: ModelSpec, given: Waiting, why: str) -> bool:
+    """Note that a receiver's server refuses a mail for good, and tell the owner; returns whether there is one to tell.
+
+    Never of a refused notice, nor to the refused address.
+    """
     notice = messages.refused(spec, given.mail, given.receiver, why)
     is_notice = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/")
     is_owner = spec.owner.casefold() == given.receiver.casefold()
     rows = [] if is_notice or is_owner else [outbox.queued(spec, notice, given.day, given.by)]
     ledger.write(spec, outbox.fate(spec, given, "refused", why), *rows)
     log.error("model %s: the mail server refuses %s for good: %s", spec.name, given.receiver, why)
+    return bool(rows)
 
 
 def deliver_now(spec: ModelSpec, mail: Mail, connect: Connect, *, sender: str) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from datetime import date
 
+from esteira.learning.drift import LIMIT
 from esteira.lifecycle.events import Drifted, Verified, Warned
 from esteira.lifecycle.policy import best_attempt
 from esteira.spec import Limit, ModelSpec
@@ -13,8 +14,6 @@ from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
 from esteira.text import counted
 from esteira.views import Check
-
-DRIFTED = 0.2  # the PSI above which a feature has drifted, as learning.drift reads it
 
 
 def _n(value: float) -> str:
@@ -110,7 +109,7 @@ def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:
 
 
 def _drifted(moved: Iterable[measurements.Moved]) -> Section:
-    head = ["feature", "PSI (above 0.2: drift)", "share of importance", "importance × drift"]
+    head = ["feature", f"PSI (above {LIMIT:g}: drift)", "share of importance", "importance × drift"]
     rows = [[each.feature, _n(each.psi), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
     return "Features that drifted, by importance × drift", head, rows
 
@@ -125,20 +124,20 @@ def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str]
     known = (
         ("The run in Airflow", run_url),
         ("The drift report in MLflow", found.explanation.report if found.explanation else ""),
-        ("The metrics table", measurements.place(spec)),
+        ("The metrics table", found.table),
     )
     return tuple((name, link) for name, link in known if link)
 
 
 def drift_why(found: Check) -> str:
     """Which features drifted, as a sentence."""
-    moved = [name for name, value in found.drifts.items() if value > DRIFTED]
+    moved = [name for name, value in found.drifts.items() if value > LIMIT]
     return f"{', '.join(moved)} drifted since the champion was trained"
 
 
 def drift(spec: ModelSpec, found: Check, drifted: Drifted, run_url: str = "") -> Mail:
     """The mail that says that too many features drifted."""
-    moved = [name for name, value in found.drifts.items() if value > DRIFTED]
+    moved = [name for name, value in found.drifts.items() if value > LIMIT]
     known = found.explanation.moved if found.explanation else ()
     return Mail(
         key=f"{spec.name}/{drifted.id}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from email import policy
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from email.message import EmailMessage
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +25,19 @@ def message(mail: Mail, sender: str) -> EmailMessage:
     found = EmailMessage(policy=WIRE)
     found["Subject"] = " ".join(printable(mail.subject).split())
     found["From"] = sender
-    found["To"] = ", ".join(mail.to)
+    found["To"] = [Address(addr_spec=each) for each in mail.to if _is_address(each)]
     found["Message-ID"] = f"<{hashlib.sha256(mail.key.encode(errors='replace')).hexdigest()[:32]}@esteira>"
     found.set_content(text(mail))
     found.add_alternative(html(mail), subtype="html")
     return found
+
+
+def _is_address(given: str) -> bool:
+    """Whether a header can hold it: one that can't, which older model.yaml files may name, keeps no other from his mail."""
+    try:
+        return bool(Address(addr_spec=given))
+    except (HeaderParseError, ValueError, TypeError, IndexError):  # each of what the parser raises
+        return False
 
 
 def text(mail: Mail) -> str:

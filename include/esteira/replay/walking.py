@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
-from esteira import steps
+from esteira import steps, views
 from esteira.data import days
 from esteira.lifecycle.events import Rejected
 from esteira.replay.plan import Plan, Span
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, ingest, training
-from esteira.store import ledger, measurements
+from esteira.store import ledger
 
 RUN = "replay"
 AHEAD = 31  # days that are extracted, and scored by the champion of the moment, at once; nothing looks at them early
@@ -27,8 +27,8 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
     """The check, as the DAG does it; the warning goes to the ledger and is mailed to no one."""
     before = ledger.require_champion(spec, day)
     found = checking.check(spec, day, keep_notebook=False)
-    seen = measurements.windows(spec, day)
-    tried = measurements.attempts(spec, day).values() if found.outcomes else ()
+    known = views.check(spec, day)
+    seen, tried = known.windows, known.attempts.values() if found.outcomes else ()
     return {
         "day": str(day),
         "champion": before.version,

@@ -181,9 +181,11 @@ def load_cached(path: Path) -> ModelSpec:
 
 def _holds_a_secret(spec: ModelSpec, data: Mapping[str, Any]) -> bool:
     """Whether a database's URL stands in the model.yaml itself, of which there shall be no second copy."""
-    given = [(spec.source, data["source"])] + ([(spec.labels.source, data["labels"]["source"])] if spec.labels else [])
+    blocks = [data["source"], (data.get("labels") or {}).get("source")]
+    sources = [spec.source, spec.labels.source if spec.labels else None]
     return any(
-        isinstance(source, SqlSource) and not re.fullmatch(r"(\$\{\w+\})+", block["url"]) for source, block in given
+        isinstance(source, SqlSource) and not re.fullmatch(r"(\$\{\w+\})+", block["url"])
+        for source, block in zip(sources, blocks, strict=True)
     )
 
 

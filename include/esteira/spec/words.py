@@ -1,4 +1,4 @@
-"""The words of the contract: errors, metrics, the kinds of values, and the block that everything else is."""
+"""The words of the contract: the kinds of values, and the block that everything else is."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def _is_identifier(given: str) -> str:
 
 
 def _is_address(given: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", given):
+    word, label = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", r"[A-Za-z0-9-]+"
+    if not re.fullmatch(rf"{word}(\.{word})*@{label}(\.{label})*", given):
         raise mistake(f"got {given!r}; an address looks like team@example.com")
     return given
 

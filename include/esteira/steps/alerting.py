@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import date
 
 from esteira import views
-from esteira.lifecycle.events import Drifted, Noted, Verified, Warned
+from esteira.lifecycle.events import Drifted, Verified, Warned
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import measuring, verification
@@ -46,15 +47,22 @@ def report_drift(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     return mail
 
 
-def verify(spec: ModelSpec, day: date, run_url: str = "") -> Verified | None:
+@dataclass(frozen=True)
+class Found:
+    """What the verification of a promotion found, and the mail that was queued with it where it turned out worse."""
+
+    verified: Verified
+    mail: Mail | None
+
+
+def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding."""
-
-    def told(found: Verified) -> list[Noted]:
-        return (
-            [outbox.queued(spec, messages.worse(spec, day, found, run_url), day, run_key(day))] if found.worse else []
-        )
-
-    return verification.verify(spec, day, told)
+    found = verification.verified(spec, day)
+    if found is None:
+        return None
+    mail = messages.worse(spec, day, found, run_url) if found.worse else None
+    ledger.write(spec, found, *([outbox.queued(spec, mail, day, run_key(day))] if mail else []))
+    return Found(found, mail)
 
 
 def queue(spec: ModelSpec, mail: Mail, day: date, by: str) -> bool:

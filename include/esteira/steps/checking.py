@@ -298,7 +298,7 @@ class Checked:
 
 
 def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
-    """The whole check DAG, one step after the other.
+    """The whole check, one action after the other, as the DAG does it; only Evidently's report is the DAG's alone.
 
     A crash is an attempt that did not improve, but for an outage, which is raised. A check that died after its promotion,
     and runs again, does only what was left to do.
@@ -310,6 +310,7 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
         verdict = decide(spec, day)
         if ledger.champion(spec, day) is None:
             return Checked(verdict)
+        alerting.report_drift(spec, day)
         found = Evidence(verdict, len(spec.recipes), {})
     else:
         tried = max(measurements.attempts(spec, day), default=0)
@@ -321,7 +322,8 @@ def _look(spec: ModelSpec, day: date) -> Verified | None:
     labels(spec, day)
     measure(spec, day)
     try:
-        return alerting.verify(spec, day)
+        found = alerting.verify(spec, day)
+        return found.verified if found else None
     except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
         log.exception("model %s: the promotion could not be verified", spec.name)
         return None
@@ -359,4 +361,5 @@ def _attempt(spec: ModelSpec, day: date, number: int) -> tuple[Outcome, float]:
             raise
         log.exception("model %s: attempt %d crashed", spec.name, number)
         return Outcome.FAILS, math.nan
-    return outcome, measurements.attempts(spec, day)[number].gain
+    tried = measurements.attempts(spec, day).get(number)
+    return outcome, tried.gain if tried else math.nan  # another check of the day has begun anew

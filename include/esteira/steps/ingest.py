@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from esteira import data
-from esteira.errors import DataError, Unaccounted
+from esteira.errors import DataError, Superseded, Unaccounted
 from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
 from esteira.steps import quality
 from esteira.store import lake
@@ -21,6 +21,7 @@ from esteira.store.labels import latest
 from esteira.store.labels import read as read_labels
 from esteira.text import counted, shown_days
 
+TRIES = 20  # to store labels while others do
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
 
 log = logging.getLogger(__name__)
@@ -272,7 +273,7 @@ def labels(spec: ModelSpec, first: date, as_of: date) -> int:
     pending = _open_days(spec, known, had) | _unsettled(spec, known, days)
     if not pending:
         return 0
-    _store_labels(spec, sorted(pending), known, had, as_of)
+    _store_labels(spec, sorted(pending), known, as_of)
     return len(pending)
 
 
@@ -287,7 +288,7 @@ def labels_again(spec: ModelSpec, days: list[date]) -> int:
     known = lake.read("features", spec.name, columns=["day", *spec.key], day=(read[0], read[-1]))
     asked = sorted({moment.date() for moment in known["day"]} & set(read))
     if asked:
-        _store_labels(spec, asked, known, _labels_of(spec, read), None)
+        _store_labels(spec, asked, known, None)
     return len(asked)
 
 
@@ -323,29 +324,55 @@ def _settled_name(day: date) -> str:
     return f"settled:{day}"
 
 
-def _store_labels(
-    spec: ModelSpec, days: list[date], known: pd.DataFrame, had: pd.DataFrame, as_of: date | None
-) -> None:
-    known = known[known["day"].isin(pd.to_datetime(days))]
+def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_of: date | None) -> None:
+    """Read the days' labels and keep what is new; where another has written labels meanwhile, read anew."""
+    for _ in range(TRIES):
+        try:
+            return _read_and_store(spec, days, known[known["day"].isin(pd.to_datetime(days))], as_of)
+        except Superseded:
+            continue
+    raise Superseded(f"model {spec.name}: the labels of {shown_days(days)} were written by others meanwhile; try again")
+
+
+def _read_and_store(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_of: date | None) -> None:
+    version, had = lake.version("labels", spec.name), _labels_of(spec, days)
+    had = had[had["day"].isin(pd.to_datetime(days))]
     found = _found_labels(spec, days, known)
     shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
     rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
     good, bad = data.validate_labels(spec, rows)
-    good = good.drop(columns="disputed").assign(
-        label=data.as_label(spec, good["label"]), first_seen=pd.Timestamp(lake.clock())
-    )
+    good = good.drop(columns="disputed").assign(label=data.as_label(spec, good["label"]), first_seen=_seen_now(had))
     # What a delivery does not hold any more stays known; what it holds anew is a row of its own, the latest.
-    had = had[had["day"].isin(pd.to_datetime(days))]
     new = _corrections(spec, good, had)
     good = pd.concat([had[list(good.columns)], new], ignore_index=True) if len(had) else good
     settled = {_settled_name(day): 1 for day in days if as_of is not None and day <= mature_through(spec, as_of)}
+
+    def unless_moved(_: pd.DataFrame) -> pd.DataFrame:
+        if lake.version("labels", spec.name) != version:  # a correction, perhaps, that this reading has not seen
+            raise Superseded
+        return good
+
     _quarantine(spec, bad, days, "labels")
-    lake.replace_days("labels", spec.name, good, days, mark=labels_mark(spec), marks=settled if settle(spec) else {})
+    lake.replace_days(
+        "labels",
+        spec.name,
+        good,
+        days,
+        mark=labels_mark(spec),
+        marks=settled if settle(spec) else {},
+        merge=unless_moved,
+    )
     sizes = counted(len(new), "new label"), counted(len(known), "row"), counted(len(days), "day")
     log.info("model %s: %s for %s of %s", spec.name, *sizes)
     asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
     if len(asked) > len(rows):
         log.info("model %s: no row has the key of %s", spec.name, counted(len(asked) - len(rows), "label"))
+
+
+def _seen_now(had: pd.DataFrame) -> pd.Timestamp:
+    """When labels are seen that are read now: after all that are known, whatever another machine's clock said."""
+    now = pd.Timestamp(lake.clock())
+    return max(now, had["first_seen"].max() + pd.Timedelta(microseconds=1)) if len(had) else now
 
 
 def _found_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame) -> pd.DataFrame:

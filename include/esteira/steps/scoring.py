@@ -37,47 +37,71 @@ def score(
 ) -> int:
     """Predict the days' feature rows, each by the version that is published for its day, and replace the days' predictions.
 
-    With `version` that one is chosen for the days, until they are scored with `champion`, which lets it go; `by` names
-    who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day has no
-    version.
+    With `version` that one is chosen for the days, once for a run, until they are scored with `champion`, which lets it go;
+    `by` names who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day
+    has no version, and DataError where its features are not those of the model.yaml.
     """
     champions.repair_aliases(spec)
     ledger.settle(spec)
     if version:
         champions.load_version(spec, version)  # before it is chosen for good
-        ledger.change(spec, lambda known: changes.pin(known, version, min(days), max(days), by=by or run))
+        asked = version
+        ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
     if champion:
         release(spec, days, by or run)
     return _written(spec, days, run)
 
 
-def release(spec: ModelSpec, days: Iterable[date], by: str) -> None:
-    """Let go the versions that were chosen by hand for any of the days."""
-    asked = set(days)
-    for pin in ledger.state(spec).pins:
-        if any(pin.day <= day <= pin.last for day in asked):
-            ledger.change(spec, lambda known, number=pin.number: changes.release(known, number, by=by))  # type: ignore[misc]
+def release(spec: ModelSpec, days: list[date], by: str) -> None:
+    """Let go the versions that were chosen by hand for the days; for other days they stay."""
+    first, last = min(days), max(days)
+    while any(ledger.state(spec).pinned(day) for day in days):
+        ledger.change(spec, lambda known: changes.release(known, first, last, by=by))
 
 
 def _written(spec: ModelSpec, days: list[date], run: str) -> int:
-    """Write the days by the state as it is; where it changed meanwhile, those days anew that it changed."""
+    """Write the days by the state, and the features, as they are; those that changed meanwhile anew."""
     made: dict[date, int] = {}
     left = days
     for _ in range(TRIES):
-        known = ledger.state(spec)
-        chosen = ledger.require_published(spec, left)
+        _require_features(spec, left)
+        known, features = ledger.state(spec), lake.version("features", spec.name)
+        chosen = ledger.require_published(spec, left, known)
         try:
             made |= _replace(spec, left, chosen, known, run)
         except Superseded:
             continue
         # A change that came before this write may have found nothing to bring along, so it is looked for after it.
-        now = ledger.state(spec)
-        left = [day for day in left if now.published(day).version != chosen[day]]
+        now, moved = ledger.state(spec), _moved(spec, left, features)
+        left = [day for day in left if now.published(day).version != chosen[day] or day in moved]
         if not left:
             return sum(made.values())
     raise Superseded(
-        f"model {spec.name}: its champion changed {TRIES} times while {shown_days(days)} were scored; score them again"
+        f"model {spec.name}: its champion, or its features, changed {TRIES} times while {shown_days(days)} were scored; score them again"
     )
+
+
+def _require_features(spec: ModelSpec, days: list[date]) -> None:
+    """Refuse days whose features were made of another model.yaml, or never: a task that was run alone. Raises DataError."""
+    other = lake.missing_days("features", spec.name, days, ingest.features_mark(spec))
+    if other:
+        raise DataError(
+            f"model {spec.name}: the features of {shown_days(other)} are not those of the model.yaml as it is now; run the day as a "
+            "whole, from extract on"
+        )
+
+
+def _moved(spec: ModelSpec, days: list[date], version: int) -> set[date]:
+    """Those of the days whose feature rows are not as they were at a version of the table."""
+    if lake.version("features", spec.name) == version:
+        return set()
+    span = (min(days), max(days))
+    before, now = lake.read("features", spec.name, at=version, day=span), lake.read("features", spec.name, day=span)
+    return {day for day in days if not _of_day(before, day).equals(_of_day(now, day).reindex(columns=before.columns))}
+
+
+def _of_day(rows: pd.DataFrame, day: date) -> pd.DataFrame:
+    return rows[rows["day"] == pd.Timestamp(day)].reset_index(drop=True)
 
 
 def _replace(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], known: State, run: str) -> dict[date, int]:

@@ -229,6 +229,12 @@ def _against_champion(
         old = champions.load_version(spec, version)
     except UnknownVersion:
         return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
+    gone = [name for name in old.columns if name not in spec.features.all]
+    if gone:
+        why = (
+            f"the champion, version {version}, needs {gone}, which model.yaml has no more, so it can't be compared with"
+        )
+        return True, why, {}
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
     days = test.loc[unseen, "day"].nunique()
     if days < spec.check.min_days:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
 
 from esteira.learning import evaluation
-from esteira.lifecycle.events import Event, Promoted, Verified
+from esteira.lifecycle.events import Promoted, Verified
 from esteira.lifecycle.policy import Gate, gate
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
@@ -48,11 +47,11 @@ def first_window(spec: ModelSpec, promoted: Promoted) -> tuple[date, date]:
     return promoted.day, promoted.day + timedelta(days=spec.check.every - 1)
 
 
-def verify(spec: ModelSpec, day: date, told: Callable[[Verified], Sequence[Event]] = lambda _: ()) -> Verified | None:
+def verified(spec: ModelSpec, day: date) -> Verified | None:
     """Measure the champion against the version that it replaced, on its first window; returns what was found, if anything.
 
-    The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. What
-    is `told` of the finding, such as a mail, is written with it.
+    The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. The
+    event is returned, and not written: whoever tells of it writes both.
     """
     promoted = to_verify(spec, day)
     if promoted is None:
@@ -89,7 +88,6 @@ def verify(spec: ModelSpec, day: date, told: Callable[[Verified], Sequence[Event
         why=why,
         facts={"gain": seen.gain, "days": seen.days, "rows": len(new)},
     )
-    ledger.write(spec, found, *told(found))
     log.info("model %s: %s", spec.name, why)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import date
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -14,8 +14,9 @@ from esteira.lifecycle.state import Serving, State, fold
 from esteira.spec import ModelSpec
 from esteira.store import lake
 
+Fate = Literal["sending", "postponed", "delivered", "refused", "lost"]  # what came of a try to send a mail
 # The states of the outbox's rows, which are no part of a model's life.
-MAILS = ("queued", "sending", "postponed", "delivered", "refused", "lost")
+MAILS = ("queued", *get_args(Fate))
 TRIES = 20  # to make an event while others make theirs
 
 
@@ -122,9 +123,12 @@ def require_champion(spec: ModelSpec, day: date) -> Serving:
     return now
 
 
-def require_published(spec: ModelSpec, days: Iterable[date]) -> dict[date, int]:
-    """The version whose predictions are to be published for each day. Raises NoChampion that says what to do where there is none."""
-    known, found = state(spec), {}
+def require_published(spec: ModelSpec, days: Iterable[date], known: State | None = None) -> dict[date, int]:
+    """The version whose predictions are to be published for each day, by a state, or else as it is now.
+
+    Raises NoChampion that says what to do where a day has none.
+    """
+    known, found = known or state(spec), {}
     for day in days:
         version = known.published(day).version
         if version is None:

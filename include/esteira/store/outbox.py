@@ -105,7 +105,7 @@ def _note(found: dict[tuple[str, str], Waiting], state: str, key: str, facts: di
         found[place] = replace(known, unknown=known.unknown - 1)
 
 
-def fate(spec: ModelSpec, given: Waiting, state: str, why: str) -> Noted:
+def fate(spec: ModelSpec, given: Waiting, state: ledger.Fate, why: str) -> Noted:
     """The ledger's row of what came of a try to send a mail: sending (it begins), postponed, delivered, refused or lost."""
     name = name_of(spec, given.mail)
     number = f"/{given.tries}" if state in ("sending", "postponed") else ""

@@ -4,12 +4,9 @@ from esteira.data.sources.looking import last_day, look
 from esteira.data.sources.python import TRANSIENT, call, function
 from esteira.data.sources.reading import read, rows_of
 from esteira.data.sources.times import days, event_time
-from esteira.errors import DataError, Unfinished
 
 __all__ = [
     "TRANSIENT",
-    "DataError",
-    "Unfinished",
     "call",
     "days",
     "event_time",

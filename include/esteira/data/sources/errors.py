@@ -1,4 +1,4 @@
-"""What can be wrong with a source: its data, which a person has to mend, or its reach, which may come back by itself."""
+"""Two helpers of the readers: an error in one line, and whether it is the storage that failed."""
 
 from __future__ import annotations
 

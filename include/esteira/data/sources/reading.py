@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from typing import assert_never
 
 import pandas as pd
 
@@ -100,6 +101,8 @@ def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator
         case PythonSource():
             where = f"{spec.folder / source.function.partition('.')[0]}.py"
             yield _plain(call(spec.folder, source.function)(first, last), where, spec), (source.function, None)
+        case _ as unknown:
+            assert_never(unknown)
 
 
 def _read_file(
