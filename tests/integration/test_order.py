@@ -189,7 +189,7 @@ def test_a_day_is_not_scored_on_features_that_a_version_has_not(trained, tmp_pat
     with pytest.raises(SpecError, match=r"a version was trained on \['hour'\], which model.yaml no longer has"):
         score_days(fewer, [FIRST])
     assert lake.read("predictions", spec.name).equals(before)
-    with pytest.raises(DataError, match="are not those of the model.yaml as it is now"):
+    with pytest.raises(DataError, match=r"are not those of the model\.yaml as it is now"):
         steps.score(spec, [FIRST], "the task alone")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from esteira import spec as specs
 from esteira.errors import EsteiraError, SpecError
+from esteira.lifecycle.changes import named
 
 if TYPE_CHECKING:
     from esteira.views import Status
@@ -106,6 +107,27 @@ def status(
         for key, value in shown(views.status(find(name))).items():
             typer.echo(f"{key:<30} {value}")
         typer.echo("")
+
+
+@app.command()
+def history(
+    model: Model,
+    day: Annotated[
+        Any, day_option("Say of this day only who was to serve it, whose predictions it has, and why.", "--day")
+    ] = None,
+) -> None:
+    """Show every change in a model's life, the oldest first: what, from which day on, why, and by whom."""
+    from esteira import views
+
+    spec = find(model)
+    if day is not None:
+        found = views.champion_at(spec, day)
+        typer.echo(f"{day} was to be served by {named(found.served)}: {found.served_why}")
+        typer.echo(f"its predictions are of {named(found.published)}: {found.published_why}")
+        return
+    for each in views.history(spec):
+        about = f"version {each.version}" if each.version else "-"
+        typer.echo(f"{each.day}  {about}  {each.state}: {each.why} (by {each.by}, {each.at:%Y-%m-%d %H:%M} UTC)")
 
 
 def shown(found: Status) -> dict[str, str]:
