@@ -187,6 +187,7 @@ def score(name):
         "day": day("Day", "The day to score; empty: the run's partition, or yesterday."),
         "last_day": day("Last day", "For a range: the last day to score, included."),
         "version": number("Version", "Score with this version in place of the champion."),
+        "champion": flag(False, "Champion again", "Let go a version that was chosen for these days by hand."),
         "check": flag(
             True,
             "Check",

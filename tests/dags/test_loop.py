@@ -175,10 +175,14 @@ def test_a_new_champion_is_verified_beside_what_the_check_decides(
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
     monkeypatch.setattr(steps, "to_verify", lambda *_: "a promotion")
-    monkeypatch.setattr(steps, "verify", lambda *_: SimpleNamespace(why="better than what it replaced"))
+    found = SimpleNamespace(
+        verified=SimpleNamespace(why="worse"), mail=SimpleNamespace(subject="worse than it replaced")
+    )
+    monkeypatch.setattr(steps, "verify", lambda *_: found)
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["verify"] == states["keep"] == "success"
     assert states["attempt_1.retrain"] == states["drift_report"] == "skipped"
+    assert [mail.subject for mail in sent] == ["worse than it replaced"]  # its own task tries it at once
 
 
 def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:

@@ -70,6 +70,7 @@ def test_a_task_that_is_killed_at_each_try_is_mailed_once(airflow: Airflow, stac
     assert len(mails_about(stack, run_id)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everything", [False, True], ids=["alone", "with its workers"])
 def test_a_failure_at_the_last_try_as_the_scheduler_is_killed_is_mailed_once(
     airflow: Airflow, stack: Stack, everything: bool

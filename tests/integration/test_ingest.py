@@ -95,7 +95,8 @@ def test_a_day_that_was_never_extracted_is_refused(trained) -> None:
 def test_features_that_were_never_built_do_not_publish_a_day(trained) -> None:
     spec = trained()
     steps.extract(spec, [FIRST])
-    steps.score(spec, [FIRST], "r")  # validate and features were marked as a success by hand
+    with pytest.raises(DataError, match="the features of 2026-02-01 are not those of the model"):
+        steps.score(spec, [FIRST], "r")  # validate and features were marked as a success by hand
     with pytest.raises(Unaccounted, match="72 rows read = 0 published"):
         steps.publish(spec, [FIRST], "r")
 
