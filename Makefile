@@ -136,8 +136,9 @@ bench-start: $(READY) ## Print how long N first starts take on a busy machine, a
 soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (90 minutes; needs cc)
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
 
-simulate: $(READY) ## Check 100,000 random histories of promotions, roll-backs and pins against the rules of the life cycle (2 minutes)
+simulate: $(READY) ## Check 100,000 random histories of the life cycle, and 1,000 over the real steps with tasks that die and meet (15 minutes)
 	@$(BIN)/python -m tests.simulation.lifecycle $(N)
+	@$(BIN)/python -W ignore -m tests.simulation.steps $(STEPS)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m ops.stack clean; \

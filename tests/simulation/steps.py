@@ -140,9 +140,11 @@ class Life(RuleBasedStateMachine):
         self.marks: dict[date, int | None] = {}
 
     def teardown(self) -> None:
-        if hasattr(self, "spec"):
-            self.settle()
-        self.stack.close()
+        try:
+            if hasattr(self, "spec"):
+                self.settle()
+        finally:  # else the lake would be put back when this is collected, in the middle of another history
+            self.stack.close()
 
     # ------------------------------------------------------------------------------------------------ how a task is run
 

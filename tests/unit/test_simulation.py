@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from esteira.steps import alerting, champions, scoring
-from esteira.store import lake, ledger, outbox
+from esteira.store import lake, ledger
 
 from tests.simulation import steps as simulation
 
@@ -33,7 +33,9 @@ def test_fifty_histories_keep_every_rule() -> None:
 
 def break_published(patch: pytest.MonkeyPatch) -> None:
     """Score as it was: by who was to serve the day, whatever came since."""
-    patch.setattr(ledger, "require_published", lambda spec, days: {d: ledger.champion(spec, d).version for d in days})  # type: ignore[union-attr]
+    patch.setattr(
+        ledger, "require_published", lambda spec, days, *_: {d: ledger.champion(spec, d).version for d in days}
+    )  # type: ignore[union-attr]
 
 
 def break_the_second_look(patch: pytest.MonkeyPatch) -> None:
@@ -59,25 +61,9 @@ def break_served(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lake, "replace_days", write)
 
 
-def break_warnings(patch: pytest.MonkeyPatch) -> None:
-    """Note the warning first, and queue its mail afterwards."""
-    real = ledger.write
-
-    def write(spec: Any, *events: Any) -> int:
-        return sum(real(spec, each) for each in events)
-
-    patch.setattr(ledger, "write", write)
-
-
 def break_aliases(patch: pytest.MonkeyPatch) -> None:
     """Leave MLflow's aliases as they are."""
     patch.setattr(champions, "repair_aliases", lambda spec: None)
-
-
-def break_mails(patch: pytest.MonkeyPatch) -> None:
-    """Forget a mail that was tried."""
-    real = outbox.waiting
-    patch.setattr(outbox, "waiting", lambda spec: [each for each in real(spec) if not each.tries])
 
 
 def break_the_loop(patch: pytest.MonkeyPatch) -> None:
@@ -89,9 +75,7 @@ BREAKS = [
     break_published,
     break_the_second_look,
     break_served,
-    break_warnings,
     break_aliases,
-    break_mails,
     break_the_loop,
 ]
 
