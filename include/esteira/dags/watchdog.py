@@ -20,9 +20,8 @@ from esteira.store.outbox import Mail
 
 DAYS = timedelta(days=2)  # how long ago a run may have ended
 QUEUED = timedelta(hours=1)  # how long a task may wait for a slot, or for a worker that begins with it
-GRACE = timedelta(
-    minutes=30
-)  # how much longer than its model's timeout a task may run: it should have been ended by then
+# How much longer than its model's timeout a task may run: it should have been ended by then.
+GRACE = timedelta(minutes=30)
 PAGE = 100  # entries that are asked for at once
 PATIENCE = 30.0  # seconds for an answer
 BACKFILL = "backfill__"  # how the ids of runs begin that are queued all at once, and wait for each other

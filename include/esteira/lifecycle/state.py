@@ -16,7 +16,6 @@ from esteira.lifecycle.events import (
     Released,
     RolledBack,
     Undone,
-    Verified,
     Warned,
 )
 
@@ -152,10 +151,6 @@ class State:
     def before(self, promoted: Promoted) -> Promoted | None:
         """The last promotion before one that is not void: what it is verified against."""
         return next((each for each in reversed(self.standing()) if each.number < promoted.number), None)
-
-    def was_verified(self, promoted: Promoted) -> bool:
-        """Whether a promotion's first window has been looked at."""
-        return any(isinstance(each, Verified) and each.promotion == promoted.number for each in self.others)
 
     def was_warned(self, version: int, last: date) -> bool:
         """Whether the loop has failed on the window of a champion that ends with `last`."""

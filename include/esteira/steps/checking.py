@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -271,16 +271,14 @@ def drift_report(spec: ModelSpec, day: date) -> str:
 # ------------------------------------------------------------------------------------------------------ the whole check
 
 
-def evidence(spec: ModelSpec, day: date, tried: int, *, crashed: Iterable[int] = ()) -> Evidence:
+def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
     """What a day's check has found so far. Attempts up to number `tried` have ended; of those one that left nothing has crashed."""
     verdict = measurements.decided(spec, day)
     if verdict is None:
         raise EsteiraError(f"model {spec.name}: nothing was decided for {day} yet; run measure and decide first")
     measured = measurements.attempts(spec, day)
     ended = {
-        number: (measured[number].outcome, measured[number].gain)
-        if number in measured and number not in set(crashed)
-        else (Outcome.FAILS, math.nan)
+        number: (measured[number].outcome, measured[number].gain) if number in measured else (Outcome.FAILS, math.nan)
         for number in range(1, tried + 1)
     }
     return Evidence(verdict, len(spec.recipes), ended)

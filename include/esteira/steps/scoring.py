@@ -221,13 +221,11 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
                 by_version.setdefault(version, []).append(day)
         if not by_version:
             break
-        for version, some in by_version.items():
+        for some in by_version.values():  # by themselves: a version that is not to be had keeps none of the other days
             try:
-                rows += sum(_replace(spec, some, dict.fromkeys(some, version), known, run).values())
+                rows += _written(spec, some, run)
                 done += some
-            except Superseded:
-                continue
-            except (DataError, EsteiraError) as error:
+            except EsteiraError as error:
                 kept |= dict.fromkeys(some, str(error))
     if kept:
         log.warning("model %s: %s", spec.name, Reconciled((), 0, kept))
