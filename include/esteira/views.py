@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from esteira.lifecycle.events import Promoted, Registered, Verified, Warned
+from esteira.lifecycle.events import Registered, Verified, Warned
 from esteira.lifecycle.policy import Measurement, Verdict
+from esteira.lifecycle.sequence import Promoted
 from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements, runs

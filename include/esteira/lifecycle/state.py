@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
-from esteira.lifecycle.events import (
-    Dated,
-    Event,
-    Numbered,
-    Pinned,
-    Promoted,
-    Released,
-    RolledBack,
-    Undone,
-    Warned,
-)
+from esteira.lifecycle.events import Dated, Event, Warned
+from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 
 @dataclass(frozen=True)
@@ -85,8 +76,8 @@ class State:
     @cached_property
     def changes(self) -> tuple[Serving, ...]:
         """Every change of who serves, in order."""
-        kinds = (Promoted, RolledBack, Undone)
-        return tuple(Serving(each.version, each.day, each.number) for each in self.numbered if isinstance(each, kinds))
+        serving = ((each, each.of_version) for each in self.numbered if each.serves)
+        return tuple(Serving(version, each.day, each.number) for each, version in serving if version is not None)
 
     @property
     def champion(self) -> Serving | None:

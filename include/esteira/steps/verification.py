@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from esteira.learning import evaluation
-from esteira.lifecycle.events import Promoted, Verified
+from esteira.lifecycle.events import Verified
 from esteira.lifecycle.policy import Gate, gate
+from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.steps import ingest
 from esteira.steps.measuring import spans
