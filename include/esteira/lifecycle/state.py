@@ -143,6 +143,15 @@ class State:
         """The last promotion before one that is not void: what it is verified against."""
         return next((each for each in reversed(self.standing()) if each.number < promoted.number), None)
 
+    def only_measured(self, day: date, newest: date | None) -> str:
+        """Why the check of a day only measures: the day `newest` was checked already, or another champion serves; else empty."""
+        if newest is not None and newest > day:
+            return f"only measured: {newest} was checked already"
+        now, latest = self.serving(day), self.champion
+        if now is not None and latest is not None and latest.number != now.number:
+            return f"only measured: version {latest.version} serves from {latest.effective_day} on"
+        return ""
+
     def was_warned(self, version: int, last: date) -> bool:
         """Whether the loop has failed on the window of a champion that ends with `last`."""
         return any(isinstance(each, Warned) and (each.version, each.last) == (version, last) for each in self.others)

@@ -24,7 +24,9 @@ from esteira.lifecycle.actions import (
     Keep,
     Promote,
     Reconcile,
+    ReportDrift,
     Retrain,
+    Verify,
     Wait,
     Warn,
     next_action,
@@ -35,10 +37,11 @@ from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, champions, explaining, ingest, scoring, training
-from esteira.steps.measuring import decide, labels, measure, slice_days, spans, windows
+from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
 from esteira.steps.outages import is_outage
-from esteira.steps.outcomes import served
+from esteira.steps.outcomes import rules, served
 from esteira.steps.scoring import Reconciled
+from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
@@ -229,8 +232,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
 
 def violated_since(spec: ModelSpec, day: date) -> date:
     """The first day of the violation that a day's check found: from it on a promotion replaces what was published."""
-    found = measurements.windows(spec, day)
-    return first_violated(found, min_days=spec.check.min_days, min_rows=spec.check.min_rows)
+    return first_violated(measurements.windows(spec, day), rules(spec))
 
 
 def rescore(spec: ModelSpec, day: date) -> Reconciled:
@@ -271,6 +273,13 @@ def drift_report(spec: ModelSpec, day: date) -> str:
 # ------------------------------------------------------------------------------------------------------ the whole check
 
 
+def begin(spec: ModelSpec, day: date) -> Evidence:
+    """Decide, and see what else the check of a day is to do."""
+    verdict = decide(spec, day)
+    due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
+    return Evidence.decided(verdict, len(spec.recipes), **due)
+
+
 def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
     """What a day's check has found so far. Attempts up to number `tried` have ended; of those one that left nothing has crashed."""
     verdict = measurements.decided(spec, day)
@@ -302,39 +311,30 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
     and runs again, does only what was left to do.
     """
     promoted = ledger.promoted_by(spec, run_key(day))
-    worse = None
     if promoted is None or measurements.decided(spec, day) is None:
-        worse = _look(spec, day)
-        verdict = decide(spec, day)
-        if ledger.champion(spec, day) is None:
-            return Checked(verdict)
-        alerting.report_drift(spec, day)
-        found = Evidence(verdict, len(spec.recipes), {})
+        labels(spec, day)
+        measure(spec, day)
+        found = begin(spec, day)
     else:
         tried = max(measurements.attempts(spec, day), default=0)
         found = replace(evidence(spec, day, tried), promoted=True)
-    return replace(_act(spec, day, found, promoted, keep_notebook), worse=worse)
-
-
-def _look(spec: ModelSpec, day: date) -> Verified | None:
-    labels(spec, day)
-    measure(spec, day)
-    try:
-        found = alerting.verify(spec, day)
-        return found.verified if found else None
-    except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
-        log.exception("model %s: the promotion could not be verified", spec.name)
-        return None
+    return _act(spec, day, found, promoted, keep_notebook)
 
 
 def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep_notebook: bool) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
-    warning = None
+    warning, worse = None, None
     while True:
         match next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                return Checked(found.verdict, outcomes, promoted, warning)
+                return Checked(found.verdict, outcomes, promoted, warning, worse)
+            case Verify():
+                worse = _verified(spec, day)
+                found = replace(found, unverified=False)
+            case ReportDrift():
+                alerting.report_drift(spec, day)
+                found = replace(found, unreported=False)
             case Retrain(number):
                 found = replace(found, attempts={**found.attempts, number: _attempt(spec, day, number)})
             case Promote():
@@ -349,6 +349,15 @@ def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep
                 found = replace(found, warned=True)
             case _ as unknown:
                 assert_never(unknown)
+
+
+def _verified(spec: ModelSpec, day: date) -> Verified | None:
+    try:
+        found = alerting.verify(spec, day)
+        return found.verified if found else None
+    except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
+        log.exception("model %s: the promotion could not be verified", spec.name)
+        return None
 
 
 def _attempt(spec: ModelSpec, day: date, number: int) -> tuple[Outcome, float]:

@@ -11,17 +11,16 @@ import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
+from esteira.lifecycle import policy
 from esteira.lifecycle.events import Drifted, Warned
 from esteira.lifecycle.policy import Decision, Verdict
-from esteira.lifecycle.policy import decide as decide_from
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, ingest
-from esteira.steps.outcomes import segments, served
+from esteira.steps.outcomes import rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as read_labels
 from esteira.store.measurements import Drift
-from esteira.text import counted
 from esteira.views import run_key
 
 log = logging.getLogger(__name__)
@@ -288,41 +287,23 @@ def _explain(spec: ModelSpec, day: date) -> None:
 
 
 def _decided(spec: ModelSpec, day: date) -> Verdict:
-    now = ledger.champion(spec, day)
+    known = ledger.state(spec)
+    now = known.serving(day)
     if now is None:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
-    why = only_measured(spec, day)
-    if why:
-        return Verdict(Decision.KEEP, why)
     found = measurements.windows(spec, day)
-    verdict = decide_from(
-        found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least, min_rows=spec.check.min_rows
+    return policy.decide(
+        found,
+        next(iter(measurements.windows(spec, day, "slice")), None),
+        rules(spec),
+        only_measured=only_measured(spec, day),
+        warned=bool(found) and known.was_warned(now.version, found[-1].last),
     )
-    if verdict.decision is not Decision.RETRAIN:
-        return verdict
-    held_out = measurements.windows(spec, day, "slice")[0]
-    if not held_out.is_evidence(spec.check.min_days, spec.check.min_rows):
-        size = f"{counted(held_out.days, 'day')} and {counted(held_out.rows, 'row')}"
-        wanted = f"{spec.check.min_days} and {spec.check.min_rows} are needed"
-        why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
-        return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
-    if ledger.state(spec).was_warned(now.version, found[-1].last):
-        return Verdict(
-            Decision.WATCH,
-            f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
-        )
-    return verdict
 
 
 def only_measured(spec: ModelSpec, day: date) -> str:
-    """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    newest = max([day, *measurements.days(spec)])
-    if newest > day:
-        return f"only measured: {newest} was checked already"
-    now, latest = ledger.champion(spec, day), ledger.champion(spec)
-    if now is not None and latest is not None and latest.number != now.number:
-        return f"only measured: version {latest.version} serves from {latest.effective_day} on"
-    return ""
+    """Why the check of a day only measures; empty where it decides."""
+    return ledger.state(spec).only_measured(day, max(measurements.days(spec), default=None))
 
 
 def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:
