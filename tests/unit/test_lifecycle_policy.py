@@ -178,7 +178,7 @@ def test_too_few_rows_or_incomplete_labels_wait() -> None:
     assert verdict.decision is Decision.WAIT
     assert "12% of the rows" in verdict.why
     earlier = [window(0, False), replace(window(1, False), rows=3), window(2, False)]
-    assert decide(earlier, min_days=5, at_least=3, min_rows=10).decision is Decision.WATCH
+    assert weigh(earlier, Rules(min_days=5, min_rows=10, at_least=3)).decision is Decision.WATCH
 
 
 def equal_models(random: random.Random, days: int, correlation: float, rows: int = 24) -> list[float]:
