@@ -6,11 +6,10 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import pandas as pd
 
@@ -45,6 +44,7 @@ from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
+from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 from esteira.views import run_key
 
@@ -116,13 +116,12 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
         attempts=len(spec.recipes),
         seed=spec.train.seed,
     )
-    rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
-    healthy = all(
-        row["in_range"] is not False for row in rows if row["role"] == "challenger" and row["window"] == "slice"
-    )
+    about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
+    found = _attempt_records(spec, about, old, new)
+    healthy = all(each.in_range is not False for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
-    measurements.write(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
+    measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)
     runs.log(
         run_id,
         metrics={"gain": seen.gain, "gain_lower": seen.lower},
@@ -152,31 +151,24 @@ def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.
     return known[[*columns, "prediction", "probability"]], new
 
 
-def _attempt_rows(
-    spec: ModelSpec, day: date, attempt: int, version: int, run_id: str, old: pd.DataFrame, new: pd.DataFrame
-) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _attempt_records(spec: ModelSpec, champion: Record, old: pd.DataFrame, new: pd.DataFrame) -> list[Record]:
+    found: list[Record] = []
     single = [(moment.date(), moment.date()) for moment in sorted(old["day"].unique())]
-    for role, number, rows in (("champion", version, old), ("challenger", None, new)):
-        about = {"check_day": day, "attempt": attempt, "role": role, "version": number, "run_id": run_id}
-        found += spans(spec, rows, [slice_days(spec, day)], "slice", **about)
-        found += spans(spec, rows, single, "day", **about)
+    held_out = [slice_days(spec, champion.check_day)]
+    for about, rows in ((champion, old), (replace(champion, role=Role.CHALLENGER, version=None), new)):
+        found += spans(spec, rows, held_out, replace(about, window=Window.SLICE))
+        found += spans(spec, rows, single, replace(about, window=Window.DAY))
     return found
 
 
-def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outcome: Outcome) -> list[dict[str, Any]]:
-    def of_gate(row: Mapping[str, Any]) -> bool:
-        return bool(
-            row["role"] == "challenger"
-            and row["window"] == "slice"
-            and row["metric"] == spec.check.metric
-            and not row["segment"]
-        )
+def _is_of(found: Record, role: Role, window: Window) -> bool:
+    return found.role is role and found.window is window
 
-    lower = seen.lower if math.isfinite(seen.lower) else None
-    upper = seen.upper if math.isfinite(seen.upper) else None
-    evidence = {"gain": seen.gain, "gain_lower": lower, "gain_upper": upper, "outcome": outcome.value}
-    return [{**row, **evidence} if of_gate(row) else row for row in rows]
+
+def _judged(spec: ModelSpec, found: Record, seen: Gate, outcome: Outcome) -> Record:
+    """A record of an attempt; the one that the gate judged has what came of it."""
+    of_gate = _is_of(found, Role.CHALLENGER, Window.SLICE) and found.metric == spec.check.metric and not found.segment
+    return replace(measurements.with_gain(found, seen), outcome=outcome.value) if of_gate else found
 
 
 def chosen_attempt(spec: ModelSpec, day: date) -> Attempt | None:
