@@ -110,6 +110,7 @@ HOWS = st.one_of(
     st.just(("once",)),
     st.just(("twice",)),
     st.tuples(st.just("dies"), st.integers(0, 60)),
+    st.tuples(st.just("dies writing"), st.integers(0, 30)),
 )
 
 
@@ -149,9 +150,10 @@ class Life(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------ how a task is run
 
     def do(self, task: Task, how: tuple[object, ...]) -> None:
-        if how[0] == "dies":
+        if len(how) > 1:
+            moments = world.WRITES if how[0] == "dies writing" else world.ANY
             try:
-                died = world.dying(self.lake, int(str(how[1])), task)
+                died = world.dying(self.lake, world.countdown(int(str(how[1])), moments), task)
             except TOLD:
                 return
             if died:
@@ -281,10 +283,21 @@ class Life(RuleBasedStateMachine):
             self.told(self.dead.pop(which % len(self.dead)))
 
     @rule(
-        which=st.sampled_from(PAIRS), back=OFFSETS, first=st.integers(0, 50), then=st.sampled_from([999, 999, 10, 25])
+        which=st.sampled_from(PAIRS),
+        back=OFFSETS,
+        when=st.one_of(
+            st.tuples(st.just(world.ANY), st.integers(0, 50), st.sampled_from([999, 999, 10, 25])),
+            st.tuples(st.just(world.WRITES), st.integers(0, 12), st.just(999)),
+        ),
+        dies=st.sampled_from([999, 999, 1, 2]),
     )
-    def two_meet(self, which: tuple[int, int], back: int, first: int, then: int) -> None:
-        """Two tasks are at work at once: after so many reads and writes of the first it is the other's turn, and so on."""
+    def two_meet(
+        self, which: tuple[int, int], back: int, when: tuple[tuple[world.Moment, ...], int, int], dies: int
+    ) -> None:
+        """Two tasks are at work at once: after so many reads and writes of the first it is the other's turn, and so on.
+
+        The first may die so many writes after it had to wait.
+        """
         day, today = self.day(back), world.NOW.today
         choices: list[Task] = [
             lambda: self.score_days([day], f"meets/{day}"),
@@ -295,8 +308,12 @@ class Life(RuleBasedStateMachine):
             lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", 1),
         ]
         one, other = (choices[each] for each in which)
+        moments, first, then = when
         world.meeting(
-            self.lake, (lambda: self.told(one), lambda: self.told(other)), world.after_each([first, then, 20, 20])
+            self.lake,
+            (lambda: self.told(one), lambda: self.told(other)),
+            world.after_each([first, then, 20, 20], moments),
+            world.countdown(dies, world.WRITES),
         )
 
     # --------------------------------------------------------------------------------------------------- what must hold
@@ -333,13 +350,13 @@ class Life(RuleBasedStateMachine):
             return
         queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
         assert len(queued) == len(set(queued))
-        warned = [each.id for each in ledger.state(self.spec).others if isinstance(each, Warned)]
-        assert len(warned) == len(set(warned))
-        assert {f"queued:{each}" for each in warned} <= set(queued)
+        warned = [each for each in ledger.state(self.spec).others if isinstance(each, Warned)]
+        assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
+        assert {f"queued:{each.id}" for each in warned} <= set(queued)
 
     def settle(self) -> None:
         """All that died runs again, and what is hourly comes: then everything is as the ledger says."""
-        self.lake.ask = lambda: None
+        self.lake.ask = lambda _: None
         for task in self.dead:
             self.told(task)
         scoring.reconcile(self.spec, "settle")
