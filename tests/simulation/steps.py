@@ -106,6 +106,15 @@ PASTS = [
 OFFSETS = st.integers(0, 5)
 # Of the tasks of two_meet those that are in each other's way: a score, a check, a roll-back, reconcile, an undoing, a choice by hand.
 PAIRS = [(0, 1), (0, 2), (0, 4), (0, 5), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1), (3, 2), (3, 5), (5, 4), (5, 2), (4, 0)]
+WRITERS = [
+    (0, 1),
+    (0, 2),
+    (0, 4),
+    (0, 5),
+    (5, 2),
+    (1, 2),
+]  # of these those that write predictions, and what changes them
+NEVER = 999
 HOWS = st.one_of(
     st.just(("once",)),
     st.just(("once",)),
@@ -286,19 +295,20 @@ class Life(RuleBasedStateMachine):
     @rule(
         which=st.sampled_from(PAIRS),
         back=OFFSETS,
-        when=st.one_of(
-            st.tuples(st.just(world.ANY), st.integers(0, 50), st.sampled_from([999, 999, 10, 25])),
-            st.tuples(st.just(world.WRITES), st.integers(0, 6), st.just(999)),
-        ),
-        dies=st.sampled_from([999, 1, 1, 2]),
+        first=st.integers(0, 50),
+        then=st.sampled_from([NEVER, NEVER, 10, 25]),
     )
-    def two_meet(
-        self, which: tuple[int, int], back: int, when: tuple[tuple[world.Moment, ...], int, int], dies: int
-    ) -> None:
-        """Two tasks are at work at once: after so many reads and writes of the first it is the other's turn, and so on.
+    def two_meet(self, which: tuple[int, int], back: int, first: int, then: int) -> None:
+        """Two tasks are at work at once: after so many reads and writes of the first it is the other's turn, and so on."""
+        is_turn = world.after_each([first, then, 20, 20], world.ANY)
+        self.meet(which, back, is_turn, dies=NEVER)
 
-        The first may die so many writes after it had to wait.
-        """
+    @rule(which=st.sampled_from(WRITERS), back=OFFSETS, first=st.integers(0, 5), dies=st.sampled_from([0, 1, 1, NEVER]))
+    def one_is_slow_to_write(self, which: tuple[int, int], back: int, first: int, dies: int) -> None:
+        """Before one of its first writes a task waits until another one has ended; it may die soon after."""
+        self.meet(which, back, world.after_each([first, NEVER], world.WRITES), dies)
+
+    def meet(self, which: tuple[int, int], back: int, is_turn: Callable[[world.Moment], bool], dies: int) -> None:
         day, today = self.day(back), world.NOW.today
         choices: list[Task] = [
             lambda: self.score_days([day], f"meets/{day}"),
@@ -309,13 +319,8 @@ class Life(RuleBasedStateMachine):
             lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", 1),
         ]
         one, other = (choices[each] for each in which)
-        moments, first, then = when
-        world.meeting(
-            self.lake,
-            (lambda: self.told(one), lambda: self.told(other)),
-            world.after_each([first, then, 20, 20], moments),
-            world.countdown(dies, world.WRITES),
-        )
+        tasks = (lambda: self.told(one)), (lambda: self.told(other))
+        world.meeting(self.lake, tasks, is_turn, world.countdown(dies, world.WRITES))
 
     # --------------------------------------------------------------------------------------------------- what must hold
 

@@ -154,6 +154,7 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             spec,
             f"{instance.task_id}{mapped}",
             run,
+            dag_run.start_date,
             context.get("exception"),
             instance.log_url,
             getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
@@ -163,13 +164,13 @@ def mail_failure_of(spec: ModelSpec) -> Any:
     return mail_failure
 
 
-def _told_by_watchdog(spec: ModelSpec, run: str, since: datetime | None) -> bool:
-    """Whether the run was mailed about since it began: Airflow may call a callback late, where its processes were down."""
+def _told_by_watchdog(spec: ModelSpec, run: str, began: datetime | None) -> bool:
+    """Whether the run was mailed about, as it is since it began: Airflow may call a callback late, where its processes were down."""
     from esteira.notify import messages
     from esteira.store import outbox
 
     try:
-        return since is not None and outbox.is_queued(spec, messages.UNREPORTED.format(run=run), since)
+        return outbox.is_queued(spec, messages.of_run(run, began) + messages.UNREPORTED)
     except Exception:  # the lake may be what failed, and the mail is to say so
         log.exception("model %s: whether the watchdog has told of %s can't be seen", spec.name, run)
         return False

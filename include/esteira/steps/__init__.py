@@ -21,8 +21,9 @@ from esteira.steps.measuring import labels as labels_for_check
 from esteira.steps.outages import is_outage
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
+from esteira.steps.registering import register
 from esteira.steps.scoring import publish, reconcile, requeue, score
-from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, register, select, train
+from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, select, train
 
 __all__ = [
     "accounted",
