@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ops.api import Airflow
 from tests import models
-from tests.compose.stack import READY_WITHIN, Stack
+from tests.compose.stack import NAME, READY_WITHIN, Stack, is_open
 from tests.ports import free_port
 from tests.soak.runs import LAST
 
