@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -22,29 +22,22 @@ from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
-import pandas as pd
 from esteira import steps
-from esteira.data import days as days_between
-from esteira.errors import DataError, NoChampion, PromotionRefused, Refused, Superseded, Unaccounted
-from esteira.lifecycle.events import Warned
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import delivery
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring, training
 from esteira.steps.rollbacks import Asked
-from esteira.store import lake, ledger, outbox, runs
+from esteira.store import lake, ledger, runs
 from esteira.store.memory import MemoryLake
 from esteira.store.memory_tracking import MemoryTracking
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from tests.simulation import world
+from tests.simulation.rules import TOLD, Rules, Task
 from tests.simulation.world import TRAINED, Source, Stepping
-
-# What a person, or a task that is run again later, may be told.
-TOLD = (NoChampion, PromotionRefused, Refused, DataError, Superseded, Unaccounted)
-Task = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ HOWS = st.one_of(
 )
 
 
-class Life(RuleBasedStateMachine):
+class Life(Rules):
     """A model's life. Every rule may be a task that is run, run twice, or dies at a read or write and is run again later."""
 
     def __init__(self) -> None:
@@ -146,9 +139,6 @@ class Life(RuleBasedStateMachine):
         self.stack.enter_context(lake.using(self.lake))
         self.stack.enter_context(runs.using(self.registry))
         ledger._folded.clear()
-        self.dead: list[Task] = []
-        self.served = pd.DataFrame()
-        self.marks: dict[date, int | None] = {}
 
     def teardown(self) -> None:
         try:
@@ -172,21 +162,10 @@ class Life(RuleBasedStateMachine):
         for _ in range(2 if how[0] == "twice" else 1):
             self.told(task)
 
-    def told(self, task: Task) -> None:
-        with suppress(TOLD):
-            task()
-
     def day(self, back: int) -> date:
         return max(world.NOW.today - timedelta(days=back), TRAINED + timedelta(days=1))
 
     # -------------------------------------------------------------------------------------------------------- the tasks
-
-    def score_days(self, days: list[date], run: str) -> None:
-        steps.extract(self.spec, days, "keep")
-        steps.validate(self.spec, days)
-        steps.features(self.spec, days)
-        steps.score(self.spec, days, run)
-        steps.publish(self.spec, days, run)
 
     def check_day(self, day: date) -> None:
         found = checking.check(self.spec, day, keep_notebook=False)
@@ -321,85 +300,6 @@ class Life(RuleBasedStateMachine):
         one, other = (choices[each] for each in which)
         tasks = (lambda: self.told(one)), (lambda: self.told(other))
         world.meeting(self.lake, tasks, is_turn, world.countdown(dies, world.WRITES))
-
-    # --------------------------------------------------------------------------------------------------- what must hold
-
-    @invariant()
-    def what_was_served_stays(self) -> None:
-        if not hasattr(self, "spec"):
-            return
-        now = lake.read("served", self.spec.name)
-        if len(self.served):
-            key = ["day", "id"]
-            before = self.served.sort_values(key, ignore_index=True)
-            kept = now.merge(before[key], on=key).sort_values(key, ignore_index=True)
-            pd.testing.assert_frame_equal(kept[before.columns], before)
-        self.served = now
-
-    @invariant()
-    def what_is_newer_is_not_written_over(self) -> None:
-        if not hasattr(self, "spec"):
-            return
-        now = lake.marks("predictions", self.spec.name, lake.days_of("predictions", self.spec.name))
-        assert all((now.get(day) or 0) >= (mark or 0) for day, mark in self.marks.items() if day in now)
-        self.marks = now
-
-    @invariant()
-    def numbers_have_no_gap(self) -> None:
-        if hasattr(self, "spec"):
-            numbers = [each.number for each in ledger.state(self.spec).numbered]
-            assert numbers == list(range(1, len(numbers) + 1))
-
-    @invariant()
-    def each_warning_has_its_mail(self) -> None:
-        if not hasattr(self, "spec"):
-            return
-        queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
-        assert len(queued) == len(set(queued))
-        warned = [each for each in ledger.state(self.spec).others if isinstance(each, Warned)]
-        assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
-        assert {f"queued:{each.id}" for each in warned} <= set(queued)
-
-    def settle(self) -> None:
-        """All that died runs again, and what is hourly comes: then everything is as the ledger says."""
-        self.lake.ask = lambda _: None
-        for task in self.dead:
-            self.told(task)
-        scoring.reconcile(self.spec, "settle")
-        again = scoring.reconcile(self.spec, "settle")
-        assert again.days == (), "what was reconciled is reconciled"
-        self._predictions_are_published(again)
-        self._rows_are_accounted_for()
-        self._mails_have_a_fate()
-        champion = ledger.champion(self.spec)
-        assert champion is not None
-        assert runs.aliases(self.spec)["champion"] == champion.version
-
-    def _predictions_are_published(self, done: scoring.Reconciled) -> None:
-        known = ledger.state(self.spec)
-        rows = lake.read("predictions", self.spec.name, columns=["day", "version"])
-        for moment, part in rows.groupby("day") if len(rows) else ():
-            day = moment.date()
-            if day not in done.kept:
-                assert set(part["version"]) == {known.published(day).version}, f"predictions of {day}"
-
-    def _rows_are_accounted_for(self) -> None:
-        every = days_between(TRAINED + timedelta(days=1), world.NOW.today)
-        if every:
-            self.told(lambda: self.score_days(every, "settle"))
-            steps.accounted(self.spec, every)
-            served = lake.read("served", self.spec.name)
-            predicted = lake.read("predictions", self.spec.name)
-            assert set(zip(predicted["day"], predicted["id"], strict=False)) <= set(
-                zip(served["day"], served["id"], strict=False)
-            )
-
-    def _mails_have_a_fate(self) -> None:
-        names = {each.removeprefix("queued:") for each in ledger.rows(self.spec, ["id"], to_state="queued")["id"]}
-        waiting = {outbox.name_of(self.spec, each.mail) for each in outbox.waiting(self.spec)}
-        rows = ledger.rows(self.spec, ["id", "to_state"])
-        ended = list(rows.loc[rows["to_state"].isin(["delivered", "refused", "lost"]), "id"])
-        assert names == waiting | {each.partition(":")[2].rpartition("/")[0] for each in ended}
 
 
 def server(answer: str) -> Callable[[], AbstractContextManager[delivery.Send]]:

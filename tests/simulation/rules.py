@@ -1,0 +1,125 @@
+"""What must hold after whatever happened, in a model's life that is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date, timedelta
+
+import pandas as pd
+from esteira import steps
+from esteira.data import days as days_between
+from esteira.errors import DataError, NoChampion, PromotionRefused, Refused, Superseded, Unaccounted
+from esteira.lifecycle.events import Warned
+from esteira.spec import ModelSpec
+from esteira.steps import scoring
+from esteira.store import lake, ledger, outbox, runs
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from tests.simulation import world
+from tests.simulation.world import TRAINED, Stepping
+
+# What a person, or a task that is run again later, may be told.
+TOLD = (NoChampion, PromotionRefused, Refused, DataError, Superseded, Unaccounted)
+Task = Callable[[], object]
+
+
+class Rules(RuleBasedStateMachine):
+    """The rules of a model's life, each looked at after every event, and at the end when all that died ran again."""
+
+    spec: ModelSpec
+    lake: Stepping
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead: list[Task] = []
+        self.served = pd.DataFrame()
+        self.marks: dict[date, int | None] = {}
+
+    def told(self, task: Task) -> None:
+        with suppress(TOLD):
+            task()
+
+    def score_days(self, days: list[date], run: str) -> None:
+        steps.extract(self.spec, days, "keep")
+        steps.validate(self.spec, days)
+        steps.features(self.spec, days)
+        steps.score(self.spec, days, run)
+        steps.publish(self.spec, days, run)
+
+    @invariant()
+    def what_was_served_stays(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        now = lake.read("served", self.spec.name)
+        if len(self.served):
+            key = ["day", "id"]
+            before = self.served.sort_values(key, ignore_index=True)
+            kept = now.merge(before[key], on=key).sort_values(key, ignore_index=True)
+            pd.testing.assert_frame_equal(kept[before.columns], before)
+        self.served = now
+
+    @invariant()
+    def what_is_newer_is_not_written_over(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        now = lake.marks("predictions", self.spec.name, lake.days_of("predictions", self.spec.name))
+        assert all((now.get(day) or 0) >= (mark or 0) for day, mark in self.marks.items() if day in now)
+        self.marks = now
+
+    @invariant()
+    def numbers_have_no_gap(self) -> None:
+        if hasattr(self, "spec"):
+            numbers = [each.number for each in ledger.state(self.spec).numbered]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+    @invariant()
+    def each_warning_has_its_mail(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
+        assert len(queued) == len(set(queued))
+        warned = [each for each in ledger.state(self.spec).others if isinstance(each, Warned)]
+        assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
+        assert {f"queued:{each.id}" for each in warned} <= set(queued)
+
+    def settle(self) -> None:
+        """All that died runs again, and what is hourly comes: then everything is as the ledger says."""
+        self.lake.ask = lambda _: None
+        for task in self.dead:
+            self.told(task)
+        scoring.reconcile(self.spec, "settle")
+        again = scoring.reconcile(self.spec, "settle")
+        assert again.days == (), "what was reconciled is reconciled"
+        self._predictions_are_published(again)
+        self._rows_are_accounted_for()
+        self._mails_have_a_fate()
+        champion = ledger.champion(self.spec)
+        assert champion is not None
+        assert runs.aliases(self.spec)["champion"] == champion.version
+
+    def _predictions_are_published(self, done: scoring.Reconciled) -> None:
+        known = ledger.state(self.spec)
+        rows = lake.read("predictions", self.spec.name, columns=["day", "version"])
+        for moment, part in rows.groupby("day") if len(rows) else ():
+            day = moment.date()
+            if day not in done.kept:
+                assert set(part["version"]) == {known.published(day).version}, f"predictions of {day}"
+
+    def _rows_are_accounted_for(self) -> None:
+        every = days_between(TRAINED + timedelta(days=1), world.NOW.today)
+        if every:
+            self.told(lambda: self.score_days(every, "settle"))
+            steps.accounted(self.spec, every)
+            served = lake.read("served", self.spec.name)
+            predicted = lake.read("predictions", self.spec.name)
+            assert set(zip(predicted["day"], predicted["id"], strict=False)) <= set(
+                zip(served["day"], served["id"], strict=False)
+            )
+
+    def _mails_have_a_fate(self) -> None:
+        names = {each.removeprefix("queued:") for each in ledger.rows(self.spec, ["id"], to_state="queued")["id"]}
+        waiting = {outbox.name_of(self.spec, each.mail) for each in outbox.waiting(self.spec)}
+        rows = ledger.rows(self.spec, ["id", "to_state"])
+        ended = list(rows.loc[rows["to_state"].isin(["delivered", "refused", "lost"]), "id"])
+        assert names == waiting | {each.partition(":")[2].rpartition("/")[0] for each in ended}
