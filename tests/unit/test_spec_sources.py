@@ -1,4 +1,4 @@
-"""What lakes and registries carry of a source stays as it is: marks of days, and the dump that a training is known by."""
+"""The facts of each kind of source. Marks of days, and the dump that a training is known by, stay as lakes carry them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from esteira.spec import ModelSpec, load
+from esteira.spec import ModelSpec, load, sources
 from esteira.steps import ingest
 
 from tests import models
@@ -71,3 +71,25 @@ def test_the_marks_with_labels_of_another_source_are_kept(tmp_path: Path) -> Non
         "key": ["site"],
         "settle": 7,
     }
+
+
+def test_what_the_union_says_of_its_kinds() -> None:
+    assert sources.KINDS == ("csv", "parquet", "delta", "sql", "python")
+    assert sorted(sources.SECRET_KEYS) == ["url"]
+
+
+@pytest.mark.parametrize(
+    ("source", "called", "is_by_day"),
+    [
+        ("csv", "its source in/{day}/rows.csv", True),
+        ("parquet", "its source in/*.parquet", False),
+        ("delta", "its delta source", False),
+        ("sql", "its sql source", True),
+        ("python", "its python source", True),
+    ],
+)
+def test_the_facts_of_each_kind(tmp_path: Path, source: str, called: str, is_by_day: bool) -> None:
+    given = declare(tmp_path, SOURCES[source]).source
+    assert (given.called, given.is_by_day) == (called, is_by_day)
+    assert given.secrets == ({"url": "postgresql://me:word@host/db"} if source == "sql" else {})
+    assert given.functions == ({"function": "source.read"} if source == "python" else {})

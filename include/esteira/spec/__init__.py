@@ -4,7 +4,8 @@ from esteira.spec.cache import prune
 from esteira.spec.model import ModelSpec
 from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
 from esteira.spec.reading import by_name, digest, find, json_schema, load, load_cached, model_files, require_one
-from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
+from esteira.spec.rows import Expectation
+from esteira.spec.sources import CsvSource, DeltaSource, FileSource, ParquetSource, PythonSource, Source, SqlSource
 from esteira.spec.words import (
     CENTURY,
     FIRST_DAY,
@@ -20,6 +21,7 @@ __all__ = [
     "DeltaSource",
     "Dimension",
     "Expectation",
+    "FileSource",
     "Limit",
     "ModelSpec",
     "ParquetSource",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zlib
 from collections import Counter
 from datetime import date, timedelta
 from typing import Literal
@@ -14,7 +13,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import DataError, Superseded, Unaccounted
-from esteira.spec import ModelSpec, PythonSource, Source, SqlSource, canonical
+from esteira.spec import ModelSpec, canonical
 from esteira.steps import quality
 from esteira.store import lake
 from esteira.store.labels import latest
@@ -27,28 +26,14 @@ TIMELESS = ("time", "short")  # the rules by which a row without a time is in qu
 log = logging.getLogger(__name__)
 
 
-def _mark(spec: ModelSpec, *blocks: str) -> int:
-    """A number that changes when the blocks of the spec, or the model's own code, do: what was made before is stale then."""
-    asked = spec.model_dump(mode="json", include=set(blocks), exclude={"labels": {"settle"}})
-    if asked.get("labels") and asked["labels"].get("source") is None:
-        asked["labels"] = None  # as where there is no such block: labels are the source's own
-    text = json.dumps(asked, sort_keys=True)
-    secrets = [source.url.get_secret_value() for source in _sources(spec) if isinstance(source, SqlSource)]
-    return zlib.crc32("".join([text, *secrets]).encode() + spec.code)
-
-
-def _sources(spec: ModelSpec) -> list[Source]:
-    return [spec.source, *([spec.labels.source] if spec.labels and spec.labels.source else [])]
-
-
 def features_mark(spec: ModelSpec) -> int:
     """The mark of feature days: another source, key, feature or expectation makes them stale."""
-    return _mark(spec, "source", "time", "key", "features", "expect", "inputs")
+    return spec.mark("source", "time", "key", "features", "expect", "inputs")
 
 
 def labels_mark(spec: ModelSpec) -> int:
     """The mark of days of labels: another source, key, target, task or expectation makes them stale."""
-    return _mark(spec, "source", "time", "key", "target", "task", "labels", "expect")
+    return spec.mark("source", "time", "key", "target", "task", "labels", "expect")
 
 
 WhenGone = Literal["refuse", "keep", "replace"]
@@ -149,8 +134,7 @@ def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
 def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     """The bad rows without those whose time can't be read and that another day has in quarantine: they are no day's own."""
     timeless = bad[bad["event_time"].isna()] if len(bad) else bad
-    own = isinstance(spec.source, PythonSource | SqlSource) or "{day}" in spec.source.path  # asked for by day
-    if timeless.empty or own:
+    if timeless.empty or spec.source.is_by_day:
         return bad
     rules = [
         lake.read("quarantine", spec.name, columns=["day", "row"], rule=rule, stage="extract") for rule in TIMELESS
