@@ -10,7 +10,8 @@ import pytest
 from esteira import data, steps
 from esteira.errors import NoChampion, Unaccounted
 from esteira.learning import pipelines
-from esteira.spec import CsvSource, ModelSpec
+from esteira.spec import ModelSpec
+from esteira.spec.sources import CsvSource
 from esteira.steps import champions, scoring
 from esteira.store import lake, runs
 
