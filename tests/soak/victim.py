@@ -22,7 +22,7 @@ from esteira.lifecycle.actions import upcoming
 from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
-from esteira.steps import champions, ingest, rollbacks
+from esteira.steps import champions, labelling, rollbacks
 from esteira.store import lake, places, runs, schemas
 
 from tests.models import AS_OF
@@ -135,7 +135,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     steps.score(spec, days, "before")
     steps.publish(spec, days, "before")
     if scenario in ("rollback", "maintenance"):
-        ingest.labels(spec, FIRST, DAY)
+        labelling.store(spec, FIRST, DAY)
         champions.make_champion(
             spec, steps.register(spec, _second(spec), CHANGE), CHANGE, measured=1, why="second", by="before"
         )
@@ -144,7 +144,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
 
 def _second(spec: ModelSpec) -> str:
     best = steps.candidate(spec, CHANGE, 1, steps.prepare(spec, CHANGE, None, []), "second")
-    return steps.evaluate(spec, CHANGE, best, ingest.versions(spec), "second")
+    return steps.evaluate(spec, CHANGE, best, labelling.versions(spec), "second")
 
 
 @contextmanager

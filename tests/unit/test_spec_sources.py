@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from esteira.spec import ModelSpec, load, sources
-from esteira.steps import ingest
+from esteira.steps import ingest, labelling
 
 from tests import models
 
@@ -51,7 +51,7 @@ def declare(tmp_path: Path, source: str, more: str = "") -> ModelSpec:
 
 
 def marks(spec: ModelSpec) -> tuple[int, int]:
-    return ingest.features_mark(spec), ingest.labels_mark(spec)
+    return ingest.features_mark(spec), labelling.labels_mark(spec)
 
 
 @pytest.mark.parametrize("source", SOURCES)
