@@ -7,10 +7,8 @@ All that it writes is under ESTEIRA_HOME (.esteira in the project by default).
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
-import secrets
 import shutil
 import socket
 import sqlite3
@@ -28,10 +26,10 @@ import psutil
 from esteira.notebooks.hosts import without_passwords
 from filelock import FileLock, Timeout
 
-from ops import database, places, processes, supervision
+from ops import database, environment, places, processes, supervision
 from ops.api import Airflow, RunTimeout
 from ops.database import Database
-from ops.layout import BIN, LOOPBACK, PROJECT, Stack, StackError
+from ops.layout import BIN, LOOPBACK, Stack, StackError
 from ops.progress import heartbeat
 
 READY_WITHIN = 180  # seconds
@@ -56,7 +54,6 @@ OWN = (
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )
 FAULTS = (StackError, places.PlaceError, database.UrlError)
-WATCHDOG = "watchdog"  # who may look at runs, and is asked for by the DAG esteira_outbox
 INTERRUPTED = "interrupted; `make down` stops what was started"
 
 
@@ -89,10 +86,10 @@ def up(stack: Stack) -> None:
 def _bring_up(stack: Stack) -> None:
     _require_down(stack)  # another call may have been a moment faster
     metadata = database.prepare(stack.home, say)
-    environment = _environment(stack, metadata)
+    settings = environment.of(stack, metadata)
     supervision.write_config(stack, metadata)
     try:
-        _start(stack, metadata, environment)
+        _start(stack, metadata, settings)
         _wait(stack)
     except StackError:
         down(stack)  # half of it would be in the way of the next call
@@ -115,14 +112,14 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> None:
+def _start(stack: Stack, metadata: Database, settings: dict[str, str]) -> None:
     """Start the programs; Airflow's when its database is ready."""
     sock = supervision.socket_path(stack)
     if sock.exists() and not sock.is_socket():
         raise StackError(f"{sock} is in the way of supervisord's socket; remove it")
     sock.unlink(missing_ok=True)  # a killed supervisord's
     started = subprocess.run(
-        [BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=environment, capture_output=True, text=True
+        [BIN / "supervisord", "-c", stack.home / "supervisord.conf"], env=settings, capture_output=True, text=True
     )
     if started.returncode:
         raise StackError(f"supervisord did not start: {started.stderr.strip()[-500:]}")
@@ -134,7 +131,7 @@ def _start(stack: Stack, metadata: Database, environment: dict[str, str]) -> Non
             raise StackError(
                 f"{error}; see {stack.home / 'logs' / 'postgres.log'}; ESTEIRA_DATABASE_URL names another server"
             ) from None
-        migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=environment, capture_output=True, text=True)
+        migrated = subprocess.run([BIN / "airflow", "db", "migrate"], env=settings, capture_output=True, text=True)
     if migrated.returncode:
         log_file = stack.home / "logs" / "migrate.log"
         log_file.write_text(without_passwords(f"{migrated.stdout}{migrated.stderr}"), encoding="utf-8")
@@ -285,85 +282,11 @@ def _taken(port: int) -> str:
     return ""
 
 
-def _secret_file(path: Path, make: str) -> str:
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(make)
-    return path.read_text(encoding="utf-8")
-
-
 def _make_home(stack: Stack) -> None:
     stack.home.mkdir(parents=True, exist_ok=True)
     stack.home.chmod(0o700)
     for name in ("logs", "airflow", "mlflow"):
         (stack.home / name).mkdir(exist_ok=True)
-
-
-def _environment(stack: Stack, metadata: Database) -> dict[str, str]:
-    """The environment of every process: config/airflow.env, and the places, ports and secrets of this set-up."""
-    password = _secret_file(stack.password, secrets.token_urlsafe(16))
-    users = stack.home / "airflow-users.json"
-    users.unlink(missing_ok=True)
-    watchdog = secrets.token_urlsafe(32)  # a new one at each start: only the processes of this start need it
-    _secret_file(users, json.dumps({"admin": password, WATCHDOG: watchdog}))
-    fresh = {
-        "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-        "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(64),
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
-    }
-    kept = json.loads(_secret_file(stack.home / "secrets.json", json.dumps(fresh)))
-    # The one would double every start; the other may hold a password, which only Airflow's own setting needs.
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONDONTWRITEBYTECODE", "ESTEIRA_DATABASE_URL") and not name.startswith("AIRFLOW__")
-    }
-    return {
-        **own,
-        **shared_settings(),
-        **kept,
-        **processes.environment(stack.home),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(PROJECT / "config"),
-        "AIRFLOW_HOME": str(stack.home / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
-        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.web}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{WATCHDOG}:viewer",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url,
-        "AIRFLOW__API__HOST": LOOPBACK,
-        "AIRFLOW__API__PORT": str(stack.web_port),
-        "AIRFLOW__API__BASE_URL": stack.web,
-        "AIRFLOW_CONN_SMTP_DEFAULT": _smtp_connection(stack),
-        "ESTEIRA_HOME": str(stack.home),
-        "ESTEIRA_API_URL": stack.web,
-        "ESTEIRA_API_USER": WATCHDOG,
-        "ESTEIRA_API_PASSWORD": watchdog,
-        "MLFLOW_TRACKING_URI": stack.mlflow,
-    }
-
-
-def _smtp_connection(stack: Stack) -> str:
-    """Airflow's connection to the mail catcher."""
-    extra = {
-        "from_email": "esteira@localhost",
-        "disable_ssl": True,
-        "disable_tls": True,
-        "timeout": 5,
-        "retry_limit": 1,
-    }
-    return json.dumps({"conn_type": "smtp", "host": LOOPBACK, "port": stack.smtp_port, "extra": extra})
-
-
-def shared_settings() -> dict[str, str]:
-    """The settings of config/airflow.env."""
-    lines = (PROJECT / "config" / "airflow.env").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def _wait(stack: Stack) -> None:

@@ -50,6 +50,10 @@ class Superseded(Exception):
     """What was to be written was computed from a state that is no longer the last one. Nothing was written; it is done anew."""
 
 
+class Conflict(Exception):
+    """Another writer of the same rows was faster. Nothing was written; it is done anew from a fresh read."""
+
+
 class ModelRefused(EsteiraError):
     """A model file holds types outside the allow-list, or is not in the skops format."""
 

@@ -28,6 +28,14 @@ def printable(text: str) -> str:
     )
 
 
+def said(error: object) -> str:
+    """What an error says; where it can't say it, what it is."""
+    try:
+        return str(error)
+    except Exception as other:  # whatever its own code does
+        return f"{type(error).__name__}, which can't say what it is: its text raises {type(other).__name__}"
+
+
 def shown_days(days: Sequence[date]) -> str:
     """Days as a sentence names them: '2026-02-01', or '2026-02-01 and 2 more days'."""
     return f"{days[0]} and {counted(len(days) - 1, 'more day')}" if len(days) > 1 else str(days[0])

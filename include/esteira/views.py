@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from esteira.lifecycle.events import Promoted, Registered, Verified, Warned
+from esteira.lifecycle.events import Registered, Verified, Warned
 from esteira.lifecycle.policy import Measurement, Verdict
+from esteira.lifecycle.sequence import Promoted
 from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as known_labels
 from esteira.store.measurements import Attempt, AttemptDay, Drift, Explanation, Measured
+from esteira.store.records import Role, Window
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ def _last_window(spec: ModelSpec, checked: list[date]) -> Measured | None:
 
 def estimate(spec: ModelSpec, day: date) -> Estimate | None:
     """What a day's check expects of the days that have no labels yet; None where it expects nothing."""
-    rows = measurements.read(spec, check_day=day, role="estimated", attempt=measurements.CHECK)
+    rows = measurements.read(spec, check_day=day, role=Role.ESTIMATED, attempt=measurements.CHECK)
     metric = spec.check.metric
-    pending = rows[(rows["window"] == "pending") & (rows["metric"] == metric)]
+    pending = rows[(rows["window"] == Window.PENDING) & (rows["metric"] == metric)]
     if pending.empty:
         return None
     error = rows.loc[rows["metric"] == f"{metric}_error", "value"]
@@ -226,7 +228,7 @@ def run_key(day: date) -> str:
     return f"check:{day}"
 
 
-def windows(spec: ModelSpec, metric: str = "", window: str = "window", since: date = date.min) -> list[Measured]:
+def windows(spec: ModelSpec, metric: str = "", window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:
     """A metric (else the gate's) by window, or by day, of whichever version served."""
     return measurements.history(spec, metric or spec.check.metric, window, since)
 

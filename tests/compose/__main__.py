@@ -6,11 +6,8 @@ It works on a copy of the project's files, with a project name, a port and secre
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
-import getpass
 import json
-import os
 import re
 import shutil
 import socket
@@ -19,28 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 
-from ops.api import ENDED, Airflow
+from ops.api import ENDED
 from ops.containers import SECRETS, settings
-from tests import models
+from tests.compose.operations import AS_OF, CHANGED, HEALTHY, SIMULATED, deployed, removed, saved, scale
+from tests.compose.stack import PROJECT, READY_WITHIN, REFUSAL, Stack, copy_project, is_open
 from tests.e2e import browser
-from tests.ports import free_port
 from tests.soak import crashes
-from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import LAST, Runs, count, prepared, started, undisturbed, write_models
+from tests.soak.crashes import Outcome
+from tests.soak.runs import count, prepared, started, undisturbed, write_models
 
-PROJECT = Path(__file__).parents[2]
-NAME = f"esteira-test-{os.getpid()}"
-SIMULATED = ("toll_traffic", "queue_time")
-AS_OF, HEALTHY, CHANGED = date(2026, 1, 31), date(2026, 2, 14), date(2026, 3, 1)  # as in `make demo`
-REFUSAL = "run make secrets first"
-READY_WITHIN = 600  # seconds
 # In the middle of what it is killed: one of these tasks of a score, and of a check, the first before the others.
 KILLED = {
     "airflow-worker": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
@@ -49,128 +39,6 @@ KILLED = {
     "redis": (("extract", "validate"), ("attempt_1.retrain", "attempt_2.retrain")),
     "mlflow": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
 }
-
-
-class Stack(Runs):
-    """The stack, in a copy of the project."""
-
-    def __init__(self, place: Path) -> None:
-        self.folder = place / "esteira"
-        self.models = place / "models"
-        self.port = free_port()
-        self.rows: list[tuple[str, float, str]] = []
-        self.wrong: list[str] = []
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ESTEIRA_"))}
-        self.environment = {
-            **keep,
-            "COMPOSE_PROJECT_NAME": NAME,
-            "COMPOSE_FILE": "docker-compose.yaml:tests/compose/override.yaml",
-            "COMPOSE_PROFILES": "dev",
-            "ESTEIRA_IMAGE": "esteira:test",
-            "ESTEIRA_WEB_PORT": str(self.port),
-            "ESTEIRA_TEST_MODELS": str(self.models),
-        }
-
-    @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[list[str]]:
-        """Time a step; what is put into the list is shown beside it. What is raised in it is noted, and raised on."""
-        notes: list[str] = []
-        wrong = len(self.wrong)
-        began = time.monotonic()
-        print(f"{title} …", flush=True)
-        try:
-            yield notes
-        except Exception:
-            self.wrong.append(f"{title}: it could not be ended")
-            raise
-        finally:
-            seconds = time.monotonic() - began
-            self.rows.append((title, seconds, "; ".join(notes) + (" – WRONG" if len(self.wrong) > wrong else "")))
-            print(f"    {seconds:.0f} s {'; '.join(notes)}", flush=True)
-
-    def expect(self, held: bool, otherwise: str) -> None:
-        """Note what should be so and is not."""
-        if not held:
-            self.wrong.append(otherwise)
-            print(f"    wrong: {otherwise}", flush=True)
-
-    def call(self, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the copy. Raises with its last words where it fails."""
-        done = subprocess.run(
-            command, cwd=self.folder, env={**self.environment, **more}, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        return done
-
-    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Call docker compose."""
-        return self.call("docker", "compose", *arguments, check=check)
-
-    def containers(self, *service: str, every: bool = False) -> list[str]:
-        """The ids of the containers of a service, or of all."""
-        return self.compose("ps", "--quiet", *(["--all"] if every else []), *service).stdout.split()
-
-    def log_in(self) -> None:
-        """Talk to Airflow as the user of .env."""
-        password = settings((self.folder / ".env").read_text())["AIRFLOW_ADMIN_PASSWORD"]
-        self.airflow = Airflow(f"http://127.0.0.1:{self.port}", "admin", password)
-
-    def image(self, name: str) -> Image:
-        """What the container `observer` sees."""
-        return self.images([name])[name]
-
-    def images(self, names: Sequence[str]) -> dict[str, Image]:
-        """The same for several."""
-        command = ["exec", "-T", "observer", "python", "-W", "ignore", "-m", "tests.compose.image"]
-        seen = json.loads(self.compose(*command, *names).stdout)
-        return {name: {part: Counter(rows) for part, rows in image.items()} for name, image in seen.items()}
-
-    def hosts(self, *runs: tuple[str, str]) -> set[str]:
-        """The names of the hosts that worked on runs."""
-        found = set()
-        for dag, run in runs:
-            tasks = self.airflow.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
-            found |= {task["hostname"] for task in tasks if task["hostname"]}
-        return found
-
-    def tries(self, dag: str, run: str) -> dict[str, int]:
-        """How often each task of a run was tried."""
-        tasks = self.airflow.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
-        return {task["task_id"]: task["try_number"] for task in tasks}
-
-    def healthy(self, service: str) -> bool:
-        """Whether every container of a service says that it is well."""
-        ids = self.containers(service, every=True)
-        state = self.call("docker", "inspect", "--format", "{{.State.Status}} {{.State.Health.Status}}", *ids).stdout
-        return set(state.split("\n")[:-1]) == {"running healthy"}
-
-    def kill(self, container: str) -> None:
-        """SIGKILL the first process of a container from outside: unlike `docker kill`, the restart policy applies."""
-        pid = self.call("docker", "inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
-        groups = Path(f"/proc/{pid}/cgroup")
-        if os.geteuid() == 0 and groups.exists() and container in groups.read_text():  # else the engine is elsewhere
-            os.kill(int(pid), 9)
-            return
-        helper = ["docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=bash", "esteira:test"]
-        self.call(*helper, "-c", f"kill -9 {pid}")
-
-    def restarts(self, container: str) -> int:
-        """How often the engine started a container again."""
-        return int(self.call("docker", "inspect", "--format", "{{.RestartCount}}", container).stdout)
-
-
-def _copy(target: Path) -> None:
-    """The project's files as git would give them to somebody else, with what is not committed yet."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    for name in subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]:
-        if (PROJECT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, target / name)
-    subprocess.run(["git", "init", "--quiet", str(target)], check=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- the steps
 
 
 def refuses(stack: Stack) -> None:
@@ -287,14 +155,7 @@ def scan() -> dict[str, set[int]]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which of our addresses would be used
         addresses.add(probe.getsockname()[0])
-    return {address: {port for port in range(1, 65536) if _open(address, port)} for address in sorted(addresses)}
-
-
-def _open(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        # A port that connects to itself, from the same number, is not open.
-        return probe.connect_ex((address, port)) == 0 and probe.getsockname() != probe.getpeername()
+    return {address: {port for port in range(1, 65536) if is_open(address, port)} for address in sorted(addresses)}
 
 
 def story(stack: Stack) -> None:
@@ -395,130 +256,6 @@ def _running(stack: Stack, victim: str, run: tuple[str, str], tasks: Sequence[st
         time.sleep(0.02)
 
 
-def scale(stack: Stack) -> None:
-    """Three workers by a number: the third works, too; and back."""
-    with stack.step("docker compose up --scale airflow-worker=3") as notes:
-        up = ("up", "--detach", "--wait", "--no-recreate", "--wait-timeout", str(READY_WITHIN))
-        stack.compose(*up, "--scale", "airflow-worker=3")
-        workers = {each[:12] for each in stack.containers("airflow-worker")}
-        runs = [stack.start("train", name, day=models.AS_OF - timedelta(days=1)) for name in ("calm", *SIMULATED)]
-        for run in runs:
-            stack.expect(stack.ended(run) == "success", f"{run} failed: {stack.airflow.tasks(*run)}")
-        hosts = stack.hosts(*runs) & workers
-        stack.expect(len(workers) == 3 and len(hosts) == 3, f"{len(hosts)} of {len(workers)} workers worked")
-        notes.append(f"{len(hosts)} of 3 workers worked")
-        stack.compose(*up, "--scale", "airflow-worker=2")
-
-
-def saved(stack: Stack, place: Path, names: Sequence[str]) -> None:
-    """make backup; down -v; make restore: the same tables, runs and champions, and the next day is scored."""
-    secret = {"connection_id": "vault", "conn_type": "http", "password": "to-be-kept"}
-    stack.airflow.call("POST", "/connections", json=secret)
-    wanted, history = stack.images(names), _history(stack)
-    with stack.step("make backup") as notes:
-        stack.call("make", "backup", TO=str(place / "backup"))
-        files = list((place / "backup").iterdir())
-        notes.append(f"{sum(path.stat().st_size for path in files) / 1e6:.0f} MB")
-        modes = {stat.S_IMODE(path.stat().st_mode) for path in files}
-        stack.expect(modes == {0o600}, f"others may read the backup: {modes}")
-    with stack.step("make restore onto what is there: refused"):
-        done = stack.call("make", "restore", check=False, FROM=str(place / "backup"))
-        stack.expect(done.returncode != 0 and "down --volumes" in done.stderr, f"it was not: {done.stderr[-300:]}")
-    with stack.step("docker compose down -v"):
-        stack.compose("down", "--volumes")
-    with stack.step("make restore") as notes:
-        stack.call("make", "restore", FROM=str(place / "backup"))
-        stack.log_in()
-        got = stack.images(names)
-        for name in names:
-            # Mails are the catcher's, and not in a backup.
-            differing = [part for part in wanted[name] if part != "mails" and wanted[name][part] != got[name][part]]
-            stack.expect(not differing, f"{name} is not as it was: {differing}")
-        stack.expect(_history(stack) == history, "Airflow's runs are not as they were")
-        read = "from airflow.models import Connection; print(Connection.get_connection_from_secrets('vault').password)"
-        told = stack.compose("exec", "-T", "airflow-scheduler", "python", "-W", "ignore", "-c", read).stdout
-        stack.expect("to-be-kept" in told, "a connection's password can't be read any more")
-        notes.append(f"{len(names)} models, {len(history)} runs and an encrypted connection as before")
-    with stack.step("a score after the restore"):
-        run = stack.start("score", "calm", day=LAST + timedelta(days=2), check=False)
-        stack.expect(stack.ended(run) == "success", f"it failed: {stack.airflow.tasks(*run)}")
-
-
-def _history(stack: Stack) -> list[tuple[str, str, str]]:
-    """Every run of the models' DAGs."""
-    found: list[dict[str, str]] = []
-    while True:
-        page = {"limit": 100, "offset": len(found), "order_by": "id"}
-        some = stack.airflow.call("GET", "/dags/~/dagRuns", params=page)["dag_runs"]
-        found += some
-        if len(some) < 100:
-            return sorted((r["dag_id"], r["dag_run_id"], r["state"]) for r in found if "esteira_" not in r["dag_id"])
-
-
-def deployed(stack: Stack, place: Path) -> None:
-    """make deploy of another image, as a pipeline does: refused without a host, over ssh where there is a server for it."""
-    image = "esteira:test-next"
-    stack.call("docker", "tag", "esteira:test", image)
-    dotenv = base64.b64encode((stack.folder / ".env").read_bytes()).decode()
-    with stack.step("make deploy without a host: refused"):
-        done = stack.call("make", "deploy", check=False, ESTEIRA_IMAGE=image)
-        stack.expect(done.returncode != 0 and "DEPLOY_HOST is not set" in done.stderr, f"it was not: {done.stderr}")
-    with contextlib.ExitStack() as meanwhile:
-        host = meanwhile.enter_context(_ssh_server(place)) if shutil.which("sshd") else {"DEPLOY_HOST": "local"}
-        by = "over ssh" if len(host) > 1 else "on this machine; no sshd to try ssh with"
-        with stack.step(f"make deploy of the next image, {by}") as notes:
-            (stack.folder / ".env").rename(place / "env")
-            try:
-                stack.call("make", "deploy", ESTEIRA_IMAGE=image, DOTENV_BASE64=dotenv, **host)
-            finally:
-                (place / "env").rename(stack.folder / ".env")
-            stack.environment["ESTEIRA_IMAGE"] = image
-            stack.log_in()
-            used = stack.call("docker", "inspect", "--format", "{{.Config.Image}}", *stack.containers()).stdout.split()
-            stack.expect("esteira:test" not in used and image in used, f"these images run: {sorted(set(used))}")
-            run = stack.start("score", "calm", day=LAST + timedelta(days=3), check=False)
-            stack.expect(stack.ended(run) == "success", f"a score failed: {stack.airflow.tasks(*run)}")
-            notes.append("all services run it; a score after it ended well")
-
-
-@contextlib.contextmanager
-def _ssh_server(place: Path) -> Iterator[dict[str, str]]:
-    """An ssh server on the loopback with keys of its own; what `make deploy` needs to know of it."""
-    folder, port = place / "ssh", free_port()
-    folder.mkdir(mode=0o700)
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
-        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    command = [str(shutil.which("sshd")), "-D", "-e", "-f", str(folder / "config")]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as server:
-        try:
-            Airflow.until(lambda: _open("127.0.0.1", port), 20, "the ssh server")
-            engine = os.environ.get("DOCKER_HOST", "").removeprefix("unix://")
-            yield {
-                "DEPLOY_HOST": f"{getpass.getuser()}@127.0.0.1:{port}",
-                "DEPLOY_KNOWN_HOSTS": f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text().strip()}",
-                "DEPLOY_KEY_BASE64": base64.b64encode((folder / "user").read_bytes()).decode(),
-                "DEPLOY_SOCKET": engine or "/var/run/docker.sock",
-            }
-        finally:
-            server.terminate()
-
-
-def removed(stack: Stack) -> None:
-    """down -v leaves nothing."""
-    with stack.step("docker compose down -v leaves nothing"):
-        stack.compose("down", "--volumes")
-        label = f"label=com.docker.compose.project={NAME}"
-        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
-            left = stack.call("docker", *kind, "--quiet", "--filter", label).stdout
-            stack.expect(not left, f"docker {kind[0]}: left behind {left.split()}")
-
-
 def main() -> int:
     """Returns how many things are not as they should be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -529,7 +266,7 @@ def main() -> int:
         sys.exit("esteira: this needs Docker with Compose, and an engine that runs: `docker info` fails")
     place = Path(tempfile.mkdtemp(prefix="esteira-compose-"))
     stack = Stack(place)
-    _copy(stack.folder)
+    copy_project(stack.folder)
     write_models(stack.models, ["calm", *(f"killed{index}" for index in range(len(asked.victims)))])
     outcomes: list[Outcome] = []
     began = time.monotonic()

@@ -55,6 +55,11 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list:
     return mails
 
 
+def begun(spec: ModelSpec, decision: Decision, unverified: bool = False, drifted: bool = False) -> Evidence:
+    verdict = Verdict(decision, "pretended")
+    return Evidence.decided(verdict, len(spec.recipes), unverified=unverified, drifted=drifted)
+
+
 def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[object]) -> None:
     """Replace what the steps find by a scenario: the decision, and each attempt's outcome, which may be a crash."""
     found: dict[int, Outcome] = {}
@@ -71,10 +76,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
     scenario = {
         "labels_for_check": lambda *_: 1,
         "measure": lambda *_: 1,
-        "decide": lambda *_: Verdict(decision, "pretended"),
-        "drift_to_report": lambda *_: None,
+        "begin": lambda spec, _: begun(spec, decision),
         "drift_report": lambda *_: "run-drift",
-        "to_verify": lambda *_: None,
         "report_drift": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
@@ -162,7 +165,7 @@ def test_drift_alone_is_reported_and_retrains_nothing(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
-    monkeypatch.setattr(steps, "drift_to_report", lambda *_: "drifted:1:2026-02-07")
+    monkeypatch.setattr(steps, "begin", lambda spec, _: begun(spec, Decision.KEEP, drifted=True))
     monkeypatch.setattr(steps, "report_drift", lambda *_: SimpleNamespace(subject="drift"))
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["drift_report"] == states["keep"] == "success"
@@ -174,7 +177,7 @@ def test_a_new_champion_is_verified_beside_what_the_check_decides(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
-    monkeypatch.setattr(steps, "to_verify", lambda *_: "a promotion")
+    monkeypatch.setattr(steps, "begin", lambda spec, _: begun(spec, Decision.KEEP, unverified=True))
     found = SimpleNamespace(
         verified=SimpleNamespace(why="worse"), mail=SimpleNamespace(subject="worse than it replaced")
     )

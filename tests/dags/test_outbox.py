@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,22 +59,28 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return runs
 
 
-def failed(minutes_ago: float = 5, number: int = 3, dag_id: str = "sales_train") -> Run:
-    began = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    return Run(dag_id, RUN, began, (Task("features", "failed", number, began),))
+NOW = datetime.now(UTC)
+
+
+def failed(minutes_ago: float = 5, number: int = 3, dag_id: str = "sales_train", run: str = RUN) -> Run:
+    began = NOW - timedelta(minutes=minutes_ago)
+    return Run(dag_id, run, began, began, (Task("features", "failed", number, began),))
 
 
 def watch(*specs: ModelSpec) -> dict[str, str]:
     return operations._watched(list(specs), timedelta(0))
 
 
-def callback(spec: ModelSpec, cleared: int = 0, number: int = 1, began: float = 5) -> None:
+NO = ValueError("no")
+
+
+def callback(spec: ModelSpec, cleared: int = 0, number: int = 1, began: float = 5, error: Exception = NO) -> None:
     """What the failed task says itself."""
     about = {"task_id": "features", "map_index": -1, "dag_id": "sales_train", "run_id": RUN, "log_url": ""}
     context = {
         "task_instance": SimpleNamespace(**about, try_number=number),
-        "dag_run": SimpleNamespace(clear_number=cleared, start_date=datetime.now(UTC) - timedelta(minutes=began)),
-        "exception": ValueError("no"),
+        "dag_run": SimpleNamespace(clear_number=cleared, start_date=NOW - timedelta(minutes=began)),
+        "exception": error,
     }
     alerts.mail_failure_of(spec)(context)
 
@@ -97,12 +104,54 @@ def test_a_run_that_was_cleared_and_fails_again_is_told_again(
 ) -> None:
     failing.append(failed())
     watch(spec)
-    failing[:] = [failed(minutes_ago=-0.01, number=6)]  # it began after that mail
+    failing[:] = [failed(minutes_ago=-1, number=6)]  # it began after that mail
     watch(spec)
     assert len(sent) == 2
     callback(spec, cleared=2, began=0)
     callback(spec, cleared=3, began=0)
     assert len(sent) == 4
+
+
+def test_a_run_that_is_made_anew_under_its_old_id_is_told_again(
+    spec: ModelSpec, sent: list[str], failing: list[Run]
+) -> None:
+    callback(spec, began=60)
+    callback(spec, began=20)  # it was deleted in between, and so is cleared no times
+    assert len(sent) == 2
+    failing.append(failed(minutes_ago=20))
+    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    failing[:] = [failed(minutes_ago=5)]
+    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_worker_whose_clock_is_wrong_neither_silences_a_cleared_run_nor_tells_at_every_tick(
+    spec: ModelSpec, sent: list[str], failing: list[Run], minutes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake, "clock", lambda: NOW + timedelta(minutes=minutes))
+    callback(spec, began=8)
+    failing.append(failed(minutes_ago=2))  # cleared, it failed without a word
+    watch(spec)
+    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert len(sent) == 2
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+def test_an_error_that_can_t_say_what_it_is_is_mailed_all_the_same(spec: ModelSpec, sent: list[str]) -> None:
+    callback(spec, error=Speechless())
+    assert sent == ["[esteira] sales: task features failed"]
+    (lead,) = [mail["lead"] for mail in queued(spec)]
+    assert lead.endswith("failed: Speechless, which can't say what it is: its text raises RuntimeError")
+
+
+def queued(spec: ModelSpec) -> list[dict[str, Any]]:
+    """The mails that were queued, as the ledger keeps them."""
+    rows = lake.read("ledger", spec.name, to_state="queued")
+    return [json.loads(text)["mail"] for text in rows["evidence"]]
 
 
 def test_a_callback_that_is_called_late_tells_nothing_that_the_watchdog_has_told(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from ops import database, places, processes
+from ops import database, environment, places, processes
 from ops import stack as stacks
 from ops.api import Airflow
 from ops.stack import Stack
@@ -75,8 +75,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for name in ("WEB", "MLFLOW", "SMTP"):
             patch.setenv(f"ESTEIRA_{name}_PORT", str(free_port()))
         # The tasks of a killed scheduler are taken up sooner than at Airflow's five minutes.
-        sooner = {**stacks.shared_settings(), "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15"}
-        patch.setattr(stacks, "shared_settings", lambda: sooner)
+        sooner = {**environment.shared_settings(), "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15"}
+        patch.setattr(environment, "shared_settings", lambda: sooner)
         stack = Stack.from_environment()
         patch.setenv("MLFLOW_TRACKING_URI", stack.mlflow)
         try:

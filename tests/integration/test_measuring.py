@@ -260,7 +260,7 @@ def test_an_estimate_that_fails_does_not_keep_a_check_from_deciding(
     spec = binary_model(tmp_path / "models")
     steps.train(spec, AS_OF, "t")
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
-    monkeypatch.setattr("esteira.steps.estimating.rows", lambda *_: 1 / 0)
+    monkeypatch.setattr("esteira.steps.estimating.records", lambda *_: 1 / 0)
     assert steps.check(spec, FIRST + timedelta(days=7)).verdict.decision is Decision.KEEP
     assert "no estimate for the days without labels" in caplog.text
 

@@ -146,7 +146,7 @@ def test_a_text_that_is_no_utf8_is_sent_escaped_and_stops_no_other(spec: ModelSp
     seen: list[EmailMessage] = []
     server = Server(ops=seen.append)
     broken = "can't read \udcff.csv\0"
-    mail = messages.failure(spec, "extract", "sales_score/1", broken, "")
+    mail = messages.failure(spec, "extract", "sales_score/1", None, broken, "")
     queue(spec, mail_of("before", subject=broken), mail, mail_of("after"))
     assert tick(spec, server) == Delivery(sent=3)
     assert seen[0]["Subject"] == "can't read \\udcff.csv\\x00"
@@ -156,8 +156,13 @@ def test_a_text_that_is_no_utf8_is_sent_escaped_and_stops_no_other(spec: ModelSp
     assert seen[1].as_bytes().isascii()
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
 @pytest.mark.parametrize(
-    "error", [ValueError("what is this"), Refused("\udcff"), Postponed("\udcff"), Unknown("\udcff")]
+    "error", [ValueError("what is this"), Speechless(), Refused("\udcff"), Postponed("\udcff"), Unknown("\udcff")]
 )
 def test_a_mail_that_can_not_be_sent_stops_no_other(spec: ModelSpec, error: Exception) -> None:
     server = Server(ops=error)
@@ -278,7 +283,7 @@ def test_a_mail_that_version_0_1_has_delivered_is_delivered_to_all(spec: ModelSp
 
 
 def test_a_mail_about_a_run_is_found_by_the_run(spec: ModelSpec, clock: Clock) -> None:
-    queue(spec, messages.failure(spec, "extract", "sales_score/run", "no", ""))
+    queue(spec, messages.failure(spec, "extract", "sales_score/run", None, "no", ""))
     assert outbox.is_queued(spec, "failed/sales_score/run/", clock.now - timedelta(minutes=1))
     assert not outbox.is_queued(spec, "failed/sales_score/run/", clock.now + timedelta(minutes=1))
     assert not outbox.is_queued(spec, "failed/sales_score/ru/", clock.now - timedelta(minutes=1))

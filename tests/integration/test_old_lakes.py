@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira.lifecycle.events import Dated, Promoted, RolledBack
+from esteira.lifecycle.events import Dated
+from esteira.lifecycle.sequence import Promoted, RolledBack
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger
 

@@ -84,7 +84,7 @@ def test_a_secret_stays_where_it_is(
     with pytest.raises(Exception, match="unable to open database file") as failed:
         steps.train(spec, AS_OF, "t")
     said = "".join(traceback.format_exception(failed.value))
-    mail = rendering.message(messages.failure(spec, "extract", "run", failed.value, ""), "a@b").as_string()
+    mail = rendering.message(messages.failure(spec, "extract", "run", None, failed.value, ""), "a@b").as_string()
     with runs.tracked(spec, "k", "n", kind="x") as run_id:
         pass
     kept = json.dumps(mlflow_tracking.client().get_run(run_id).to_dictionary())

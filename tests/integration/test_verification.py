@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from esteira import data, steps
+from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger
 
 from tests.models import CHANGE, score_days
@@ -16,7 +17,7 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
     version = steps.check(spec, day).promoted
     later = data.days(day + timedelta(days=1), day + timedelta(days=8))
     score_days(spec, later)
-    assert steps.to_verify(spec, later[-2]) is None
+    assert to_verify(spec, later[-2]) is None
     steps.check(spec, later[-1])
     known = lake.read("ledger", spec.name, to_state="verified")
     assert list(known["version"]) == [version]

@@ -11,6 +11,7 @@ from esteira.spec import ModelSpec
 from esteira.steps import rollbacks
 from esteira.steps.rollbacks import Asked
 from esteira.store import lake
+from esteira.store.records import Window
 from typer.testing import CliRunner
 
 from tests.models import CHANGE, FIRST
@@ -65,7 +66,7 @@ def test_versions_and_who_served(healed: tuple[ModelSpec, date]) -> None:
 def test_windows_labels_and_quarantine(healed: tuple[ModelSpec, date]) -> None:
     spec, _ = healed
     assert [each.in_range for each in views.windows(spec)] == [True, False, False]
-    assert len(views.windows(spec, "r2", "day")) == 21
+    assert len(views.windows(spec, "r2", Window.DAY)) == 21
     labels = views.labels(spec, FIRST, FIRST + timedelta(days=1))
     assert labels == tuple(views.LabelsOf(FIRST + timedelta(days=n), 72, 72) for n in range(2))
     assert views.quarantine(spec, FIRST, FIRST) == ()

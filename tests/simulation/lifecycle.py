@@ -15,7 +15,9 @@ from datetime import date, timedelta
 
 from esteira.errors import Refused
 from esteira.lifecycle import changes
-from esteira.lifecycle.events import Event, Numbered, Pinned, Promoted, Released, RolledBack, Undone, from_row
+from esteira.lifecycle.events import Event
+from esteira.lifecycle.rows import from_row
+from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 from esteira.lifecycle.state import Published, State, fold
 
 START = date(2026, 1, 1)

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from email.message import EmailMessage
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 from esteira import steps
@@ -105,11 +106,21 @@ PASTS = [
 OFFSETS = st.integers(0, 5)
 # Of the tasks of two_meet those that are in each other's way: a score, a check, a roll-back, reconcile, an undoing, a choice by hand.
 PAIRS = [(0, 1), (0, 2), (0, 4), (0, 5), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1), (3, 2), (3, 5), (5, 4), (5, 2), (4, 0)]
+WRITERS = [
+    (0, 1),
+    (0, 2),
+    (0, 4),
+    (0, 5),
+    (5, 2),
+    (1, 2),
+]  # of these those that write predictions, and what changes them
+NEVER = 999
 HOWS = st.one_of(
     st.just(("once",)),
     st.just(("once",)),
     st.just(("twice",)),
     st.tuples(st.just("dies"), st.integers(0, 60)),
+    st.tuples(st.just("dies writing"), st.integers(0, 30)),
 )
 
 
@@ -130,7 +141,7 @@ class Life(RuleBasedStateMachine):
         world.NOW = deepcopy(past.source)
         self.level = past.level
         self.lake = Stepping(world.copied(past.lake))
-        self.registry = deepcopy(past.registry)
+        self.registry = replace(deepcopy(past.registry), identity=uuid4().hex)
         self.stack.enter_context(world.ticking())
         self.stack.enter_context(lake.using(self.lake))
         self.stack.enter_context(runs.using(self.registry))
@@ -149,9 +160,10 @@ class Life(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------ how a task is run
 
     def do(self, task: Task, how: tuple[object, ...]) -> None:
-        if how[0] == "dies":
+        if len(how) > 1:
+            moments = world.WRITES if how[0] == "dies writing" else world.ANY
             try:
-                died = world.dying(self.lake, int(str(how[1])), task)
+                died = world.dying(self.lake, world.countdown(int(str(how[1])), moments), task)
             except TOLD:
                 return
             if died:
@@ -281,10 +293,22 @@ class Life(RuleBasedStateMachine):
             self.told(self.dead.pop(which % len(self.dead)))
 
     @rule(
-        which=st.sampled_from(PAIRS), back=OFFSETS, first=st.integers(0, 50), then=st.sampled_from([999, 999, 10, 25])
+        which=st.sampled_from(PAIRS),
+        back=OFFSETS,
+        first=st.integers(0, 50),
+        then=st.sampled_from([NEVER, NEVER, 10, 25]),
     )
     def two_meet(self, which: tuple[int, int], back: int, first: int, then: int) -> None:
         """Two tasks are at work at once: after so many reads and writes of the first it is the other's turn, and so on."""
+        is_turn = world.after_each([first, then, 20, 20], world.ANY)
+        self.meet(which, back, is_turn, dies=NEVER)
+
+    @rule(which=st.sampled_from(WRITERS), back=OFFSETS, first=st.integers(0, 5), dies=st.sampled_from([0, 1, 1, NEVER]))
+    def one_is_slow_to_write(self, which: tuple[int, int], back: int, first: int, dies: int) -> None:
+        """Before one of its first writes a task waits until another one has ended; it may die soon after."""
+        self.meet(which, back, world.after_each([first, NEVER], world.WRITES), dies)
+
+    def meet(self, which: tuple[int, int], back: int, is_turn: Callable[[world.Moment], bool], dies: int) -> None:
         day, today = self.day(back), world.NOW.today
         choices: list[Task] = [
             lambda: self.score_days([day], f"meets/{day}"),
@@ -295,9 +319,8 @@ class Life(RuleBasedStateMachine):
             lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", 1),
         ]
         one, other = (choices[each] for each in which)
-        world.meeting(
-            self.lake, (lambda: self.told(one), lambda: self.told(other)), world.after_each([first, then, 20, 20])
-        )
+        tasks = (lambda: self.told(one)), (lambda: self.told(other))
+        world.meeting(self.lake, tasks, is_turn, world.countdown(dies, world.WRITES))
 
     # --------------------------------------------------------------------------------------------------- what must hold
 
@@ -333,13 +356,13 @@ class Life(RuleBasedStateMachine):
             return
         queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
         assert len(queued) == len(set(queued))
-        warned = [each.id for each in ledger.state(self.spec).others if isinstance(each, Warned)]
-        assert len(warned) == len(set(warned))
-        assert {f"queued:{each}" for each in warned} <= set(queued)
+        warned = [each for each in ledger.state(self.spec).others if isinstance(each, Warned)]
+        assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
+        assert {f"queued:{each.id}" for each in warned} <= set(queued)
 
     def settle(self) -> None:
         """All that died runs again, and what is hourly comes: then everything is as the ledger says."""
-        self.lake.ask = lambda: None
+        self.lake.ask = lambda _: None
         for task in self.dead:
             self.told(task)
         scoring.reconcile(self.spec, "settle")

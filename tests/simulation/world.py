@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -111,19 +111,24 @@ def ticking() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ what can happen
 
 
+Moment = Literal["read", "write", "written"]  # before a read, before a write, after it
+ANY: tuple[Moment, ...] = ("read", "write", "written")
+WRITES: tuple[Moment, ...] = ("write", "written")
+
+
 class Stepping:
-    """A lake that asks, before each read and each write, whether the task goes on: it may die there, or another's turn come."""
+    """A lake that asks at each read and each write whether the task goes on: it may die there, or another's turn come."""
 
     def __init__(self, inner: MemoryLake) -> None:
         self.inner = inner
-        self.ask: Callable[[], None] = lambda: None
+        self.ask: Callable[[Moment], None] = lambda _: None
 
     def open(self, place: str, version: int | None = None) -> Table | None:
-        self.ask()
+        self.ask("read")
         return self.inner.open(place, version)
 
     def marks(self, place: str, names: Any) -> dict[str, int | None]:
-        self.ask()
+        self.ask("read")
         return self.inner.marks(place, names)
 
     def replace(
@@ -136,18 +141,18 @@ class Stepping:
         marks: Marks,
         partition: str,
     ) -> None:
-        self.ask()
+        self.ask("write")
         self.inner.replace(place, seen, rows, where, marks=marks, partition=partition)
-        self.ask()
+        self.ask("written")
 
     def append_once(self, place: str, rows: pa.Table) -> int:
-        self.ask()
+        self.ask("write")
         found = self.inner.append_once(place, rows)
-        self.ask()
+        self.ask("written")
         return found
 
     def maintain(self, place: str, keep: Any, hours: int) -> tuple[int, int]:
-        self.ask()
+        self.ask("write")
         return self.inner.maintain(place, keep, hours)
 
 
@@ -157,12 +162,17 @@ def copied(given: MemoryLake) -> MemoryLake:
     return MemoryLake(tables, {place: dict(marks) for place, marks in given._marks.items()})
 
 
-def dying(stepping: Stepping, after: int, task: Callable[[], object]) -> bool:
-    """Run a task that dies at its read or write number `after`; returns whether it had so many."""
+def countdown(after: int, moments: Container[Moment]) -> Callable[[Moment], bool]:
+    """A function of a task's moments that is true from the one number `after` of those given on."""
     left = iter(range(after))
+    return lambda moment: moment in moments and next(left, None) is None
 
-    def ask() -> None:
-        if next(left, None) is None:
+
+def dying(stepping: Stepping, is_over: Callable[[Moment], bool], task: Callable[[], object]) -> bool:
+    """Run a task that dies when it is over; returns whether it came to that."""
+
+    def ask(moment: Moment) -> None:
+        if is_over(moment):
             raise Died
 
     stepping.ask = ask
@@ -171,30 +181,34 @@ def dying(stepping: Stepping, after: int, task: Callable[[], object]) -> bool:
     except Died:
         return True
     finally:
-        stepping.ask = lambda: None
+        stepping.ask = lambda _: None
     return False
 
 
-def after_each(counts: list[int]) -> Iterator[bool]:
-    """False so many times, then True; for each of the counts."""
-    for count in counts:
-        yield from [False] * count
-        yield True
+def after_each(counts: list[int], moments: Container[Moment]) -> Callable[[Moment], bool]:
+    """A function of moments that is false for so many of those given, then true once; for each of the counts."""
+    turns = iter([turn for count in counts for turn in [*[False] * count, True]])
+    return lambda moment: moment in moments and next(turns, False)
 
 
 def meeting(
-    stepping: Stepping, tasks: tuple[Callable[[], object], Callable[[], object]], turns: Iterator[bool]
+    stepping: Stepping,
+    tasks: tuple[Callable[[], object], Callable[[], object]],
+    is_turn: Callable[[Moment], bool],
+    is_over: Callable[[Moment], bool],
 ) -> None:
-    """Run two tasks of which at each read and write, as `turns` says, the other's turn comes."""
-    turn, ended = [0], [False, False]
+    """Run two tasks; at a moment that `is_turn` it is the other's turn. The first dies when it is over, once it had to wait."""
+    turn, ended, waited = [0], [False, False], [False]
     baton = threading.Condition()
     errors: list[BaseException] = []
 
-    def ask() -> None:
+    def ask(moment: Moment) -> None:
         me = int(threading.current_thread().name)
         with baton:
-            if not ended[1 - me] and next(turns, False):
-                turn[0] = 1 - me
+            if me == 0 and waited[0] and is_over(moment):
+                raise Died
+            if not ended[1 - me] and is_turn(moment):
+                waited[0], turn[0] = True, 1 - me
                 baton.notify_all()
                 baton.wait_for(lambda: turn[0] == me, timeout=60)
 
@@ -203,6 +217,8 @@ def meeting(
             baton.wait_for(lambda: turn[0] == me, timeout=60)
         try:
             tasks[me]()
+        except Died:
+            pass
         except BaseException as error:  # told to whoever started the two
             errors.append(error)
         with baton:
@@ -215,6 +231,6 @@ def meeting(
         thread.start()
     for thread in threads:
         thread.join(120)
-    stepping.ask = lambda: None
+    stepping.ask = lambda _: None
     if errors:
         raise errors[0]

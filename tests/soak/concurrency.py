@@ -181,8 +181,9 @@ def trials(context: Any, place: Path, times: int) -> list[Outcome]:
             outcome.examples += examples + wrong
         rows.append(outcome)
         print(f"{name}: {outcome.tried} times, {outcome.differing} differences", flush=True)
-    rows.append(_two_promotions(context, second, times))
-    rows.append(_promotion_during_scores(context, second, times))
+    race = _base(context, place, "race")
+    rows.append(_two_promotions(context, race, times))
+    rows.append(_promotion_during_scores(context, race, times))
     return rows
 
 
@@ -194,20 +195,13 @@ def _after_another(context: Any, base: Path, jobs: Sequence[Job]) -> Image:
 
 
 def _base(context: Any, place: Path, name: str) -> Path:
-    return crashes.begun(context, place / "meetings", name).base
-
-
-def _three(name: str = "sales") -> None:
-    """A third version, so that two can be promoted over the first; and the first as champion again."""
-    spec = find(name)
-    steps.register(spec, victim._second(spec), CHANGE)
+    return crashes.prepared(context, place / "meetings", name)
 
 
 def _two_promotions(context: Any, base: Path, times: int) -> Outcome:
     outcome = Outcome("two promotions at once")
     for _ in range(times):
         home = crashes.copied(base, base.parent / "meeting")
-        crashes.in_a_process(context, home, _unpromoted)
         found = at_once(context, home, [(promoted, (2,)), (promoted, (3,))])
         champions, alias = crashes.in_a_process(context, home, _champions)[1]
         outcome.tried += 1
@@ -217,16 +211,6 @@ def _two_promotions(context: Any, base: Path, times: int) -> Outcome:
             outcome.examples.append(f"{found}, champions {champions}, alias {alias}")
     print(f"{outcome.fault}: {outcome.tried} times, {outcome.differing} differences", flush=True)
     return outcome
-
-
-def _unpromoted() -> None:
-    """Take the ledger back to before the second version's promotion, and register a third one."""
-    _three()
-    rows = lake.read("ledger", "sales")
-    shutil.rmtree(lake.path("ledger", "sales"))
-    for row in rows[rows["id"] != "champion:2"].to_dict("records"):
-        row["effective_day"] = row["effective_day"].date()
-        lake.append_once("sales", {**row, "version": int(row["version"])})
 
 
 def _champions() -> tuple[list[int], int]:
@@ -242,7 +226,6 @@ def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:
     days = data.days(CHANGE + timedelta(days=1), CHANGE + timedelta(days=10))
     for _ in range(times):
         home = crashes.copied(base, base.parent / "meeting")
-        crashes.in_a_process(context, home, _unpromoted)
         at_once(context, home, [(scored_day_by_day, (days,)), (promoted, (2,))])
         lost, doubled, mixed = crashes.in_a_process(context, home, _days_of_one_version, days)[1]
         outcome.tried += 1

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esteira.store import mlflow_tracking
-
 from tests.soak import victim
 
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]
@@ -64,20 +62,23 @@ def image(spec_name: str, home: Path) -> Image:
     from esteira.store import lake, runs
 
     spec = find(spec_name)
-    runs = {run.info.run_id: run.data.tags.get("key", "?") for run in runs.search(spec)}
+    tracked = runs.search(spec)
+    keys = {run.id: run.tags.get("key", "?") for run in tracked}
     found: Image = {}
     for kind in victim.KINDS:
         rows = lake.read(kind, spec_name)
         rows = rows.drop(columns=[name for name in CLOCKS if name in rows.columns])
+        if kind == "ledger":  # each try to send a mail is counted, and a killed one is one more
+            rows = rows[rows["to_state"] != "sending"]
         if "version" in rows:  # a float where any row has none
             rows["version"] = rows["version"].astype("Int64")
         text = rows.astype(str).to_csv(index=False).splitlines()
-        found[kind] = Counter(_without_lots(line, runs).replace(str(home), "(home)") for line in text)
-    api = mlflow_tracking.client()
-    versions = api.search_model_versions(f"name = '{spec_name}'")
-    found["versions"] = Counter(f"{each.version} of {runs.get(each.run_id, 'a deleted run')}" for each in versions)
+        found[kind] = Counter(_without_places(_without_lots(line, keys), home) for line in text)
+    found["versions"] = Counter(
+        f"{each.number} of {keys.get(each.run_id, 'a deleted run')}" for each in runs.versions(spec)
+    )
     found["aliases"] = Counter(f"{name} → {version}" for name, version in runs.aliases(spec).items())
-    found["runs"] = Counter(f"{run.data.tags.get('key')} {run.info.status}" for run in runs.search(spec))
+    found["runs"] = Counter(f"{run.tags.get('key')} {run.status}" for run in tracked)
     found["commits"] = Counter(_git_log(home / "notebooks"))
     found["mails"] = Counter(path.name for path in (home / "mail").glob("*")) if (home / "mail").exists() else Counter()
     return found
@@ -96,11 +97,16 @@ def _unnamed(row: str, name: str) -> str:
     return re.sub(r"(manual|scheduled)__[\d.:T+-]+(_[0-9a-f]{8})?", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
 
 
-def _without_lots(line: str, runs: dict[str, str]) -> str:
-    for run_id, key in runs.items():
+def _without_lots(line: str, keys: dict[str, str]) -> str:
+    for run_id, key in keys.items():
         line = line.replace(run_id, key)
     line = re.sub(r"\b[0-9a-f]{64}\b", "(digest)", line)  # a skops file holds addresses of the process that wrote it
     return re.sub(r"\b[0-9a-f]{40}\b", "(commit)", line)
+
+
+def _without_places(line: str, home: Path) -> str:
+    """A trial goes on from where another folder, beside its own, was copied."""
+    return re.sub(rf"{re.escape(str(home.parent))}/[\w-]+", "(home)", line)
 
 
 def _git_log(repository: Path) -> list[str]:
@@ -206,8 +212,8 @@ class Scenario:
         return max(((each, number - count) for each, count in met if count < number), key=lambda found: found[0])
 
 
-def begun(context: Any, place: Path, name: str) -> Scenario:
-    """Prepare a scenario, and run it once undisturbed."""
+def prepared(context: Any, place: Path, name: str) -> Path:
+    """A new state folder, brought to where a scenario begins."""
     from tests import models
 
     base = place / name.replace(" ", "-") / "base"
@@ -216,6 +222,12 @@ def begun(context: Any, place: Path, name: str) -> Scenario:
     spec = models.write(base / "models", **world)
     code, _ = in_a_process(context, base, victim.prepare, spec, name)
     assert code == 0, (base / "output.txt").read_text()[-3000:]
+    return base
+
+
+def begun(context: Any, place: Path, name: str) -> Scenario:
+    """Prepare a scenario, and run it once undisturbed."""
+    base = prepared(context, place, name)
     home = copied(base, base.parent / "undisturbed")
     began = time.monotonic()
     snapshots = base.parent / "snapshots"

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 from sqlalchemy import create_engine, text
 
-from ops import database, places, processes
+from ops import database, environment, places, processes
 from ops import stack as stacks
 from ops.api import ENDED, Airflow
-from ops.stack import BIN, Stack
+from ops.layout import BIN, Stack
 from tests.ports import free_port
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
@@ -49,8 +49,8 @@ class Live(Runs):
         lake.create_lake()
         self.stack = Stack.from_environment()
         os.environ["MLFLOW_TRACKING_URI"] = self.stack.mlflow
-        settings = stacks.shared_settings
-        stacks.shared_settings = lambda: {**settings(), **QUICK}
+        settings = environment.shared_settings
+        environment.shared_settings = lambda: {**settings(), **QUICK}
         stacks.up(self.stack)
         super().__init__(Airflow(self.stack.web, "admin", self.stack.password.read_text()))
         self.airflow.wait_for_dags([f"{name}_check" for name in names])

@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.table import TableOptimizer
 from esteira import data, steps
@@ -23,7 +24,7 @@ from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
 from esteira.steps import champions, labelling, rollbacks
-from esteira.store import lake, places, runs, schemas
+from esteira.store import delta, lake, places, runs, schemas
 
 from tests.models import AS_OF
 
@@ -134,15 +135,19 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     steps.features(spec, days)
     steps.score(spec, days, "before")
     steps.publish(spec, days, "before")
-    if scenario in ("rollback", "maintenance"):
-        labelling.store(spec, FIRST, DAY)
-        champions.make_champion(
-            spec, steps.register(spec, _second(spec), CHANGE), CHANGE, measured=1, why="second", by="before"
-        )
-        steps.score(spec, data.days(CHANGE + timedelta(days=1), DAY), "again")
+    if scenario not in ("rollback", "maintenance", "race"):
+        return
+    labelling.store(spec, FIRST, DAY)
+    version = steps.register(spec, second(spec), CHANGE)
+    if scenario == "race":  # for which a third one is there, too
+        steps.register(spec, second(spec), CHANGE, again=True)
+        return
+    champions.make_champion(spec, version, CHANGE, measured=1, why="second", by="before")
+    steps.score(spec, data.days(CHANGE + timedelta(days=1), DAY), "again")
 
 
-def _second(spec: ModelSpec) -> str:
+def second(spec: ModelSpec) -> str:
+    """Train by the other candidate; returns the MLflow run."""
     best = steps.candidate(spec, CHANGE, 1, steps.prepare(spec, CHANGE, None, []), "second")
     return steps.evaluate(spec, CHANGE, best, labelling.versions(spec), "second")
 
@@ -185,6 +190,7 @@ def live(scenario: str, armed: tuple[str, int] | None, snapshots: Path | None = 
 
 
 def _arm(armed: tuple[str, int] | None) -> None:
+    """Make the process die at a named point, met for the so-manieth time, and note every point that it comes to."""
     seen: Counter[str] = Counter()
     log = (places.home() / POINTS).open("a")
 
@@ -195,45 +201,43 @@ def _arm(armed: tuple[str, int] | None) -> None:
         log.flush()
         return armed == (name, seen[name])
 
-    def at(name: str) -> None:
-        if reach(name):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(module: Any, function: str, named: Callable[..., str], table: Callable[..., str] | None = None) -> None:
-        real = getattr(module, function)
+    def around(owner: Any, function: str, named: Callable[..., str], table: Callable[..., str] | None = None) -> None:
+        """Name the points before and after a function, where `named` gives a name; of a `table` also the one within."""
+        real = getattr(owner, function)
 
         def wrapped(*given: Any, **options: Any) -> Any:
             name = named(*given, **options)
-            at(f"before {name}")
+            if not name:
+                return real(*given, **options)
+            if reach(f"before {name}"):
+                os.kill(os.getpid(), signal.SIGKILL)
             if table and reach(f"{name}: files written, not committed"):
                 os.environ["ESTEIRA_DIE_AT_COMMIT"] = table(*given, **options)
             result = real(*given, **options)
-            at(f"after {name}")
+            if reach(f"after {name}"):
+                os.kill(os.getpid(), signal.SIGKILL)
             return result
 
-        setattr(module, function, wrapped)
+        setattr(owner, function, wrapped)
 
-    def place(where: Any, *_: Any, **__: Any) -> str:
-        return "/" + "/".join(Path(where if isinstance(where, str) else where.table_uri).parts[-2:]) + "/"
-
-    around(lake, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
-    around(lake, "append_once", lambda _, row: f"ledger: {row['to_state']}", lambda model, _: f"/ledger/{model}/")
+    _arm_store(around)
     around(runs, "log_model", lambda *_: "logging the model")
     around(runs, "register", lambda *_: "registering")
     around(runs, "alias", lambda _, name, __: f"alias {name}")
     around(execute, "execute", lambda *_: "executing the notebook")
-    real = git._git
-
-    def committing(*words: str) -> str:
-        if "commit" not in words:
-            return real(*words)
-        at("before committing the notebook")
-        said = real(*words)
-        at("after committing the notebook")
-        return said
-
-    git._git = committing
+    around(git, "_git", lambda *words: "committing the notebook" if "commit" in words else "")
     around(sys.modules[__name__], "send", lambda *_: "sending the mail")
+
+
+def _arm_store(around: Callable[..., None]) -> None:
+    def place(where: Any, *_: Any, **__: Any) -> str:
+        return "/" + "/".join(Path(where if isinstance(where, str) else where.table_uri).parts[-2:]) + "/"
+
+    def added(_: Any, __: str, rows: pa.Table) -> str:
+        return f"ledger: {' and '.join(rows['to_state'].to_pylist())}"
+
+    around(delta, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
+    around(delta.DeltaLake, "append_once", added, lambda _, where, __: place(where))
     around(TableOptimizer, "compact", lambda *_, **__: "compaction")
     around(DeltaTable, "vacuum", lambda *_, **__: "vacuum")
     around(DeltaTable, "create_checkpoint", lambda *_: "checkpoint")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import stack
+from ops import environment
 from ops.containers import SECRETS
 
 PROJECT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_every_secret_is_asked_for_and_none_has_a_default() -> None:
 
 
 def test_what_set_ups_share_is_written_once() -> None:
-    shared = set(stack.shared_settings())
+    shared = set(environment.shared_settings())
     airflow = [name for name in SERVICES if name.startswith("airflow-")]
     for name in [*airflow, "mlflow"]:
         assert SERVICES[name]["env_file"] == ["config/airflow.env"]

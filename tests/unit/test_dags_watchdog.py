@@ -92,8 +92,8 @@ def test_a_failed_run_is_told_with_its_task_and_its_link(spec: ModelSpec) -> Non
     airflow = Airflow()
     airflow.add("sales_train", "manual__1", ("features", "failed"), ("candidates", "upstream_failed"))
     ((mail, same, since),) = mails(spec, airflow.failed(), [])
-    assert mail.key == "sales/failed/sales_train/manual__1/watchdog/features/3"
-    assert same == "failed/sales_train/manual__1/"
+    assert mail.key == "sales/failed/sales_train/manual__1/20260202T105000/watchdog/features/3"
+    assert same == "failed/sales_train/manual__1/20260202T105000/"
     assert since == NOW - timedelta(minutes=70)  # when the run started
     assert mail.subject == "[esteira] sales: task features failed"
     assert mail.to == ("ops@example.com",)
@@ -181,7 +181,7 @@ def test_a_list_that_becomes_shorter_ends(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_what_hangs(spec: ModelSpec, state: str, minutes: int, run_id: str, is_stuck: bool) -> None:
     since = NOW - timedelta(minutes=minutes)
-    run = Run("sales_score", run_id, NOW - timedelta(days=1), (Task("extract", state, 1, since),))
+    run = Run("sales_score", run_id, NOW - timedelta(days=1), None, (Task("extract", state, 1, since),))
     found = mails(spec, [], [run])
     assert bool(found) == is_stuck
     if found:

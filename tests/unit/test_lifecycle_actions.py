@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
-from esteira.lifecycle.actions import Done, Evidence, Keep, Promote, Reconcile, Retrain, Wait, Warn, next_action
+from esteira.lifecycle.actions import (
+    Done,
+    Evidence,
+    Keep,
+    Promote,
+    Reconcile,
+    ReportDrift,
+    Retrain,
+    Verify,
+    Wait,
+    Warn,
+    next_action,
+    upcoming,
+)
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 
+DONE = {
+    Verify: {"unverified": False},
+    ReportDrift: {"unreported": False},
+    Promote: {"promoted": True},
+    Reconcile: {"reconciled": True},
+    Warn: {"warned": True},
+}
 
-def walked(decision: Decision, outcomes: list[Outcome]) -> list[object]:
+
+def walked(found: Evidence, outcomes: list[Outcome]) -> list[object]:
     """The actions of a check whose attempts end as said, each done before the next is asked for."""
-    found = Evidence(Verdict(decision, "why"), len(outcomes), {})
     taken: list[object] = []
     while not taken or not isinstance(taken[-1], Done | Keep | Wait):
         action = next_action(found)
         taken.append(action)
-        attempts, more = dict(found.attempts), {}
+        more = DONE.get(type(action), {})
         if isinstance(action, Retrain):
-            attempts[action.attempt] = (outcomes[action.attempt - 1], 0.1 * action.attempt)
-        elif isinstance(action, Promote):
-            more = {"promoted": True}
-        elif isinstance(action, Reconcile):
-            more = {"reconciled": True}
-        elif isinstance(action, Warn):
-            more = {"warned": True}
-        kept = {"promoted": found.promoted, "reconciled": found.reconciled, "warned": found.warned}
-        found = Evidence(found.verdict, found.recipes, attempts, **{**kept, **more})
+            ended = outcomes[action.attempt - 1], 0.1 * action.attempt
+            more = {"attempts": {**found.attempts, action.attempt: ended}}
+        found = replace(found, **more)
         assert len(taken) < 12
     return taken
+
+
+def decided(decision: Decision, recipes: int = 3, **due: bool) -> Evidence:
+    return Evidence(Verdict(decision, "why"), recipes, {}, **due)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +55,7 @@ def walked(decision: Decision, outcomes: list[Outcome]) -> list[object]:
     [(Decision.KEEP, Keep("why")), (Decision.WATCH, Keep("why", watch=True)), (Decision.WAIT, Wait("why"))],
 )
 def test_what_does_not_retrain_ends_at_once(decision: Decision, action: object) -> None:
-    assert walked(decision, [Outcome.FAILS] * 3) == [action]
+    assert walked(decided(decision), []) == [action]
 
 
 FAILS, IMPROVES, RECOVERS, UNKNOWN = Outcome.FAILS, Outcome.IMPROVES, Outcome.RECOVERS, Outcome.UNKNOWN
@@ -53,13 +72,23 @@ FAILS, IMPROVES, RECOVERS, UNKNOWN = Outcome.FAILS, Outcome.IMPROVES, Outcome.RE
     ],
 )
 def test_the_loop(outcomes: list[Outcome], taken: list[object]) -> None:
-    assert walked(Decision.RETRAIN, outcomes) == taken
+    assert walked(decided(Decision.RETRAIN), outcomes) == taken
 
 
 def test_whatever_the_attempts_come_to_people_are_told_unless_it_recovers() -> None:
     for outcomes in itertools.product(Outcome, repeat=3):
-        taken = walked(Decision.RETRAIN, list(outcomes))
+        taken = walked(decided(Decision.RETRAIN), list(outcomes))
         assert taken[-1] == Done()
         assert (RECOVERS in outcomes) != any(isinstance(action, Warn) for action in taken)
         assert any(isinstance(action, Promote) for action in taken) == bool({RECOVERS, IMPROVES} & set(outcomes))
         assert len(taken) == len({repr(action) for action in taken})  # nothing is done twice
+
+
+def test_what_is_due_besides_comes_first_and_is_known_at_once() -> None:
+    found = Evidence.decided(Verdict(Decision.KEEP, "why"), 3, unverified=True, drifted=True)
+    assert walked(found, []) == list(upcoming(found)) == [Verify(), ReportDrift(), Keep("why")]
+
+
+def test_before_a_retraining_it_is_looked_into_what_drifted() -> None:
+    found = Evidence.decided(Verdict(Decision.RETRAIN, "why"), 3, unverified=False, drifted=False)
+    assert upcoming(found) == (ReportDrift(), Retrain(1))

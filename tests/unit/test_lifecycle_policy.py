@@ -11,17 +11,20 @@ from esteira.lifecycle.policy import (
     Gate,
     Measurement,
     Outcome,
+    Rules,
     best_attempt,
     decide,
     first_violated,
     gate,
     judge,
     lower_bound,
+    weigh,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 START = date(2026, 1, 1)
+RULES = Rules(min_days=5, at_least=2)
 
 
 def window(index: int, healthy: bool, days: int = 7) -> Measurement:
@@ -43,10 +46,41 @@ def window(index: int, healthy: bool, days: int = 7) -> Measurement:
         ([window(0, False, days=4), window(1, False)], Decision.WATCH, "1 of the last 2"),
     ],
 )
-def test_decide(windows: list[Measurement], expected: Decision, said: str) -> None:
-    verdict = decide(windows, min_days=5, at_least=2)
+def test_weigh(windows: list[Measurement], expected: Decision, said: str) -> None:
+    verdict = weigh(windows, RULES)
     assert verdict.decision is expected
     assert said in verdict.why
+
+
+VIOLATED = [window(0, False), window(1, False)]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "given", "expected", "said"),
+    [
+        (window(1, False), {}, Decision.RETRAIN, "2 of the last 2 windows are"),
+        (window(1, False), {"only_measured": "only measured"}, Decision.KEEP, "only measured"),
+        (window(1, False), {"warned": True}, Decision.WATCH, "waits for one more window"),
+        (window(1, False, days=4), {}, Decision.WAIT, "but the slice has 4 days and 40 rows, and 5 and 1 are needed"),
+        (
+            replace(window(1, False), incomplete="few"),
+            {},
+            Decision.WAIT,
+            "the labels of the slice look incomplete: few",
+        ),
+        (None, {}, Decision.WAIT, "but the slice has 0 days and 0 rows"),
+    ],
+)
+def test_a_violation_is_acted_on_where_an_attempt_can_be_judged_and_none_failed_on_it(
+    held_out: Measurement | None, given: dict, expected: Decision, said: str
+) -> None:
+    verdict = decide(VIOLATED, held_out, RULES, **given)
+    assert verdict.decision is expected
+    assert said in verdict.why
+
+
+def test_what_is_in_range_stays_whatever_the_slice_holds() -> None:
+    assert decide([window(0, True)], None, RULES, warned=True).decision is Decision.KEEP
 
 
 def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
@@ -57,10 +91,10 @@ def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
 
 def test_the_violation_began_with_the_first_window_of_the_unhealthy_run() -> None:
     windows = [window(0, False), window(1, True), window(2, False), window(3, False)]
-    assert first_violated(windows, min_days=5) == windows[2].first
-    assert first_violated(windows[:1], min_days=5) == START
+    assert first_violated(windows, RULES) == windows[2].first
+    assert first_violated(windows[:1], RULES) == START
     unlabelled = [window(0, False, days=0), window(1, False)]
-    assert first_violated(unlabelled, min_days=5) == unlabelled[1].first
+    assert first_violated(unlabelled, RULES) == unlabelled[1].first
 
 
 def test_a_clear_gain_passes_and_a_loss_does_not() -> None:
@@ -136,15 +170,15 @@ def test_best_attempt(outcomes: dict[int, tuple[Outcome, float]], expected: int 
 
 
 def test_too_few_rows_or_incomplete_labels_wait() -> None:
-    verdict = decide([window(0, False), window(1, False)], min_days=5, at_least=2, min_rows=71)
+    verdict = weigh([window(0, False), window(1, False)], replace(RULES, min_rows=71))
     assert verdict.decision is Decision.WAIT
     assert "70 rows" in verdict.why
     latest = replace(window(1, False), incomplete="12% of the rows have one")
-    verdict = decide([window(0, False), latest], min_days=5, at_least=2)
+    verdict = weigh([window(0, False), latest], RULES)
     assert verdict.decision is Decision.WAIT
     assert "12% of the rows" in verdict.why
     earlier = [window(0, False), replace(window(1, False), rows=3), window(2, False)]
-    assert decide(earlier, min_days=5, at_least=3, min_rows=10).decision is Decision.WATCH
+    assert weigh(earlier, Rules(min_days=5, min_rows=10, at_least=3)).decision is Decision.WATCH
 
 
 def equal_models(random: random.Random, days: int, correlation: float, rows: int = 24) -> list[float]:
@@ -187,10 +221,10 @@ def test_the_interval_holds_the_gain() -> None:
 
 def test_an_earlier_window_that_is_no_evidence_does_not_count() -> None:
     windows = [replace(window(0, False), incomplete="too few"), window(1, False)]
-    assert decide(windows, min_days=5, at_least=2).decision is Decision.WATCH
-    assert first_violated(windows, min_days=5) == windows[1].first
+    assert weigh(windows, RULES).decision is Decision.WATCH
+    assert first_violated(windows, RULES) == windows[1].first
     assert (
-        first_violated([replace(window(0, False), rows=2), window(1, False)], min_days=5, min_rows=5)
+        first_violated([replace(window(0, False), rows=2), window(1, False)], replace(RULES, min_rows=5))
         == windows[1].first
     )
 

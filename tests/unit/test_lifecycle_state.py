@@ -8,7 +8,8 @@ from datetime import date, timedelta
 import pytest
 from esteira.errors import Refused
 from esteira.lifecycle import changes
-from esteira.lifecycle.events import Event, RolledBack
+from esteira.lifecycle.events import Event
+from esteira.lifecycle.sequence import RolledBack
 from esteira.lifecycle.state import State, fold
 
 from tests.simulation import lifecycle

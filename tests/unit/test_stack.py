@@ -18,7 +18,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from ops import database, places, processes, stack, supervision
+from ops import database, environment, places, processes, stack, supervision
 from ops.database import Database
 from ops.layout import Stack, StackError
 
@@ -196,23 +196,23 @@ def test_what_is_in_the_way_of_the_socket_is_named(made: Stack) -> None:
 
 def test_no_key_or_password_is_in_the_configuration(made: Stack) -> None:
     stack._make_home(made)
-    environment = stack._environment(made, Database("sqlite:///x"))
+    settings = environment.of(made, Database("sqlite:///x"))
     supervision.write_config(made, Database("sqlite:///x"))
     written = (made.home / "supervisord.conf").read_text()
     users = json.loads((made.home / "airflow-users.json").read_text())
-    assert users == {"admin": made.password.read_text(), "watchdog": environment["ESTEIRA_API_PASSWORD"]}
+    assert users == {"admin": made.password.read_text(), "watchdog": settings["ESTEIRA_API_PASSWORD"]}
     for secret in (*users.values(), *json.loads((made.home / "secrets.json").read_text()).values()):
         assert secret not in written
-    again = stack._environment(made, Database("sqlite:///x"))
-    assert again["ESTEIRA_API_PASSWORD"] != environment["ESTEIRA_API_PASSWORD"]
-    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite:///x"
+    again = environment.of(made, Database("sqlite:///x"))
+    assert again["ESTEIRA_API_PASSWORD"] != settings["ESTEIRA_API_PASSWORD"]
+    assert settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite:///x"
 
 
 def test_clean_removes_what_the_set_up_wrote_and_nothing_else(made: Stack) -> None:
     for home in (made.home, made.home / "demo"):
         each = Stack(home, 1, 2, 3)
         stack._make_home(each)
-        stack._environment(each, Database("sqlite:///x"))
+        environment.of(each, Database("sqlite:///x"))
         places.own_folder(places.short_folder(home))
         (home / "postgres").symlink_to("/nowhere")
     (made.home / "notebooks.lock").touch()
@@ -226,7 +226,7 @@ def test_clean_removes_what_the_set_up_wrote_and_nothing_else(made: Stack) -> No
 def test_clean_leaves_no_folder_where_only_a_demo_ran(made: Stack) -> None:
     demo = Stack(made.home / "demo", 1, 2, 3)
     stack._make_home(demo)
-    stack._environment(demo, Database("sqlite:///x"))
+    environment.of(demo, Database("sqlite:///x"))
     stack.clean(made)
     assert not made.home.exists()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import smtplib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -16,6 +14,7 @@ from airflow.sdk import get_current_context
 from esteira.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import smtplib
     from email.message import EmailMessage
 
     from esteira.notify.delivery import Send
@@ -38,6 +37,7 @@ def connected() -> Iterator[Send]:
     """
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
+    from esteira.notify import smtp
     from esteira.notify.delivery import Unreachable
 
     with ExitStack() as stack:
@@ -45,69 +45,16 @@ def connected() -> Iterator[Send]:
             hook = stack.enter_context(SmtpHook(SMTP))
             client = cast("smtplib.SMTP", hook._smtp_client)  # the hook's own send gives a mail no Message-ID of ours
             origin = hook.from_email or SENDER
-            _require_sender(client, origin)
+            smtp.require_sender(client, origin)
         except Exception as error:  # a connection that is not set up, a name that is none, a server that is down
             raise Unreachable(f"no mail server ({SMTP}): {type(error).__name__}: {error}") from error
-        yield lambda mail, receiver: _give(client, mail, origin, receiver, max(PATIENCE, hook.timeout))
+        yield lambda mail, receiver: smtp.give(client, mail, origin, receiver, max(PATIENCE, hook.timeout))
 
 
 def send(mail: EmailMessage, receiver: str) -> None:
     """Give a mail to the server of Airflow's SMTP connection, for one receiver; raises what connected() says."""
     with connected() as given:
         given(mail, receiver)
-
-
-def _require_sender(client: smtplib.SMTP, origin: str) -> None:
-    """Go as far as the server goes without a mail: who may not send at all is told so here. Raises SMTPException."""
-    client.ehlo_or_helo_if_needed()
-    code, answer = client.mail(origin)
-    if not ACCEPTED[0] <= code <= ACCEPTED[1]:
-        raise smtplib.SMTPSenderRefused(code, answer, origin)
-
-
-def _give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, patience: float) -> None:
-    """One mail to one receiver, step by step, so that it is known how far it came."""
-    from esteira.notify.delivery import Postponed, Refused, Unknown
-
-    del mail["From"]
-    mail["From"] = origin
-    body = mail.as_bytes().rstrip(b"\r\n") + b"\r\n"
-    try:
-        _require(ACCEPTED, *client.rcpt(receiver), receiver)
-        _require(GO_ON, *client.docmd("DATA"), receiver)
-    except smtplib.SMTPException as error:  # it was not given the mail
-        raise Postponed(f"{type(error).__name__}: {error}") from error
-    except UnicodeEncodeError as error:
-        raise Refused(f"{receiver!r} is no address that the server can be told: {error}") from error
-    if client.sock is not None:
-        client.sock.settimeout(patience)
-    try:
-        client.send(re.sub(rb"(?m)^\.", b"..", body) + b".\r\n")
-        code, answer = client.getreply()
-    except smtplib.SMTPException as error:
-        raise Unknown(f"{type(error).__name__}: {error}") from error
-    if not ACCEPTED[0] <= code <= PERMANENT[1]:
-        raise Unknown(f"{receiver}: the answer {code} {answer!r} says nothing")
-    _require(ACCEPTED, code, answer, receiver)
-
-
-# Answers of a mail server, from the first to the last that means it.
-ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
-
-
-# Refusals, by their enhanced code (RFC 3463), that are of the sender or of a policy: such a server takes no mail of ours.
-OF_THE_SENDER = re.compile(r"5\.(1\.[78]|7\.\d+)\b")
-
-
-def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -> None:
-    from esteira.notify.delivery import Postponed, Refused, Unreachable
-
-    if wanted[0] <= code <= wanted[1]:
-        return
-    said = answer.decode(errors="replace")
-    if OF_THE_SENDER.match(said):
-        raise Unreachable(f"the mail server takes no mail of ours: {code} {said}")
-    raise (Refused if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")
 
 
 def deliver_now(spec: ModelSpec, mail: Mail) -> None:
@@ -154,6 +101,7 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             spec,
             f"{instance.task_id}{mapped}",
             run,
+            dag_run.start_date,
             context.get("exception"),
             instance.log_url,
             getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
@@ -163,13 +111,13 @@ def mail_failure_of(spec: ModelSpec) -> Any:
     return mail_failure
 
 
-def _told_by_watchdog(spec: ModelSpec, run: str, since: datetime | None) -> bool:
-    """Whether the run was mailed about since it began: Airflow may call a callback late, where its processes were down."""
+def _told_by_watchdog(spec: ModelSpec, run: str, began: datetime | None) -> bool:
+    """Whether the run was mailed about, as it is since it began: Airflow may call a callback late, where its processes were down."""
     from esteira.notify import messages
     from esteira.store import outbox
 
     try:
-        return since is not None and outbox.is_queued(spec, messages.UNREPORTED.format(run=run), since)
+        return outbox.is_queued(spec, messages.of_run(run, began) + messages.UNREPORTED)
     except Exception:  # the lake may be what failed, and the mail is to say so
         log.exception("model %s: whether the watchdog has told of %s can't be seen", spec.name, run)
         return False

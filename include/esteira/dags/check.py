@@ -18,8 +18,19 @@ from airflow.sdk import (
 
 from esteira.dags import alerts
 from esteira.dags.common import ATTEMPT, LOOKS, WAITING, dag_of, day_field, predictions_asset, run_day
-from esteira.lifecycle.actions import Action, Done, Evidence, Keep, Promote, Reconcile, Retrain, Wait, Warn, upcoming
-from esteira.lifecycle.policy import Decision
+from esteira.lifecycle.actions import (
+    Action,
+    Done,
+    Keep,
+    Promote,
+    Reconcile,
+    ReportDrift,
+    Retrain,
+    Verify,
+    Wait,
+    Warn,
+    upcoming,
+)
 from esteira.spec import ModelSpec
 from esteira.text import counted
 
@@ -30,6 +41,8 @@ log = logging.getLogger(__name__)
 TASKS: Mapping[type[Action], str | None] = {
     Keep: "keep",
     Wait: "wait",
+    Verify: "verify",
+    ReportDrift: "drift_report",
     Retrain: "attempt_{attempt}.retrain",
     Promote: "commit_notebook",
     Reconcile: None,
@@ -104,12 +117,9 @@ def _measured(spec: ModelSpec) -> Any:
     def decide() -> list[str]:
         from esteira import steps
 
-        verdict = steps.decide(spec, run_day(spec))
-        log.info("%s: %s", verdict.decision.value, verdict.why)
-        chosen = _tasks_of(upcoming(Evidence(verdict, len(spec.recipes), {})))
-        drifted = steps.drift_to_report(spec, run_day(spec)) is not None or verdict.decision is Decision.RETRAIN
-        verify = steps.to_verify(spec, run_day(spec)) is not None
-        return [*chosen, *(["drift_report"] if drifted else []), *(["verify"] if verify else [])]
+        found = steps.begin(spec, run_day(spec))
+        log.info("%s: %s", found.verdict.decision.value, found.verdict.why)
+        return _tasks_of(upcoming(found))
 
     decided = decide()
     labels() >> measure() >> decided

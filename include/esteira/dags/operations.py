@@ -20,6 +20,7 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowSkipException
 
+from esteira import text
 from esteira.dags import alerts
 from esteira.dags.building import Budget, loaded
 from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
@@ -195,7 +196,7 @@ def _each(specs: list[ModelSpec], work: Callable[[ModelSpec], str]) -> dict[str,
             log.info("model %s: %s", spec.name, said[spec.name])
         except Exception as error:  # whatever it was, the other models' turn comes
             log.exception("model %s", spec.name)
-            failed.append(f"{spec.name}: {error}")
+            failed.append(f"{spec.name}: {text.said(error)}")
     if failed:
         raise RuntimeError("; ".join(failed))
     return said

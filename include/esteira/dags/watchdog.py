@@ -57,11 +57,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a DAG with those of its tasks that have failed, or hang; `since` is what a mail must be younger than to tell of it."""
+    """A run of a DAG with those of its tasks that have failed, or hang.
+
+    `since` is what a mail must be younger than to tell of it, `began` when the run did.
+    """
 
     dag_id: str
     run_id: str
     since: datetime
+    began: datetime | None
     tasks: tuple[Task, ...] = ()
 
     @property
@@ -130,7 +134,7 @@ def unfinished(api: Api, dag_ids: Sequence[str]) -> list[Run]:
     found: dict[tuple[str, str], Run] = {}
     for entry in _tasks(api, {"dag_ids": list(dag_ids), "state": list(UNFINISHED)}):
         place = _place(entry)
-        run = found.get(place) or Run(*place, _moment(entry["run_after"]))
+        run = found.get(place) or Run(*place, _moment(entry["run_after"]), None)
         found[place] = replace(run, tasks=(*run.tasks, _task(entry)))
     return list(found.values())
 
@@ -145,8 +149,9 @@ def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 def _run(entry: Mapping[str, Any]) -> Run:
     # Where tasks of a run are cleared it is queued again, though it may have started before: what failed then was told then.
-    began = [_moment(entry[name]) for name in ("start_date", "queued_at") if entry[name]]
-    return Run(*_place(entry), max(began) if began else _moment(entry["run_after"]))
+    moments = [_moment(entry[name]) for name in ("start_date", "queued_at") if entry[name]]
+    began = _moment(entry["start_date"]) if entry["start_date"] else None
+    return Run(*_place(entry), max(moments) if moments else _moment(entry["run_after"]), began)
 
 
 def _task(entry: Mapping[str, Any]) -> Task:
@@ -180,14 +185,18 @@ def mails(
     """The mails about a model's runs, each with how the names of mails begin that tell of the same, and since when they count."""
     timeout = timedelta(minutes=spec.timeout)
     late = (stuck(run, now, timeout) for run in hanging)
-    for make, kind, runs in ((messages.unreported, "failed", ended), (messages.stuck, "stuck", late)):
-        for run in runs:
-            if run is None or run.dag_id not in dag_ids:
-                continue
-            page = f"{web}/dags/{run.dag_id}/runs/{run.run_id}"
-            links = [
-                ("The run in Airflow", page),
-                *((f"The log of {each.name}", f"{page}/{each.page}") for each in run.tasks),
-            ]
-            mail = make(spec, run.name, [each.row for each in run.tasks], links if web else [])
-            yield mail, f"{kind}/{run.name}/", run.since
+    for run in ended:
+        if run.dag_id in dag_ids:
+            rows = [each.row for each in run.tasks]
+            mail = messages.unreported(spec, run.name, run.began, rows, _links(run, web))
+            yield mail, messages.of_run(run.name, run.began), run.since
+    for run in filter(None, late):
+        if run.dag_id in dag_ids:
+            mail = messages.stuck(spec, run.name, [each.row for each in run.tasks], _links(run, web))
+            yield mail, f"stuck/{run.name}/", run.since
+
+
+def _links(run: Run, web: str) -> list[tuple[str, str]]:
+    page = f"{web}/dags/{run.dag_id}/runs/{run.run_id}"
+    tasks = [(f"The log of {each.name}", f"{page}/{each.page}") for each in run.tasks]
+    return [("The run in Airflow", page), *tasks] if web else []

@@ -25,6 +25,16 @@ class Wait:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Compare a new champion, over its first window, with the version that it replaced."""
+
+
+@dataclass(frozen=True)
+class ReportDrift:
+    """Keep a report of what drifted, and tell people where it is too much."""
+
+
+@dataclass(frozen=True)
 class Retrain:
     """Train by the recipe of this number, the first being 1, and judge what comes of it."""
 
@@ -55,23 +65,38 @@ class Done:
     """All that the check decided has been done."""
 
 
-Action = Keep | Wait | Retrain | Promote | Reconcile | Warn | Done
+Action = Keep | Wait | Verify | ReportDrift | Retrain | Promote | Reconcile | Warn | Done
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check has found and done so far. An attempt is here once it has ended: with its outcome and its gain."""
+    """What a check has found and done so far. An attempt is here once it has ended: with its outcome and its gain.
+
+    `unverified`: a promotion's first window is whole; `unreported`: what drifted is to be looked into.
+    """
 
     verdict: Verdict
     recipes: int
     attempts: Mapping[int, tuple[Outcome, float]]
+    unverified: bool = False
+    unreported: bool = False
     promoted: bool = False
     reconciled: bool = False
     warned: bool = False
 
+    @classmethod
+    def decided(cls, verdict: Verdict, recipes: int, *, unverified: bool, drifted: bool) -> Evidence:
+        """What is known once it is decided; before a retraining it is looked into what drifted, too much or not."""
+        unreported = drifted or verdict.decision is Decision.RETRAIN
+        return cls(verdict, recipes, {}, unverified=unverified, unreported=unreported)
+
 
 def next_action(found: Evidence) -> Action:
     """The one thing to do next. Doing it, and asking again with what came of it, leads to Done, Keep or Wait."""
+    if found.unverified:
+        return Verify()
+    if found.unreported:
+        return ReportDrift()
     match found.verdict.decision:
         case Decision.KEEP:
             return Keep(found.verdict.why)
@@ -95,6 +120,10 @@ def upcoming(found: Evidence) -> tuple[Action, ...]:
                 return tuple(actions) or (action,)
             case Keep() | Wait() | Retrain():
                 return (*actions, action)
+            case Verify():
+                found = replace(found, unverified=False)
+            case ReportDrift():
+                found = replace(found, unreported=False)
             case Promote():
                 found = replace(found, promoted=True)
             case Reconcile():

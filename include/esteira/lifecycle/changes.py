@@ -8,7 +8,8 @@ from datetime import date, timedelta
 from typing import Any
 
 from esteira.errors import Refused
-from esteira.lifecycle.events import Pinned, Promoted, Released, RolledBack, Undone, effective_day
+from esteira.lifecycle.events import effective_day
+from esteira.lifecycle.sequence import Pinned, Promoted, Released, RolledBack, Undone
 from esteira.lifecycle.state import State
 
 

@@ -7,12 +7,56 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from esteira.errors import UnknownEvent
 
-ROLLBACK = "rollback/"  # who a rollback of version 0.1 was by; its row looked like a promotion's
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row as the ledger keeps it; `about` is what every event has."""
+
+    id: str
+    from_state: str
+    to_state: str
+    version: int | None
+    facts: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """From the columns of the table."""
+        about = {"day": row["effective_day"], "by": str(row["by"] or ""), "why": str(row["why"] or "")}
+        version = None if row["version"] is None else int(row["version"])
+        facts = json.loads(row["evidence"] or "{}")
+        return cls(str(row["id"]), str(row["from_state"] or ""), str(row["to_state"]), version, facts, about)
+
+    @property
+    def kind(self) -> str:
+        """How its id begins."""
+        return self.id.partition(":")[0]
+
+    @property
+    def rest(self) -> str:
+        """What follows in its id."""
+        return self.id.partition(":")[2]
+
+    @property
+    def of_version(self) -> int:
+        """The version that it names. Raises UnknownEvent where it names none."""
+        if self.version is None:
+            raise UnknownEvent(f"the ledger's row {self.id} ({self.to_state!r}) names no version")
+        return self.version
+
+    def day(self, name: str) -> date | None:
+        """The day among its facts that has this name; None where none has."""
+        return date.fromisoformat(self.facts[name]) if name in self.facts else None
+
+    def others(self, *names: str) -> dict[str, Any]:
+        """Its facts but those of these names."""
+        return {name: value for name, value in self.facts.items() if name not in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +74,11 @@ class Event(ABC):
     @abstractmethod
     def id(self) -> str:
         """Under which the ledger takes it once."""
+
+    @classmethod
+    @abstractmethod
+    def of_row(cls, kept: Kept) -> Event:
+        """The event that a row of its kind keeps."""
 
     @property
     def of_version(self) -> int | None:
@@ -55,22 +104,6 @@ class Event(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbered(Event):
-    """An event that changes which version's predictions are published.
-
-    All kinds of them share one sequence and so one kind of id: of two that were made at once only one is written, and the
-    other looks again.
-    """
-
-    number: int
-
-    @property
-    def id(self) -> str:
-        """`champion:` for every kind, as promotions have been called since 0.1."""
-        return f"champion:{self.number}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Registered(Event):
     """A version was registered from the run `by`; `sha256` is its model file's."""
 
@@ -78,6 +111,11 @@ class Registered(Event):
 
     version: int
     sha256: str = ""
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        return cls(version=kept.of_version, sha256=kept.facts.get("sha256", ""), **kept.about)
 
     @property
     def id(self) -> str:
@@ -87,92 +125,6 @@ class Registered(Event):
     def evidence(self) -> Mapping[str, Any]:
         """The digest of the model's file."""
         return {"sha256": self.sha256}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promoted(Numbered):
-    """A version serves from `day` on, and takes the place of what was published from `replaces_from` on.
-
-    `measured` is the champion that it was compared with. Rows of 0.1 do not say `replaces_from`.
-    """
-
-    state: ClassVar[str] = "champion"
-    before: ClassVar[str] = "challenger"
-
-    version: int
-    measured: int | None
-    replaces_from: date | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def evidence(self) -> Mapping[str, Any]:
-        """What it was judged by, and from which day on it replaces."""
-        since = {"replaces_from": str(self.replaces_from)} if self.replaces_from else {}
-        return {**self.facts, **since, "replaces": self.measured}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolledBack(Numbered):
-    """The promotions of the numbers `voids` count no more: `version` serves again from `day` on.
-
-    With `first_day` only the days from then on go back. Rows of 0.1 do not say what they void: `bad`, the version that was
-    champion, tells.
-    """
-
-    state: ClassVar[str] = "rolled back to"
-    before: ClassVar[str] = "champion"
-
-    version: int
-    bad: int
-    voids: tuple[int, ...] | None
-    first_day: date | None = None
-
-    def evidence(self) -> Mapping[str, Any]:
-        """What it voids, and from which day on."""
-        first = {"first_day": str(self.first_day)} if self.first_day else {}
-        return {"rolled_back": self.bad, "voids": list(self.voids or ()), **first}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undone(Numbered):
-    """The roll-back of the number `undoes` counts no more: `version` serves again from `day` on."""
-
-    state: ClassVar[str] = "roll-back undone"
-    before: ClassVar[str] = "champion"
-
-    version: int
-    undoes: int
-
-    def evidence(self) -> Mapping[str, Any]:
-        """The roll-back."""
-        return {"undoes": self.undoes}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pinned(Numbered):
-    """A person chose the version for the days `day` to `last`, whatever is promoted, until it is released; by a `run`."""
-
-    state: ClassVar[str] = "pinned"
-
-    version: int
-    last: date
-    run: str = ""
-
-    def evidence(self) -> Mapping[str, Any]:
-        """The last day, and the run."""
-        return {"last_day": str(self.last), "run": self.run}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Released(Numbered):
-    """For the days `day` to `last` no pin counts that was made before."""
-
-    state: ClassVar[str] = "released"
-
-    last: date
-
-    def evidence(self) -> Mapping[str, Any]:
-        """The last day."""
-        return {"last_day": str(self.last)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +139,18 @@ class Verified(Event):
     replaced: int
     worse: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        return cls(
+            promotion=int(kept.rest),
+            version=kept.of_version,
+            replaced=int(kept.facts["replaced"]),
+            worse=kept.to_state == "worse",
+            facts=kept.others("replaced"),
+            **kept.about,
+        )
 
     @property
     def id(self) -> str:
@@ -211,6 +175,12 @@ class Warned(Event):
     version: int
     last: date
 
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        version, _, last = kept.rest.partition(":")
+        return cls(version=int(version), last=date.fromisoformat(last), **kept.about)
+
     @property
     def id(self) -> str:
         """One for a champion and a window."""
@@ -226,6 +196,11 @@ class Rejected(Event):
 
     version: int
 
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        return cls(version=kept.of_version, **kept.about)
+
     @property
     def id(self) -> str:
         """One for a version."""
@@ -240,6 +215,12 @@ class Drifted(Event):
 
     version: int
     last: date
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        version, _, last = kept.rest.partition(":")
+        return cls(version=int(version), last=date.fromisoformat(last), **kept.about)
 
     @property
     def id(self) -> str:
@@ -262,6 +243,11 @@ class Dated(Event):
     promotion: int
     version: int
 
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        return cls(promotion=int(kept.rest), version=kept.of_version, **kept.about)
+
     @property
     def id(self) -> str:
         """One for a promotion."""
@@ -279,6 +265,18 @@ class Noted(Event):
     from_state: str = ""
     about: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From any row."""
+        return cls(
+            name=kept.id,
+            to_state=kept.to_state,
+            from_state=kept.from_state,
+            about=kept.version,
+            facts=kept.facts,
+            **kept.about,
+        )
 
     @property
     def id(self) -> str:
@@ -302,59 +300,3 @@ class Noted(Event):
 def effective_day(as_of: date) -> date:
     """The first day that a version of `as_of` serves: what it learnt was known when `as_of` had ended."""
     return as_of + timedelta(days=1)
-
-
-def from_row(row: Mapping[str, Any]) -> Event:
-    """The event that a row of the ledger keeps. Raises UnknownEvent where it changes what is published in a way not known."""
-    facts = json.loads(row["evidence"] or "{}")
-    name, state = str(row["id"]), str(row["to_state"])
-    about = {"day": row["effective_day"], "by": str(row["by"] or ""), "why": str(row["why"] or "")}
-    version = None if row["version"] is None else int(row["version"])
-    kind, _, rest = name.partition(":")
-    if kind == "champion":
-        return _numbered(int(rest), state, version, facts, about)
-    if kind == "challenger" and version is not None:
-        return Registered(version=version, sha256=facts.get("sha256", ""), **about)
-    if kind == "verified" and version is not None:
-        replaced = int(facts.pop("replaced"))
-        worse = state == "worse"
-        return Verified(promotion=int(rest), version=version, replaced=replaced, worse=worse, facts=facts, **about)
-    if kind == "rejected" and version is not None:
-        return Rejected(version=version, **about)
-    if kind == "dated" and version is not None:
-        return Dated(promotion=int(rest), version=version, **about)
-    if kind in ("warned", "drifted"):
-        number, _, last = rest.partition(":")
-        made = Warned if kind == "warned" else Drifted
-        return made(version=int(number), last=date.fromisoformat(last), **about)
-    return Noted(
-        name=name, to_state=state, from_state=str(row["from_state"] or ""), about=version, facts=facts, **about
-    )
-
-
-def _numbered(number: int, state: str, version: int | None, facts: dict[str, Any], about: dict[str, Any]) -> Numbered:
-    given = {"number": number, **about}
-    if state == Released.state:
-        return Released(last=date.fromisoformat(facts["last_day"]), **given)
-    if version is None or state not in (Promoted.state, RolledBack.state, Undone.state, Pinned.state):
-        raise UnknownEvent(
-            f"the ledger's row champion:{number} is {state!r}, which this version of Esteira does not know; it was written by a "
-            "newer one: use that"
-        )
-    if state == Pinned.state:
-        return Pinned(
-            version=version, last=date.fromisoformat(facts["last_day"]), run=str(facts.get("run", "")), **given
-        )
-    if state == Undone.state:
-        return Undone(version=version, undoes=int(facts["undoes"]), **given)
-    if state == RolledBack.state:
-        first = date.fromisoformat(facts["first_day"]) if "first_day" in facts else None
-        return RolledBack(
-            version=version, bad=int(facts["rolled_back"]), voids=tuple(facts["voids"]), first_day=first, **given
-        )
-    if str(about["by"]).startswith(ROLLBACK):
-        return RolledBack(version=version, bad=int(facts["rolled_back"]), voids=None, **given)
-    measured = facts.pop("replaces", None)
-    since = facts.pop("replaces_from", None)
-    replaces_from = date.fromisoformat(since) if since else None
-    return Promoted(version=version, measured=measured, replaces_from=replaces_from, facts=facts, **given)

@@ -39,6 +39,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What a window must have to be judged by, and of how many windows it takes to act."""
+
+    min_days: int
+    min_rows: int = 1
+    at_least: int = 1
+
+
+@dataclass(frozen=True)
 class Measurement:
     """The metrics of one window of days: `first` to `last`, both included.
 
@@ -59,9 +68,9 @@ class Measurement:
         """Whether every metric is within its limits."""
         return all(self.in_range.values())
 
-    def is_evidence(self, min_days: int, min_rows: int) -> bool:
+    def is_evidence(self, rules: Rules) -> bool:
         """Whether it has days, rows and labels enough to be judged by."""
-        return self.days >= min_days and self.rows >= min_rows and not self.incomplete
+        return self.days >= rules.min_days and self.rows >= rules.min_rows and not self.incomplete
 
     def out_of_range(self) -> str:
         """The metrics that are out of range, with their values."""
@@ -76,12 +85,45 @@ class Verdict:
     why: str
 
 
-def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int, min_rows: int = 1) -> Verdict:
-    """Keep, watch, wait or retrain, from the windows in order of time, the latest one last.
+def decide(
+    windows: Sequence[Measurement],
+    held_out: Measurement | None,
+    rules: Rules,
+    *,
+    only_measured: str = "",
+    warned: bool = False,
+) -> Verdict:
+    """Keep, watch, wait or retrain.
 
-    Retrain when the latest window and at least `at_least` of those given are out of range. A window with fewer than
-    `min_days` days or `min_rows` rows, or whose labels are incomplete, is no evidence: as the latest one it means wait,
-    as an earlier one it does not count.
+    `windows` are the champion's, in order of time, the latest one last; `held_out` is the slice that attempts would be judged
+    on. `only_measured` says why nothing is to be done whatever was measured; `warned`: the loop failed on the latest window.
+    """
+    if only_measured:
+        return Verdict(Decision.KEEP, only_measured)
+    verdict = weigh(windows, rules)
+    if verdict.decision is not Decision.RETRAIN:
+        return verdict
+    if held_out is None or not held_out.is_evidence(rules):
+        return Verdict(Decision.WAIT, f"{verdict.why}, but {_lacking(held_out, rules)}")
+    if warned:
+        why = f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days"
+        return Verdict(Decision.WATCH, why)
+    return verdict
+
+
+def _lacking(held_out: Measurement | None, rules: Rules) -> str:
+    if held_out is not None and held_out.incomplete:
+        return f"the labels of the slice look incomplete: {held_out.incomplete}"
+    days, rows = (held_out.days, held_out.rows) if held_out is not None else (0, 0)
+    size = f"{counted(days, 'day')} and {counted(rows, 'row')}"
+    return f"the slice has {size}, and {rules.min_days} and {rules.min_rows} are needed"
+
+
+def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
+    """Keep, watch, wait or retrain, from the windows alone, the latest one last.
+
+    Retrain when the latest window and at least `at_least` of those given are out of range. A window that is no evidence
+    means wait as the latest one, and does not count as an earlier one.
     """
     if not windows:
         return Verdict(
@@ -89,34 +131,28 @@ def decide(windows: Sequence[Measurement], *, min_days: int, at_least: int, min_
         )
     latest = windows[-1]
     span = f"{latest.first} to {latest.last}"
-    if latest.days < min_days:
-        return Verdict(
-            Decision.WAIT,
-            f"{counted(latest.days, 'day')} with mature labels from {span}; at least {min_days} are needed",
-        )
-    if latest.rows < min_rows:
-        return Verdict(
-            Decision.WAIT,
-            f"{counted(latest.rows, 'row')} with mature labels from {span}; at least {min_rows} are needed",
-        )
+    for count, least, what in ((latest.days, rules.min_days, "day"), (latest.rows, rules.min_rows, "row")):
+        if count < least:
+            why = f"{counted(count, what)} with mature labels from {span}; at least {least} are needed"
+            return Verdict(Decision.WAIT, why)
     if latest.incomplete:
         return Verdict(Decision.WAIT, f"the labels from {span} look incomplete: {latest.incomplete}")
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
-    bad = sum(not window.healthy for window in windows if window.is_evidence(min_days, min_rows))
+    bad = sum(not window.healthy for window in windows if window.is_evidence(rules))
     what = f"{latest.out_of_range()} is out of range from {span}"
     if len(windows) > 1:
         what += f"; {bad} of the last {len(windows)} windows {'is' if bad == 1 else 'are'}"
-    if bad < at_least:
-        return Verdict(Decision.WATCH, f"{what}; {at_least} are needed to act")
+    if bad < rules.at_least:
+        return Verdict(Decision.WATCH, f"{what}; {rules.at_least} are needed to act")
     return Verdict(Decision.RETRAIN, what)
 
 
-def first_violated(windows: Sequence[Measurement], *, min_days: int, min_rows: int = 1) -> date:
+def first_violated(windows: Sequence[Measurement], rules: Rules) -> date:
     """The first day of the run of unhealthy windows that ends with the latest one; one that is no evidence ends it too."""
     start = windows[-1].first
     for window in reversed(windows):
-        if window.healthy or not window.is_evidence(min_days, min_rows):
+        if window.healthy or not window.is_evidence(rules):
             break
         start = window.first
     return start

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
-from esteira.lifecycle.events import (
-    Dated,
-    Event,
-    Numbered,
-    Pinned,
-    Promoted,
-    Released,
-    RolledBack,
-    Undone,
-    Warned,
-)
+from esteira.lifecycle.events import Dated, Event, Warned
+from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 
 @dataclass(frozen=True)
@@ -85,8 +76,8 @@ class State:
     @cached_property
     def changes(self) -> tuple[Serving, ...]:
         """Every change of who serves, in order."""
-        kinds = (Promoted, RolledBack, Undone)
-        return tuple(Serving(each.version, each.day, each.number) for each in self.numbered if isinstance(each, kinds))
+        serving = ((each, each.of_version) for each in self.numbered if each.serves)
+        return tuple(Serving(version, each.day, each.number) for each, version in serving if version is not None)
 
     @property
     def champion(self) -> Serving | None:
@@ -151,6 +142,15 @@ class State:
     def before(self, promoted: Promoted) -> Promoted | None:
         """The last promotion before one that is not void: what it is verified against."""
         return next((each for each in reversed(self.standing()) if each.number < promoted.number), None)
+
+    def only_measured(self, day: date, newest: date | None) -> str:
+        """Why the check of a day only measures: the day `newest` was checked already, or another champion serves; else empty."""
+        if newest is not None and newest > day:
+            return f"only measured: {newest} was checked already"
+        now, latest = self.serving(day), self.champion
+        if now is not None and latest is not None and latest.number != now.number:
+            return f"only measured: version {latest.version} serves from {latest.effective_day} on"
+        return ""
 
     def was_warned(self, version: int, last: date) -> bool:
         """Whether the loop has failed on the window of a champion that ends with `last`."""

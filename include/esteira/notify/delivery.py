@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 
+from esteira import text
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
@@ -125,18 +126,18 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     try:
         send(rendering.message(given.mail, sender), given.receiver)
     except Refused as error:
-        said = printable(str(error))
+        said = printable(text.said(error))
         told = _refuse(spec, given, said)
         return replace(done, refused=done.refused + 1, error=done.error if told else f"nobody can be told: {said}")
     except Unreachable as error:  # told by the server only when it was asked for this receiver
-        ledger.write(spec, outbox.fate(spec, given, "postponed", printable(str(error))))
+        ledger.write(spec, outbox.fate(spec, given, "postponed", printable(text.said(error))))
         raise
     except Unknown as error:
-        said = printable(str(error))  # a log takes no half a character either
+        said = printable(text.said(error))  # a log takes no half a character either
         log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, said)
         return replace(done, waiting=done.waiting + 1, error=said)
     except Exception as error:  # whatever it was, the other mails are sent
-        said, unexpected = printable(str(error)), not isinstance(error, Postponed)
+        said, unexpected = printable(text.said(error)), not isinstance(error, Postponed)
         log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, said, exc_info=unexpected)
         ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {said}"))
         return replace(done, waiting=done.waiting + 1, error=said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 
 from esteira.learning.drift import LIMIT
 from esteira.lifecycle.events import Drifted, Verified, Warned
@@ -12,7 +12,7 @@ from esteira.lifecycle.policy import best_attempt
 from esteira.spec import Limit, ModelSpec
 from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
-from esteira.text import counted
+from esteira.text import counted, said
 from esteira.views import Check
 
 
@@ -179,30 +179,39 @@ def _span(hours: int) -> str:
     return counted(hours // 24, "day") if hours % 24 == 0 and hours > 24 else counted(hours, "hour")
 
 
-def failure(spec: ModelSpec, task: str, run: str, error: object, log_url: str, cleared: int = 0) -> Mail:
+def of_run(run: str, began: datetime | None) -> str:
+    """How the names of all mails begin that tell of the failure of a run, which is another one if it began anew."""
+    return f"failed/{run}/{f'{began.astimezone(UTC):%Y%m%dT%H%M%S}' if began else 'never-began'}/"
+
+
+def failure(
+    spec: ModelSpec, task: str, run: str, began: datetime | None, error: object, log_url: str, cleared: int = 0
+) -> Mail:
     """The mail about a task that failed for good, in a run that was cleared so many times; one for each.
 
     The number of the try would not do: a failure whose end Airflow did not hear of, as where the scheduler died, is tried again.
     """
     return Mail(
-        key=f"{spec.name}/failed/{run}/{task}/cleared-{cleared}",
+        key=f"{spec.name}/{of_run(run, began)}{task}/cleared-{cleared}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: task {task} failed",
-        lead=f"Task {task} of run {run} failed: {str(error)[:2000]}",
+        lead=f"Task {task} of run {run} failed: {said(error)[:2000]}",
         links=(("The log in Airflow", log_url),) if log_url else (),
     )
 
 
 TASKS = ["task", "state", "try", "since"]
-UNREPORTED = "failed/{run}/watchdog/"  # how the names of such mails begin
+UNREPORTED = "watchdog/"  # how, after the run's, the names of such mails go on
 
 
-def unreported(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
+def unreported(
+    spec: ModelSpec, run: str, began: datetime | None, tasks: list[list[str]], links: Iterable[tuple[str, str]]
+) -> Mail:
     """The mail about a run that failed without a word: no task of it could say so itself. `tasks` are rows of TASKS."""
     name, _, number, _ = tasks[0] if tasks else ("the run itself", "", "0", "")
     what = f"task {name} failed at its try {number}" if tasks else "the run failed, though none of its tasks did"
     return Mail(
-        key=f"{spec.name}/{UNREPORTED.format(run=run)}{name}/{number}",
+        key=f"{spec.name}/{of_run(run, began)}{UNREPORTED}{name}/{number}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: {f'task {name}' if tasks else 'a run'} failed",
         lead=(

@@ -3,6 +3,7 @@
 from esteira.steps.alerting import queue, report_drift, verify, warn
 from esteira.steps.champions import repair_aliases
 from esteira.steps.checking import (
+    begin,
     check,
     chosen_version,
     commit_notebook,
@@ -15,24 +16,24 @@ from esteira.steps.checking import (
 )
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.maintenance import maintain
-from esteira.steps.measuring import decide, drift_to_report, measure
+from esteira.steps.measuring import decide, measure
 from esteira.steps.measuring import labels as labels_for_check
 from esteira.steps.outages import is_outage
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
+from esteira.steps.registering import register
 from esteira.steps.scoring import publish, reconcile, requeue, score
-from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, register, select, train
-from esteira.steps.verification import to_verify
+from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, select, train
 
 __all__ = [
     "accounted",
+    "begin",
     "candidate",
     "check",
     "chosen_version",
     "commit_notebook",
     "decide",
     "drift_report",
-    "drift_to_report",
     "evaluate",
     "evidence",
     "extract",
@@ -61,7 +62,6 @@ __all__ = [
     "retrain",
     "score",
     "select",
-    "to_verify",
     "train",
     "validate",
     "verify",

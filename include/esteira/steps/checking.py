@@ -6,11 +6,10 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import pandas as pd
 
@@ -24,7 +23,9 @@ from esteira.lifecycle.actions import (
     Keep,
     Promote,
     Reconcile,
+    ReportDrift,
     Retrain,
+    Verify,
     Wait,
     Warn,
     next_action,
@@ -34,14 +35,16 @@ from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec, Recipe
-from esteira.steps import alerting, champions, explaining, ingest, labelling, scoring, training
-from esteira.steps.measuring import decide, labels, measure, slice_days, spans, windows
+from esteira.steps import alerting, champions, explaining, ingest, labelling, registering, scoring
+from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
 from esteira.steps.outages import is_outage
-from esteira.steps.outcomes import served
+from esteira.steps.outcomes import rules, served
 from esteira.steps.scoring import Reconciled
+from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
+from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 from esteira.views import run_key
 
@@ -75,7 +78,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
         held_out = labelling.labelled(spec, *slice_days(spec, day))
-        training.log_fitted(
+        registering.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
@@ -113,13 +116,12 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
         attempts=len(spec.recipes),
         seed=spec.train.seed,
     )
-    rows = _attempt_rows(spec, day, attempt, now.version, run_id, old, new)
-    healthy = all(
-        row["in_range"] is not False for row in rows if row["role"] == "challenger" and row["window"] == "slice"
-    )
+    about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
+    found = _attempt_records(spec, about, old, new)
+    healthy = all(each.in_range is not False for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
-    measurements.write(spec, _with_evidence(spec, rows, seen, outcome), day, attempt)
+    measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)
     runs.log(
         run_id,
         metrics={"gain": seen.gain, "gain_lower": seen.lower},
@@ -149,31 +151,24 @@ def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.
     return known[[*columns, "prediction", "probability"]], new
 
 
-def _attempt_rows(
-    spec: ModelSpec, day: date, attempt: int, version: int, run_id: str, old: pd.DataFrame, new: pd.DataFrame
-) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _attempt_records(spec: ModelSpec, champion: Record, old: pd.DataFrame, new: pd.DataFrame) -> list[Record]:
+    found: list[Record] = []
     single = [(moment.date(), moment.date()) for moment in sorted(old["day"].unique())]
-    for role, number, rows in (("champion", version, old), ("challenger", None, new)):
-        about = {"check_day": day, "attempt": attempt, "role": role, "version": number, "run_id": run_id}
-        found += spans(spec, rows, [slice_days(spec, day)], "slice", **about)
-        found += spans(spec, rows, single, "day", **about)
+    held_out = [slice_days(spec, champion.check_day)]
+    for about, rows in ((champion, old), (replace(champion, role=Role.CHALLENGER, version=None), new)):
+        found += spans(spec, rows, held_out, replace(about, window=Window.SLICE))
+        found += spans(spec, rows, single, replace(about, window=Window.DAY))
     return found
 
 
-def _with_evidence(spec: ModelSpec, rows: list[dict[str, Any]], seen: Gate, outcome: Outcome) -> list[dict[str, Any]]:
-    def of_gate(row: Mapping[str, Any]) -> bool:
-        return bool(
-            row["role"] == "challenger"
-            and row["window"] == "slice"
-            and row["metric"] == spec.check.metric
-            and not row["segment"]
-        )
+def _is_of(found: Record, role: Role, window: Window) -> bool:
+    return found.role is role and found.window is window
 
-    lower = seen.lower if math.isfinite(seen.lower) else None
-    upper = seen.upper if math.isfinite(seen.upper) else None
-    evidence = {"gain": seen.gain, "gain_lower": lower, "gain_upper": upper, "outcome": outcome.value}
-    return [{**row, **evidence} if of_gate(row) else row for row in rows]
+
+def _judged(spec: ModelSpec, found: Record, seen: Gate, outcome: Outcome) -> Record:
+    """A record of an attempt; the one that the gate judged has what came of it."""
+    of_gate = _is_of(found, Role.CHALLENGER, Window.SLICE) and found.metric == spec.check.metric and not found.segment
+    return replace(measurements.with_gain(found, seen), outcome=outcome.value) if of_gate else found
 
 
 def chosen_attempt(spec: ModelSpec, day: date) -> Attempt | None:
@@ -194,7 +189,7 @@ def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
 
 def chosen_version(spec: ModelSpec, day: date) -> int:
     """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
-    return training.register(spec, _require_chosen(spec, day).run_id, day)
+    return registering.register(spec, _require_chosen(spec, day).run_id, day)
 
 
 def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
@@ -203,7 +198,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)
-        version = training.refit(
+        version = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
@@ -229,8 +224,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
 
 def violated_since(spec: ModelSpec, day: date) -> date:
     """The first day of the violation that a day's check found: from it on a promotion replaces what was published."""
-    found = measurements.windows(spec, day)
-    return first_violated(found, min_days=spec.check.min_days, min_rows=spec.check.min_rows)
+    return first_violated(measurements.windows(spec, day), rules(spec))
 
 
 def rescore(spec: ModelSpec, day: date) -> Reconciled:
@@ -271,6 +265,13 @@ def drift_report(spec: ModelSpec, day: date) -> str:
 # ------------------------------------------------------------------------------------------------------ the whole check
 
 
+def begin(spec: ModelSpec, day: date) -> Evidence:
+    """Decide, and see what else the check of a day is to do."""
+    verdict = decide(spec, day)
+    due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
+    return Evidence.decided(verdict, len(spec.recipes), **due)
+
+
 def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
     """What a day's check has found so far. Attempts up to number `tried` have ended; of those one that left nothing has crashed."""
     verdict = measurements.decided(spec, day)
@@ -302,39 +303,30 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
     and runs again, does only what was left to do.
     """
     promoted = ledger.promoted_by(spec, run_key(day))
-    worse = None
     if promoted is None or measurements.decided(spec, day) is None:
-        worse = _look(spec, day)
-        verdict = decide(spec, day)
-        if ledger.champion(spec, day) is None:
-            return Checked(verdict)
-        alerting.report_drift(spec, day)
-        found = Evidence(verdict, len(spec.recipes), {})
+        labels(spec, day)
+        measure(spec, day)
+        found = begin(spec, day)
     else:
         tried = max(measurements.attempts(spec, day), default=0)
         found = replace(evidence(spec, day, tried), promoted=True)
-    return replace(_act(spec, day, found, promoted, keep_notebook), worse=worse)
-
-
-def _look(spec: ModelSpec, day: date) -> Verified | None:
-    labels(spec, day)
-    measure(spec, day)
-    try:
-        found = alerting.verify(spec, day)
-        return found.verified if found else None
-    except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
-        log.exception("model %s: the promotion could not be verified", spec.name)
-        return None
+    return _act(spec, day, found, promoted, keep_notebook)
 
 
 def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep_notebook: bool) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
-    warning = None
+    warning, worse = None, None
     while True:
         match next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                return Checked(found.verdict, outcomes, promoted, warning)
+                return Checked(found.verdict, outcomes, promoted, warning, worse)
+            case Verify():
+                worse = _verified(spec, day)
+                found = replace(found, unverified=False)
+            case ReportDrift():
+                alerting.report_drift(spec, day)
+                found = replace(found, unreported=False)
             case Retrain(number):
                 found = replace(found, attempts={**found.attempts, number: _attempt(spec, day, number)})
             case Promote():
@@ -349,6 +341,15 @@ def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep
                 found = replace(found, warned=True)
             case _ as unknown:
                 assert_never(unknown)
+
+
+def _verified(spec: ModelSpec, day: date) -> Verified | None:
+    try:
+        found = alerting.verify(spec, day)
+        return found.verified if found else None
+    except Exception:  # in the DAG it is a task beside the others, whose failure keeps none of them from running
+        log.exception("model %s: the promotion could not be verified", spec.name)
+        return None
 
 
 def _attempt(spec: ModelSpec, day: date, number: int) -> tuple[Outcome, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
 
 import pandas as pd
 
@@ -14,22 +14,21 @@ from esteira.spec import ModelSpec
 from esteira.steps import labelling
 from esteira.steps.outcomes import known_rows, served
 from esteira.store import lake, measurements
+from esteira.store.records import Record, Role, Window
 
 
-def rows(spec: ModelSpec, champion: Serving, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
-    """Rows of the metrics table: what is to be expected of the served days that have no labels yet, and of the past ones
-    how far the estimate was off.
-    """
+def records(spec: ModelSpec, champion: Serving, day: date, whole: list[tuple[date, date]]) -> list[Record]:
+    """What is to be expected of the served days that have no labels yet, and of the past ones how far the estimate was off."""
     if not spec.estimates:
         return []
     return [*_pending(spec, champion, day), *(_errors(spec, champion, day, whole[-1]) if whole else [])]
 
 
-def _about(spec: ModelSpec, champion: Serving, day: date) -> dict[str, Any]:
-    return {"check_day": day, "attempt": 0, "role": "estimated", "version": champion.version, "segment": ""}
+def _about(champion: Serving, day: date) -> Record:
+    return Record(check_day=day, attempt=measurements.CHECK, role=Role.ESTIMATED, version=champion.version, segment="")
 
 
-def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[dict[str, Any]]:
+def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[Record]:
     last = labelling.mature_through(spec, day)
     span = (max(last + timedelta(days=1), champion.effective_day), day)
     given = lake.read("served", spec.name, day=span, version=champion.version)
@@ -44,24 +43,22 @@ def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[dict[str, An
     days = [moment.date() for moment in sorted(asked["day"].unique())]
     if not days:
         return []
-    parts = [(each, each, "day") for each in days] + [(days[0], days[-1], "pending")]
+    parts = [(each, each, Window.DAY) for each in days] + [(days[0], days[-1], Window.PENDING)]
     found = []
     for (first, end, window), values in zip(
         parts, estimate(spec, known, asked, tuple(spec.check.metrics)), strict=True
     ):
         part = asked[asked["day"].between(pd.Timestamp(first), pd.Timestamp(end))]
+        about = replace(_about(champion, day), first_day=first, last_day=end, window=window)
+        size = replace(about, n_rows=len(part), n_days=part["day"].nunique())
         for name, value in values.items():
             if value != value:  # one that can't be estimated
                 continue
-            limit = spec.check.metrics[name]
-            here = {"first_day": first, "last_day": end, "window": window, "metric": name, "value": value}
-            size = {"n_rows": len(part), "n_days": part["day"].nunique()}
-            bounds = {"min": limit.min, "max": limit.max, "in_range": limit.holds(value)}
-            found.append({**_about(spec, champion, day), **here, **bounds, **size})
+            found.append(replace(size, metric=name, value=value).beside(spec.check.metrics[name]))
     return found
 
 
-def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, date]) -> list[dict[str, Any]]:
+def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, date]) -> list[Record]:
     """Of the latest whole window: the mean of its days' estimates, and the mean distance from what those days came to.
 
     By days, for a metric such as AUC is no mean over them: the window's own value is another figure.
@@ -77,7 +74,7 @@ def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, dat
     had = had.sort_values("check_day").drop_duplicates(["last_day", "metric"], keep="last")
     came = served(spec, champion.version, *span)
     found = []
-    about = {**_about(spec, champion, day), "first_day": span[0], "last_day": span[1], "window": "window"}
+    about = replace(_about(champion, day), first_day=span[0], last_day=span[1], window=Window.WHOLE)
     for name in spec.check.metrics:
         mine = had[(had["metric"] == name) & had["value"].notna()].set_index("last_day")
         real = {
@@ -88,9 +85,9 @@ def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, dat
         both = mine.assign(real=pd.Series(real, dtype="float64")).dropna(subset=["value", "real"])
         if both.empty:
             continue
-        size = {"n_rows": int(both["n_rows"].sum()), "n_days": len(both)}
+        here = replace(about, n_rows=int(both["n_rows"].sum()), n_days=len(both))
         value = float((both["value"] * both["n_rows"]).sum() / both["n_rows"].sum())
-        found.append({**about, **size, "metric": name, "value": value})
+        found.append(replace(here, metric=name, value=value))
         error = float((both["value"] - both["real"]).abs().mean())
-        found.append({**about, **size, "metric": f"{name}_error", "value": error})
+        found.append(replace(here, metric=f"{name}_error", value=error))
     return found

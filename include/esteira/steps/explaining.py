@@ -9,7 +9,7 @@ import pandas as pd
 from esteira.learning import drift, evaluation
 from esteira.lifecycle.policy import first_violated
 from esteira.spec import ModelSpec
-from esteira.steps.outcomes import known_rows, segments
+from esteira.steps.outcomes import known_rows, rules, segments
 from esteira.store import ledger, measurements, runs
 from esteira.store.measurements import Explanation, Moved, Worsened
 
@@ -42,7 +42,7 @@ def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:
     windows = measurements.windows(spec, day)
     if not windows:
         return []
-    since = first_violated(windows, min_days=spec.check.min_days, min_rows=spec.check.min_rows)
+    since = first_violated(windows, rules(spec))
     rows = known_rows(spec, now.version, windows[-1].last)
     if rows.empty:
         return []

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
 
 import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
+from esteira.lifecycle import policy
 from esteira.lifecycle.events import Drifted, Warned
 from esteira.lifecycle.policy import Decision, Verdict
-from esteira.lifecycle.policy import decide as decide_from
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
-from esteira.steps.outcomes import segments, served
+from esteira.steps.outcomes import rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as read_labels
 from esteira.store.measurements import Drift
-from esteira.text import counted
+from esteira.store.records import Record, Role, Window
 from esteira.views import run_key
 
 log = logging.getLogger(__name__)
@@ -64,41 +64,28 @@ def labels(spec: ModelSpec, day: date) -> int:
     return found
 
 
-def _metric_rows(
-    spec: ModelSpec, rows: pd.DataFrame, limits: Mapping[str, Limit | None], segment: str, **about: object
-) -> list[dict[str, Any]]:
-    return [
-        {
-            **about,
-            "segment": segment,
-            "metric": name,
-            "value": value,
-            "min": limit.min if (limit := limits[name]) else None,
-            "max": limit.max if limit else None,
-            "in_range": limit.holds(value) if limit and value == value else None,
-            "n_rows": len(rows),
-            "n_days": rows["day"].nunique(),
-        }
-        for name, value in evaluation.evaluate(spec, rows, tuple(limits)).items()
-    ]
+def _of_metrics(
+    spec: ModelSpec, rows: pd.DataFrame, limits: Mapping[str, Limit | None], about: Record
+) -> Iterator[Record]:
+    size = replace(about, n_rows=len(rows), n_days=rows["day"].nunique())
+    for name, value in evaluation.evaluate(spec, rows, tuple(limits)).items():
+        yield replace(size, metric=name, value=value).beside(limits[name])
 
 
-def spans(
-    spec: ModelSpec, rows: pd.DataFrame, of: list[tuple[date, date]], window: str, **about: object
-) -> list[dict[str, Any]]:
-    """The metrics of each span of days of `rows`, as rows of the metrics table."""
-    found = []
+def spans(spec: ModelSpec, rows: pd.DataFrame, of: list[tuple[date, date]], about: Record) -> list[Record]:
+    """The metrics of each span of days of `rows`; `about` says whose they are, and which window the spans are."""
+    found: list[Record] = []
     for first, last in of:
         part = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
-        here = {"window": window, "first_day": first, "last_day": last, **about}
-        found += _metric_rows(spec, part, spec.check.metrics, "", **here)
-        if window == "day":
+        here = replace(about, first_day=first, last_day=last)
+        found += _of_metrics(spec, part, spec.check.metrics, replace(here, segment=""))
+        if about.window is Window.DAY:
             continue
         for column, name, some in segments(part, spec.check.segments):
             # A segment is judged only where it has rows enough to be judged by.
             asked = spec.check.segments[column] if len(some) >= spec.check.min_rows else {}
             limits = {**dict.fromkeys((*spec.check.metrics, *spec.check.segments[column])), **asked}
-            found += _metric_rows(spec, some, limits, name, **here)
+            found += _of_metrics(spec, some, limits, replace(here, segment=name))
     return found
 
 
@@ -140,34 +127,26 @@ def _measure(spec: ModelSpec, day: date) -> int:
     whole, held_out = windows(spec, now, day), slice_days(spec, day)
     first = min([held_out[0], *(start for start, _ in whole)])
     rows = served(spec, now.version, first, labelling.mature_through(spec, day))
-    about = {"check_day": day, "attempt": 0, "role": "champion", "version": now.version}
+    about = Record(check_day=day, attempt=measurements.CHECK, role=Role.CHAMPION, version=now.version)
     single = [(each, each) for each in _new_days(spec, now.version, day, rows)]
-    found = spans(spec, rows, single, "day", **about)
-    found += spans(spec, rows, whole, "window", **about)
-    found += spans(spec, rows, [held_out], "slice", **about)
+    asked = {Window.DAY: single, Window.WHOLE: whole, Window.SLICE: [held_out]}
+    found = [each for window, of in asked.items() for each in spans(spec, rows, of, replace(about, window=window))]
     found += _estimates(spec, now, day, whole)
     if whole:
-        found += _drift_rows(spec, now.version, whole[-1], day)
-        asked = [*((span, "window") for span in whole), (held_out, "slice")]
-        found += _label_rows(spec, now.version, asked, day)
+        found += _drift_records(spec, whole[-1], about)
+        judged = [*((span, Window.WHOLE) for span in whole), (held_out, Window.SLICE)]
+        found += _label_records(spec, judged, about)
     measurements.write(spec, found, day, measurements.CHECK)
-    for row in found:
-        if row["window"] == "window" and row["role"] == "champion":
-            log.info(
-                "model %s: check %s: %s to %s: %s = %.4g",
-                spec.name,
-                day,
-                row["first_day"],
-                row["last_day"],
-                row["metric"],
-                row["value"],
-            )
+    for each in found:
+        if each.window is Window.WHOLE and each.role is Role.CHAMPION:
+            span = each.first_day, each.last_day
+            log.info("model %s: check %s: %s to %s: %s = %.4g", spec.name, day, *span, each.metric, each.value)
     return len(found)
 
 
-def _estimates(spec: ModelSpec, now: Serving, day: date, whole: list[tuple[date, date]]) -> list[dict[str, Any]]:
+def _estimates(spec: ModelSpec, now: Serving, day: date, whole: list[tuple[date, date]]) -> list[Record]:
     try:
-        return estimating.rows(spec, now, day, whole)
+        return estimating.records(spec, now, day, whole)
     except Exception:  # whatever it was: an estimate that can't be made must not keep a check from deciding
         log.exception("model %s: no estimate for the days without labels", spec.name)
         return []
@@ -183,44 +162,21 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
     return [each for each in served if each not in recorded]
 
 
-def _drift_rows(spec: ModelSpec, version: int, span: tuple[date, date], day: date) -> list[dict[str, Any]]:
+def _drift_records(spec: ModelSpec, span: tuple[date, date], champion: Record) -> list[Record]:
     frame = lake.read("features", spec.name, columns=["day", *spec.features.all], day=span)
-    found = drift.psi(runs.profile(runs.run_of(spec, version)), frame)
+    found = drift.psi(runs.profile(runs.run_of(spec, champion.version or 0)), frame)
     if not found:
         return []
-    about = {
-        "check_day": day,
-        "attempt": 0,
-        "role": "drift",
-        "version": version,
-        "first_day": span[0],
-        "last_day": span[1],
-        "window": "window",
-        "n_rows": len(frame),
-        "n_days": frame["day"].nunique(),
-    }
-    rows = [
-        {
-            **about,
-            "segment": name,
-            "metric": "psi",
-            "value": value,
-            "max": drift.LIMIT,
-            "in_range": value <= drift.LIMIT,
-        }
-        for name, value in found.items()
-    ]
+    about = replace(champion, role=Role.DRIFT, window=Window.WHOLE, first_day=span[0], last_day=span[1])
+    about = replace(about, n_rows=len(frame), n_days=frame["day"].nunique())
+    limit = Limit(max=drift.LIMIT)
+    each = [replace(about, segment=name, metric="psi", value=value).beside(limit) for name, value in found.items()]
     share = sum(value > drift.LIMIT for value in found.values()) / len(found)
-    limit = spec.check.drift.max_share
-    return [
-        *rows,
-        {**about, "segment": "", "metric": "drift_share", "value": share, "max": limit, "in_range": share <= limit},
-    ]
+    most = Limit(max=spec.check.drift.max_share)
+    return [*each, replace(about, segment="", metric="drift_share", value=share).beside(most)]
 
 
-def _label_rows(
-    spec: ModelSpec, version: int, of: list[tuple[tuple[date, date], str]], day: date
-) -> list[dict[str, Any]]:
+def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], champion: Record) -> list[Record]:
     """Whether the labels of each span look complete, beside those of the days before it.
 
     The share of rows with a label must not fall below 0.9 of the past's, and where several classes were usual, one alone
@@ -233,28 +189,27 @@ def _label_rows(
         return []
     rows = rows.merge(known, on=["day", *spec.key], how="left")
     rows = rows[rows["day"] >= known["day"].min()]
-    found = []
+    found: list[Record] = []
     for (first, last), window in of:
         now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
         past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
-        about = {"check_day": day, "attempt": 0, "role": "labels", "version": version, "segment": "", "window": window}
-        size = {"first_day": first, "last_day": last, "n_rows": len(now), "n_days": now["day"].nunique()}
-        found += [{**about, **size, **row} for row in _completeness(spec, now, past)]
+        about = replace(champion, role=Role.LABELS, segment="", window=window, first_day=first, last_day=last)
+        found += _completeness(spec, now, past, replace(about, n_rows=len(now), n_days=now["day"].nunique()))
     return found
 
 
-def _completeness(spec: ModelSpec, now: pd.DataFrame, past: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _completeness(spec: ModelSpec, now: pd.DataFrame, past: pd.DataFrame, about: Record) -> Iterator[Record]:
     if now.empty or past.empty:
         return
     share, least = float(now["label"].notna().mean()), COMPLETE * float(past["label"].notna().mean())
-    yield {"metric": "labelled_share", "value": share, "min": least, "in_range": share >= least}
+    yield replace(about, metric="labelled_share", value=share, min=least, in_range=share >= least)
     here = now["label"].dropna()
     if spec.task != "regression" and len(here):
         most = past["label"].value_counts(normalize=True).max()
         # So many rows of the past's most frequent class alone would be a rare accident if nothing had changed.
         least = 2.0 if most ** len(here) < ACCIDENT else 1.0
         classes = int(here.nunique())
-        yield {"metric": "classes", "value": classes, "min": least, "in_range": classes >= least}
+        yield replace(about, metric="classes", value=classes, min=least, in_range=classes >= least)
 
 
 def decide(spec: ModelSpec, day: date) -> Verdict:
@@ -288,41 +243,23 @@ def _explain(spec: ModelSpec, day: date) -> None:
 
 
 def _decided(spec: ModelSpec, day: date) -> Verdict:
-    now = ledger.champion(spec, day)
+    known = ledger.state(spec)
+    now = known.serving(day)
     if now is None:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
-    why = only_measured(spec, day)
-    if why:
-        return Verdict(Decision.KEEP, why)
     found = measurements.windows(spec, day)
-    verdict = decide_from(
-        found, min_days=spec.check.min_days, at_least=spec.check.violated.at_least, min_rows=spec.check.min_rows
+    return policy.decide(
+        found,
+        next(iter(measurements.windows(spec, day, Window.SLICE)), None),
+        rules(spec),
+        only_measured=only_measured(spec, day),
+        warned=bool(found) and known.was_warned(now.version, found[-1].last),
     )
-    if verdict.decision is not Decision.RETRAIN:
-        return verdict
-    held_out = measurements.windows(spec, day, "slice")[0]
-    if not held_out.is_evidence(spec.check.min_days, spec.check.min_rows):
-        size = f"{counted(held_out.days, 'day')} and {counted(held_out.rows, 'row')}"
-        wanted = f"{spec.check.min_days} and {spec.check.min_rows} are needed"
-        why = f"the labels of the slice look incomplete: {held_out.incomplete}" if held_out.incomplete else ""
-        return Verdict(Decision.WAIT, f"{verdict.why}, but {why or f'the slice has {size}, and {wanted}'}")
-    if ledger.state(spec).was_warned(now.version, found[-1].last):
-        return Verdict(
-            Decision.WATCH,
-            f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days",
-        )
-    return verdict
 
 
 def only_measured(spec: ModelSpec, day: date) -> str:
-    """Why the check of a day only measures: a later one has decided, or another champion serves since; else empty."""
-    newest = max([day, *measurements.days(spec)])
-    if newest > day:
-        return f"only measured: {newest} was checked already"
-    now, latest = ledger.champion(spec, day), ledger.champion(spec)
-    if now is not None and latest is not None and latest.number != now.number:
-        return f"only measured: version {latest.version} serves from {latest.effective_day} on"
-    return ""
+    """Why the check of a day only measures; empty where it decides."""
+    return ledger.state(spec).only_measured(day, max(measurements.days(spec), default=None))
 
 
 def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from esteira.learning import pipelines
+from esteira.lifecycle.policy import Rules
 from esteira.spec import ModelSpec, canonical
 from esteira.steps import champions, labelling
 from esteira.store import labels, lake
@@ -69,3 +70,8 @@ def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, 
         named = rows[column].map(canonical, na_action="ignore").astype("object").fillna("(empty)")
         for value in named.value_counts().head(SEGMENTS).index:
             yield column, f"{column}={value}", rows[named == value]
+
+
+def rules(spec: ModelSpec) -> Rules:
+    """By what a model's windows are judged."""
+    return Rules(spec.check.min_days, spec.check.min_rows, spec.check.violated.at_least)

@@ -10,7 +10,7 @@ from datetime import date
 from esteira.errors import EsteiraError, NoChampion
 from esteira.learning import evaluation
 from esteira.lifecycle import changes
-from esteira.lifecycle.events import RolledBack, Undone
+from esteira.lifecycle.sequence import RolledBack, Undone
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
 from esteira.steps import scoring

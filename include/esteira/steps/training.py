@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import Any
 
 import pandas as pd
 
 from esteira import data
-from esteira.errors import DataError, UnknownVersion
-from esteira.learning import drift, evaluation, pipelines, tuning
-from esteira.learning.pipelines import Model
-from esteira.lifecycle import policy
+from esteira.errors import DataError
+from esteira.learning import evaluation, pipelines, tuning
 from esteira.lifecycle.events import Rejected, effective_day
-from esteira.lifecycle.state import Serving
-from esteira.spec import Candidate, Limit, ModelSpec
-from esteira.steps import champions, ingest, labelling, quality
+from esteira.spec import ModelSpec
+from esteira.steps import champions, evaluating, ingest, labelling, quality, registering
 from esteira.store import lake, ledger, runs
-from esteira.text import better_by, counted
 
 log = logging.getLogger(__name__)
 
@@ -65,35 +59,6 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
     return frame
 
 
-def _identity(spec: ModelSpec, as_of: date, versions: str, window: int | None) -> str:
-    """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
-    asked = json.dumps(
-        [str(as_of), versions, window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
-    )
-    return hashlib.sha256(asked.encode() + spec.code).hexdigest()
-
-
-def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None) -> int | None:
-    """The version that the same training has registered, if it was compared with the champion that there is now.
-
-    With `candidate` (its tags) only a version of the same candidate and parameters counts.
-    """
-    now = ledger.champion(spec)
-    for run in runs.search(spec, kind="model", identity=identity):
-        tags = run.tags
-        version = runs.version_of(spec, run.id)
-        if version is None or candidate not in (None, _candidate_of(tags)):
-            continue
-        serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
-        if serves or int(tags["measured"]) == (now.version if now else 0):
-            return version
-    return None
-
-
-def _candidate_of(tags: Mapping[str, str]) -> str:
-    return f"{tags['candidate']} {tags['params']}"
-
-
 def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str, window: int | None = None) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
@@ -105,7 +70,7 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
         model = pipelines.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
         measured = evaluation.evaluate(spec, pipelines.scored(spec, model, validation), names)
-        _require_measured(spec, measured, validation, "validation")
+        evaluating.require_measured(spec, measured, validation, "validation")
         runs.log(
             run_id,
             params={"estimator": chosen.estimator, **chosen.params, **found.params, "trials": found.trials},
@@ -123,19 +88,6 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
         measured[spec.check.metric],
     )
     return run_id
-
-
-def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.DataFrame, part: str) -> None:
-    """Raise DataError where the gate's metric can't be computed from a part of the days, most often since it has one class."""
-    if not math.isnan(measured[spec.check.metric]):
-        return
-    span = f"{part} part, {rows['day'].min().date()} to {rows['day'].max().date()}"
-    seen = sorted(rows["label"].unique()) if spec.task != "regression" else []
-    why = f"its labels hold one class only, {seen[0]!r}" if len(seen) == 1 else f"it has {counted(len(rows), 'row')}"
-    raise DataError(
-        f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Widen train.window, train for a later "
-        "day, or choose a metric that one class has, such as log_loss"
-    )
 
 
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
@@ -163,8 +115,8 @@ def evaluate(
         model = pipelines.fit(spec, chosen, params, past, spec.train.half_life)
         scored = pipelines.scored(spec, model, test)
         now = ledger.champion(spec)
-        accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
-        log_fitted(spec, run_id, model, past, test, scored, chosen, params, versions)
+        accepted, why, evidence = evaluating.compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
+        registering.log_fitted(spec, run_id, model, past, test, scored, chosen, params, versions)
         runs.log(
             run_id,
             metrics=evidence,
@@ -175,156 +127,11 @@ def evaluate(
                 "params": json.dumps(params),
                 "versions": versions,
                 "window": window or spec.train.window,
-                "identity": _identity(spec, as_of, versions, window),
+                "identity": registering.identity(spec, as_of, versions, window),
             },
         )
     log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
     return run_id
-
-
-def _compare(
-    spec: ModelSpec, now: Serving | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
-) -> tuple[bool, str, dict[str, float]]:
-    """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
-    limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
-    metric = spec.check.metric
-    names = tuple({**spec.check.metrics, **limits})
-    measured = evaluation.evaluate(spec, scored, names)
-    _require_measured(spec, measured, test, "test")
-    simple = evaluation.evaluate(spec, pipelines.scored(spec, naive, test), names)
-    evidence = {f"test_{name}": value for name, value in measured.items()} | {
-        f"baseline_{name}": value for name, value in simple.items()
-    }
-    bad = _out_of(limits, measured)
-    if bad:
-        return False, f"on the test part {bad}", evidence
-    if not evaluation.better_by(spec, metric, simple[metric], measured[metric]) > 0:
-        return (
-            False,
-            f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}",
-            evidence,
-        )
-    if now is None:
-        return (
-            True,
-            f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion",
-            evidence,
-        )
-    passed, why, gained = _against_champion(spec, now.version, model, test, scored)
-    return passed, why, {**evidence, **gained}
-
-
-def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{name} = {measured[name]:.4g} is not {limit}"
-        for name, limit in limits.items()
-        if not limit.holds(measured[name])
-    )
-
-
-def _against_champion(
-    spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
-) -> tuple[bool, str, dict[str, float]]:
-    try:
-        old = champions.load_version(spec, version)
-    except UnknownVersion:
-        return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
-    gone = [name for name in old.columns if name not in spec.features.all]
-    if gone:
-        why = (
-            f"the champion, version {version}, needs {gone}, which model.yaml has no more, so it can't be compared with"
-        )
-        return True, why, {}
-    unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
-    days = test.loc[unseen, "day"].nunique()
-    if days < spec.check.min_days:
-        return (
-            False,
-            f"only {counted(days, 'day')} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
-            {},
-        )
-    before = pipelines.scored(spec, old, test[unseen])
-    gains = evaluation.daily_gains(spec, spec.check.metric, before, scored[unseen])
-    seen = policy.gate(
-        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
-    )
-    values = evaluation.evaluate(spec, before, (spec.check.metric,))
-    why = (
-        f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "
-        f"(by {seen.lower:.4g} or more at confidence {spec.promote.confidence:g}); asked for: {spec.promote.min_gain:g} at least, "
-        "and more than 0 at that confidence"
-    )
-    return (
-        seen.passed,
-        why,
-        {
-            f"champion_{spec.check.metric}": values[spec.check.metric],
-            "gain": seen.gain,
-            "gain_lower": seen.lower,
-            "gain_upper": seen.upper,
-        },
-    )
-
-
-def log_fitted(
-    spec: ModelSpec,
-    run_id: str,
-    model: Model,
-    past: pd.DataFrame,
-    rows: pd.DataFrame,
-    scored: pd.DataFrame,
-    chosen: Candidate,
-    params: Mapping[str, Any],
-    versions: str,
-) -> None:
-    """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
-    weights = pipelines.importance(spec, model, rows) if len(rows) else {}
-    log_lineage(spec, run_id, past, chosen, params, versions)
-    runs.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
-    if len(rows):
-
-        def drawn() -> Mapping[str, Any]:
-            from esteira.learning import plots  # matplotlib takes a second to import
-
-            return plots.of_model(spec, scored, weights)
-
-        runs.log_figures(run_id, drawn)
-
-
-def log_lineage(
-    spec: ModelSpec, run_id: str, frame: pd.DataFrame, chosen: Candidate, params: Mapping[str, Any], versions: str
-) -> None:
-    """Note what a model was fitted on, and how: parameters, seed, rows, first day, Delta versions."""
-    features_at, labels_at = versions.split("/")
-    runs.log(
-        run_id,
-        params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(frame)},
-        tags={
-            "features_version": features_at,
-            "labels_version": labels_at,
-            "first_day": frame["day"].min().date(),
-            "params": json.dumps(params),
-        },
-    )
-
-
-def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) -> int:
-    """Register the run's model as a version with the alias `challenger`; returns the version.
-
-    Where the same training has registered one before, that is returned, unless it is to be done `again`.
-    """
-    champions.repair_aliases(spec)
-    tags = runs.get(run_id).tags
-    if not again and "identity" in tags and runs.version_of(spec, run_id) is None:
-        before = _trained_before(spec, tags["identity"], _candidate_of(tags))
-        if before is not None:
-            log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
-            return before
-    version = champions.registered(spec, run_id, as_of)
-    now = ledger.champion(spec)
-    if now is None or now.version != version:
-        runs.alias(spec, "challenger", version)
-    return version
 
 
 def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
@@ -341,7 +148,7 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     chosen = version
     if spec.promote.refit:
         frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
-        chosen = refit(spec, as_of, run_id, frame, tags["versions"], run, spec.train.half_life)
+        chosen = registering.refit(spec, as_of, run_id, frame, tags["versions"], run, spec.train.half_life)
     champions.make_champion(
         spec,
         chosen,
@@ -361,29 +168,6 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
         },
     )
     return f"version {chosen} is the champion from {effective_day(as_of)} on: {tags['why']}"
-
-
-def refit(
-    spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, versions: str, run: str, half_life: int | None
-) -> int:
-    """Fit the candidate of an evaluated run again, on the rows of `frame`; returns the version it is registered as.
-
-    When it is asked again for the same evaluated run, it returns the version that it made before.
-    """
-    made = runs.search(spec, kind="refit", evaluated=run_id)
-    if made and made[0].status == "FINISHED":
-        return champions.registered(spec, made[0].id, as_of)
-    tags = runs.get(run_id).tags
-    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    with runs.tracked(
-        spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
-    ) as again:
-        model = pipelines.fit(spec, chosen, params, frame, half_life)
-        runs.log(again, tags={"candidate": tags["candidate"]})
-        log_lineage(spec, again, frame, chosen, params, versions)
-        weights = drift.importance(runs.profile(run_id)) if "model_uri" in tags else {}
-        runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
-    return champions.registered(spec, again, as_of)
 
 
 def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float, float]]]:
@@ -417,7 +201,9 @@ def retrained(spec: ModelSpec, as_of: date, run: str) -> int:
     versions = _prepared(spec, as_of, None)
     indices = range(len(spec.train.candidates))
     best = select(spec, [candidate(spec, as_of, index, versions, run) for index in indices])
-    return refit(spec, as_of, best, _frame(spec, as_of, None, versions), versions, run, spec.train.half_life)
+    return registering.refit(
+        spec, as_of, best, _frame(spec, as_of, None, versions), versions, run, spec.train.half_life
+    )
 
 
 def train(
@@ -436,11 +222,11 @@ def train(
     """
     pipelines.check_candidates(spec)
     versions = _prepared(spec, as_of, window)
-    before = None if again else _trained_before(spec, _identity(spec, as_of, versions, window))
+    before = None if again else registering.trained_before(spec, registering.identity(spec, as_of, versions, window))
     if before is not None:
         said = promote(spec, as_of, before, run) if promoted else f"version {before} is registered"
         return f"trained before, of the same day, spec and data (--again trains anew): {said}"
     indices = candidates if candidates is not None else range(len(spec.train.candidates))
     best = select(spec, [candidate(spec, as_of, index, versions, run, window) for index in indices])
-    version = register(spec, evaluate(spec, as_of, best, versions, run, window), as_of, again=again)
+    version = registering.register(spec, evaluate(spec, as_of, best, versions, run, window), as_of, again=again)
     return promote(spec, as_of, version, run) if promoted else f"version {version} was registered as challenger"

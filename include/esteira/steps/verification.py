@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
 
 import pandas as pd
 
 from esteira.learning import evaluation
-from esteira.lifecycle.events import Promoted, Verified
+from esteira.lifecycle.events import Verified
 from esteira.lifecycle.policy import Gate, gate
+from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.steps import labelling
 from esteira.steps.measuring import spans
 from esteira.steps.outcomes import as_predicted_by, served
 from esteira.store import ledger, measurements
+from esteira.store.records import Record, Role, Window
 from esteira.text import counted
 from esteira.views import run_key
 
@@ -95,12 +97,11 @@ def verified(spec: ModelSpec, day: date) -> Verified | None:
 def _write(
     spec: ModelSpec, day: date, promoted: Promoted, replaced: int, seen: Gate, old: pd.DataFrame, new: pd.DataFrame
 ) -> None:
-    found: list[dict[str, Any]] = []
+    found: list[Record] = []
     span = [first_window(spec, promoted)]
-    for role, version, rows in (("champion", promoted.version, new), ("replaced", replaced, old)):
-        about = {"check_day": day, "attempt": measurements.VERIFICATION, "role": role, "version": version}
-        found += spans(spec, rows, span, "verification", **about)
-    first = next(row for row in found if row["metric"] == spec.check.metric)
-    finite = {"gain_lower": seen.lower, "gain_upper": seen.upper}
-    first |= {"gain": seen.gain} | {name: value for name, value in finite.items() if math.isfinite(value)}
+    about = Record(check_day=day, attempt=measurements.VERIFICATION, role=Role.CHAMPION, window=Window.VERIFICATION)
+    for role, version, rows in ((Role.CHAMPION, promoted.version, new), (Role.REPLACED, replaced, old)):
+        found += spans(spec, rows, span, replace(about, role=role, version=version))
+    first = next(index for index, each in enumerate(found) if each.metric == spec.check.metric)
+    found[first] = measurements.with_gain(found[first], seen)
     measurements.write(spec, found, day, measurements.VERIFICATION)

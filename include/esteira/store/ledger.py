@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from esteira.errors import EsteiraError, NoChampion, Refused, UnknownEvent
-from esteira.lifecycle.events import Dated, Event, Numbered, Promoted, Registered, from_row
+from esteira.lifecycle.events import Dated, Event, Registered
+from esteira.lifecycle.rows import from_row
+from esteira.lifecycle.sequence import Numbered, Promoted
 from esteira.lifecycle.state import Serving, State, fold
 from esteira.spec import ModelSpec
 from esteira.store import lake

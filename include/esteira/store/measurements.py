@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 import pandas as pd
 
-from esteira.lifecycle.policy import Decision, Measurement, Outcome, Verdict
+from esteira.lifecycle.policy import Decision, Gate, Measurement, Outcome, Verdict
 from esteira.spec import ModelSpec
 from esteira.store import lake, schemas
+from esteira.store.records import Record, Role, Window
 
 # Under which attempt a check writes: its measurements, what it decided, a verification, why its metrics moved; 1 and up: attempts.
 CHECK, DECISION, VERIFICATION, EXPLANATION = 0, -1, -2, -3
@@ -19,11 +21,17 @@ CHECK, DECISION, VERIFICATION, EXPLANATION = 0, -1, -2, -3
 Row = dict[str, Any]
 
 
-def write(spec: ModelSpec, rows: Sequence[Row], day: date, attempt: int) -> None:
+def write(spec: ModelSpec, records: Sequence[Record], day: date, attempt: int) -> None:
     """Replace what the check of a day wrote for an attempt."""
-    frame = pd.DataFrame(rows, columns=schemas.METRICS.names)
+    frame = pd.DataFrame([record.row() for record in records], columns=schemas.METRICS.names)
     where = {"check_day": day, "attempt": attempt}
     lake.replace("metrics", spec.name, frame, where, schema=schemas.METRICS, partition="check_day")
+
+
+def with_gain(found: Record, seen: Gate) -> Record:
+    """A record with what a gate saw; a bound that is not finite stays empty."""
+    lower, upper = (bound if math.isfinite(bound) else None for bound in (seen.lower, seen.upper))
+    return replace(found, gain=seen.gain, gain_lower=lower, gain_upper=upper)
 
 
 def read(spec: ModelSpec, columns: list[str] | None = None, **where: Any) -> pd.DataFrame:
@@ -49,7 +57,7 @@ class Measured:
     """A metric of a version over a span of days, as a check recorded it; `in_range` is None where nothing was asked of it."""
 
     version: int
-    window: str
+    window: Window
     first: date
     last: date
     metric: str
@@ -60,11 +68,11 @@ class Measured:
     check_day: date
 
 
-def windows(spec: ModelSpec, day: date, window: str = "window") -> list[Measurement]:
+def windows(spec: ModelSpec, day: date, window: Window = Window.WHOLE) -> list[Measurement]:
     """The champion's windows as the check of a day recorded them, the latest one last."""
     every = read(spec, check_day=day, attempt=CHECK, window=window)
-    rows = every[(every["role"] == "champion") & ((every["segment"] == "") | every["in_range"].notna())]
-    labels = every[every["role"] == "labels"]
+    rows = every[(every["role"] == Role.CHAMPION) & ((every["segment"] == "") | every["in_range"].notna())]
+    labels = every[every["role"] == Role.LABELS]
     found = []
     for _, part in rows.groupby(["first_day", "last_day"], sort=True):
         part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
@@ -102,14 +110,14 @@ def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
     return "; ".join([*said, *(f"{name} can't be computed from them" for name in unknown)])
 
 
-def history(spec: ModelSpec, metric: str, window: str = "window", since: date = date.min) -> list[Measured]:
+def history(spec: ModelSpec, metric: str, window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:
     """A metric of the champions over all rows, by window or day, in order; of what several checks measured, the last."""
     rows = read(
         spec,
         columns=["version", "first_day", "last_day", "value", "in_range", "n_rows", "n_days", "check_day"],
         check_day=(since, date.max),
         attempt=CHECK,
-        role="champion",
+        role=Role.CHAMPION,
         window=window,
         metric=metric,
         segment="",
@@ -123,7 +131,7 @@ def _records(rows: pd.DataFrame) -> list[Row]:
     return found
 
 
-def _measured(row: Row, window: str, metric: str) -> Measured:
+def _measured(row: Row, window: Window, metric: str) -> Measured:
     return Measured(
         version=int(row["version"]),
         window=window,
@@ -140,13 +148,15 @@ def _measured(row: Row, window: str, metric: str) -> Measured:
 
 def recorded(spec: ModelSpec, version: int, first: date, last: date) -> set[date]:
     """The days of a version that the checks from `first` to `last` have recorded one by one."""
-    known = read(spec, columns=["last_day"], check_day=(first, last), window="day", version=version, role="champion")
+    known = read(
+        spec, columns=["last_day"], check_day=(first, last), window=Window.DAY, version=version, role=Role.CHAMPION
+    )
     return {moment.date() for moment in known["last_day"]}
 
 
 def estimates(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
     """What the checks from `first` to `last` had expected of single days of a version."""
-    return read(spec, check_day=(first, last), role="estimated", window="day", version=version)
+    return read(spec, check_day=(first, last), role=Role.ESTIMATED, window=Window.DAY, version=version)
 
 
 # ---------------------------------------------------------------------------------------------------------- attempts
@@ -169,7 +179,7 @@ class Attempt:
 
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
-    rows = read(spec, check_day=day, role="challenger", window="slice", metric=spec.check.metric, segment="")
+    rows = read(spec, check_day=day, role=Role.CHALLENGER, window=Window.SLICE, metric=spec.check.metric, segment="")
     found = [
         Attempt(
             int(row["attempt"]),
@@ -199,8 +209,8 @@ class AttemptDay:
 
 def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
     """Champion and challenger day by day, in each attempt of a day's check."""
-    rows = read(spec, check_day=day, window="day", metric=spec.check.metric, segment="")
-    rows = rows[(rows["attempt"] > CHECK) & rows["role"].isin(["champion", "challenger"])]
+    rows = read(spec, check_day=day, window=Window.DAY, metric=spec.check.metric, segment="")
+    rows = rows[(rows["attempt"] > CHECK) & rows["role"].isin([Role.CHAMPION, Role.CHALLENGER])]
     return [
         AttemptDay(int(row["attempt"]), str(row["role"]), row["first_day"].date(), float(row["value"]))
         for row in _records(rows.sort_values(["attempt", "role", "first_day"]))
@@ -209,13 +219,13 @@ def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
 
 def write_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
     """Keep what the check of a day decides."""
-    about = {"check_day": day, "attempt": DECISION, "role": "decision"}
-    write(spec, [{**about, "outcome": verdict.decision, "why": verdict.why}], day, DECISION)
+    found = Record(check_day=day, attempt=DECISION, role=Role.DECISION, outcome=verdict.decision.value, why=verdict.why)
+    write(spec, [found], day, DECISION)
 
 
 def decided(spec: ModelSpec, day: date) -> Verdict | None:
     """What the check of a day has decided; None where it has not."""
-    rows = read(spec, check_day=day, role="decision")
+    rows = read(spec, check_day=day, role=Role.DECISION)
     return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
 
 
@@ -234,7 +244,7 @@ class Drift:
 
 def drift(spec: ModelSpec, day: date) -> Drift | None:
     """The drift of the latest window of a day's check; None where it was not measured."""
-    rows = read(spec, check_day=day, attempt=CHECK, role="drift", metric="drift_share")
+    rows = read(spec, check_day=day, attempt=CHECK, role=Role.DRIFT, metric="drift_share")
     if rows.empty:
         return None
     row = rows.iloc[0]
@@ -243,7 +253,7 @@ def drift(spec: ModelSpec, day: date) -> Drift | None:
 
 def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
     """Each feature's PSI in the latest window of a day's check, the largest first."""
-    rows = read(spec, check_day=day, attempt=CHECK, role="drift", metric="psi")
+    rows = read(spec, check_day=day, attempt=CHECK, role=Role.DRIFT, metric="psi")
     found = rows.sort_values("value", ascending=False)
     return dict(zip(found["segment"], found["value"], strict=True))
 
@@ -283,24 +293,17 @@ class Explanation:
 
 def write_explanation(spec: ModelSpec, day: date, found: Explanation, metric: str) -> None:
     """Keep why the metrics of a day's check may have moved."""
-    about = {"check_day": day, "attempt": EXPLANATION}
+    about = Record(check_day=day, attempt=EXPLANATION, role=Role.REPORT)
     moved = [
-        {**about, "role": "moved", "segment": each.feature, "metric": "psi", "value": each.psi, "gain": each.importance}
+        replace(about, role=Role.MOVED, segment=each.feature, metric="psi", value=each.psi, gain=each.importance)
         for each in found.moved
     ]
+    worse = replace(about, role=Role.WORSENED, metric=metric)
     worsened = [
-        {
-            **about,
-            "role": "worsened",
-            "segment": each.segment,
-            "metric": metric,
-            "value": each.now,
-            "gain": each.before,
-            "n_rows": each.rows,
-        }
+        replace(worse, segment=each.segment, value=each.now, gain=each.before, n_rows=each.rows)
         for each in found.worsened
     ]
-    report = [{**about, "role": "report", "why": found.report}] if found.report else []
+    report = [replace(about, why=found.report)] if found.report else []
     write(spec, [*moved, *worsened, *report], day, EXPLANATION)
 
 
@@ -310,9 +313,9 @@ def explanation(spec: ModelSpec, day: date) -> Explanation | None:
     if rows.empty:
         return None
     parts = {str(role): _records(part) for role, part in rows.groupby("role")}
-    moved = tuple(Moved(row["segment"], row["value"], row["gain"]) for row in parts.get("moved", ()))
+    moved = tuple(Moved(row["segment"], row["value"], row["gain"]) for row in parts.get(Role.MOVED, ()))
     worsened = tuple(
-        Worsened(row["segment"], row["gain"], row["value"], int(row["n_rows"])) for row in parts.get("worsened", ())
+        Worsened(row["segment"], row["gain"], row["value"], int(row["n_rows"])) for row in parts.get(Role.WORSENED, ())
     )
-    report = next((str(row["why"]) for row in parts.get("report", ())), "")
+    report = next((str(row["why"]) for row in parts.get(Role.REPORT, ())), "")
     return Explanation(tuple(sorted(moved, key=lambda each: (each.weight, each.psi), reverse=True)), worsened, report)

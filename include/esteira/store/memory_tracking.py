@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
@@ -26,6 +27,7 @@ class MemoryTracking:
     registered: dict[str, list[Version]] = field(default_factory=dict)
     pointers: dict[str, dict[str, int]] = field(default_factory=dict)
     started: int = 0
+    identity: str = field(default_factory=lambda: uuid4().hex)
 
     def get(self, run_id: str) -> Run:
         """A run."""

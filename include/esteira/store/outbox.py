@@ -120,10 +120,11 @@ def fate(spec: ModelSpec, given: Waiting, state: ledger.Fate, why: str) -> Noted
     )
 
 
-def is_queued(spec: ModelSpec, start: str, since: datetime) -> bool:
-    """Whether a mail whose name begins so was queued at a moment or later."""
+def is_queued(spec: ModelSpec, start: str, since: datetime | None = None) -> bool:
+    """Whether a mail whose name begins so was queued, ever, or at a moment or later by the clock of who queued it."""
     rows = ledger.rows(spec, ["id", "at"], to_state="queued")
-    return bool((rows["id"].str.startswith(f"queued:{start}") & (rows["at"] >= since)).any()) if len(rows) else False
+    rows = rows if since is None or rows.empty else rows[rows["at"] >= since]
+    return bool(rows["id"].str.startswith(f"queued:{start}").any()) if len(rows) else False
 
 
 def _restored(given: dict[str, Any]) -> Mail:

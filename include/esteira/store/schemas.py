@@ -13,12 +13,12 @@ METRICS = pa.schema(
     {
         "check_day": pa.date32(),
         "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt; -1: what it decided; -2: a verification
-        "role": pa.string(),  # champion, challenger, replaced, drift, labels, estimated, decision
+        "role": pa.string(),  # records.Role
         "version": pa.int64(),  # empty while a challenger has none
         "run_id": pa.string(),
         "first_day": pa.date32(),
         "last_day": pa.date32(),
-        "window": pa.string(),  # day, window, slice, verification; pending: all days without labels yet
+        "window": pa.string(),  # records.Window
         "segment": pa.string(),  # empty: all rows
         "metric": pa.string(),
         "value": pa.float64(),

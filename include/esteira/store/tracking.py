@@ -37,6 +37,10 @@ class Version:
 class Tracking(Protocol):
     """Runs with what they keep, registered versions, and aliases that point at them."""
 
+    @property
+    def identity(self) -> str:
+        """What tells this registry from others: what it keeps for good is read once under this name."""
+
     def get(self, run_id: str) -> Run:
         """A run."""
 

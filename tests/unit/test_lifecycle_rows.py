@@ -7,21 +7,9 @@ from datetime import date
 
 import pytest
 from esteira.errors import UnknownEvent
-from esteira.lifecycle import events
-from esteira.lifecycle.events import (
-    Drifted,
-    Event,
-    Noted,
-    Pinned,
-    Promoted,
-    Registered,
-    Released,
-    RolledBack,
-    Undone,
-    Verified,
-    Warned,
-    from_row,
-)
+from esteira.lifecycle.events import Drifted, Event, Noted, Registered, Verified, Warned
+from esteira.lifecycle.rows import from_row
+from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 DAY = date(2026, 2, 1)
 ABOUT = {"day": DAY, "by": "check:2026-01-31", "why": "because"}
@@ -53,7 +41,7 @@ def test_an_event_comes_back_from_its_row(event: Event) -> None:
 
 
 def test_all_that_changes_what_is_published_shares_one_sequence() -> None:
-    numbered = [event for event in EVERY if isinstance(event, events.Numbered)]
+    numbered = [event for event in EVERY if isinstance(event, Numbered)]
     assert {event.id.partition(":")[0] for event in numbered} == {"champion"}
     assert {type(event) for event in numbered} == {Promoted, RolledBack, Undone, Pinned, Released}
 
@@ -77,4 +65,10 @@ def test_a_rollback_of_an_older_version_looked_like_a_promotion() -> None:
 def test_what_a_newer_version_wrote_into_the_sequence_is_refused() -> None:
     row = {**EVERY[1].row(), "to_state": "split"}
     with pytest.raises(UnknownEvent, match=r"the ledger's row champion:1 is 'split'.*newer"):
+        from_row(row)
+
+
+def test_a_row_about_a_version_that_names_none_is_refused() -> None:
+    row = {**EVERY[0].row(), "version": None}
+    with pytest.raises(UnknownEvent, match=r"the ledger's row challenger:3 \('challenger'\) names no version"):
         from_row(row)
