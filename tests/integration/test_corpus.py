@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from esteira import steps
 from esteira.__main__ import main
-from esteira.steps import ingest
+from esteira.steps import ingest, labelling
 from esteira.store import lake
 
 from tests import corpora, models
@@ -100,7 +100,7 @@ def test_a_label_of_a_short_row_waits_in_quarantine(home: Path, tmp_path: Path) 
     spec = models.write(tmp_path / "models", yaml=models.YAML + labels)
     day = corpora.date(2026, 1, 30)
     ingest.ensure_features(spec, [day])
-    ingest.labels(spec, day, day + timedelta(days=1))
+    labelling.store(spec, day, day + timedelta(days=1))
     assert sorted(lake.read("labels", spec.name)["label"]) == [10, 11]
     bad = lake.read("quarantine", spec.name, stage="labels")
     assert list(bad["rule"]) == ["short"]

@@ -10,8 +10,10 @@ import pytest
 from esteira import data, steps
 from esteira.errors import NoChampion, Unaccounted
 from esteira.learning import pipelines
-from esteira.spec import CsvSource, ModelSpec
-from esteira.steps import champions, scoring
+from esteira.spec import ModelSpec
+from esteira.spec.sources import CsvSource
+from esteira.spec.words import RESERVED_COLUMNS
+from esteira.steps import champions, labelling, scoring
 from esteira.store import lake, runs
 
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -32,6 +34,19 @@ def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: p
     assert rows["prediction"].notna().all()
     assert rows["trained_through"].iloc[0] == pd.Timestamp(runs.load_version(spec, 1).trained_through)
     assert not {spec.target, "label"} & set(rows.columns)
+
+
+def test_the_columns_that_tables_get_of_ours_are_those_that_no_model_may_name(trained, monkeypatch) -> None:
+    spec, real = trained(), data.read
+    monkeypatch.setattr(
+        data, "read", lambda *asked: real(*asked).assign(heat=lambda rows: rows["heat"].mask(rows.index < 3, 99))
+    )
+    score_days(spec, [FIRST])
+    labelling.store(spec, FIRST, FIRST + timedelta(days=1))
+    tables = ("raw", "quarantine", "features", "predictions", "served", "labels")
+    written = {name for table in tables for name in lake.columns(table, spec.name)}
+    given = {*spec.source_columns, spec.target, "day"}  # a source's time may be called day
+    assert written - given == RESERVED_COLUMNS
 
 
 def test_a_day_before_the_first_promotion_is_refused(trained) -> None:

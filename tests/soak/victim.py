@@ -23,7 +23,7 @@ from esteira.lifecycle.actions import upcoming
 from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
-from esteira.steps import champions, ingest, rollbacks
+from esteira.steps import champions, labelling, rollbacks
 from esteira.store import delta, lake, places, runs, schemas
 
 from tests.models import AS_OF
@@ -137,7 +137,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     steps.publish(spec, days, "before")
     if scenario not in ("rollback", "maintenance", "race"):
         return
-    ingest.labels(spec, FIRST, DAY)
+    labelling.store(spec, FIRST, DAY)
     version = steps.register(spec, second(spec), CHANGE)
     if scenario == "race":  # for which a third one is there, too
         steps.register(spec, second(spec), CHANGE, again=True)
@@ -149,7 +149,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
 def second(spec: ModelSpec) -> str:
     """Train by the other candidate; returns the MLflow run."""
     best = steps.candidate(spec, CHANGE, 1, steps.prepare(spec, CHANGE, None, []), "second")
-    return steps.evaluate(spec, CHANGE, best, ingest.versions(spec), "second")
+    return steps.evaluate(spec, CHANGE, best, labelling.versions(spec), "second")
 
 
 @contextmanager

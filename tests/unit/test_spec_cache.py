@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 from esteira.errors import SpecError
-from esteira.spec import CsvSource, SqlSource, cache, load, load_cached, prune, reading
+from esteira.spec import cache, load, load_cached, prune, reading
 from esteira.spec import model as spec_model
+from esteira.spec.sources import CsvSource, SqlSource
 
 from tests import corpora, models
 from tests.conftest import PROJECT

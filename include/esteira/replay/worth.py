@@ -8,13 +8,13 @@ from typing import Any
 from esteira.learning import evaluation
 from esteira.replay.plan import Plan, spans
 from esteira.spec import ModelSpec
-from esteira.steps import ingest, outcomes
+from esteira.steps import labelling, outcomes
 from esteira.store import ledger
 
 
 def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
     """Every metric of each block, of all versions together, over rows as they were first served."""
-    ingest.labels(spec, plan.first, plan.last + timedelta(days=spec.label_delay + ingest.settle(spec)))
+    labelling.store(spec, plan.first, plan.last + timedelta(days=spec.label_delay + labelling.settling_days(spec)))
     found = []
     for first, last in spans(plan.first, plan.last, plan.blocks):
         rows = outcomes.served(spec, None, first, last)

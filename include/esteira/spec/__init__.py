@@ -4,7 +4,7 @@ from esteira.spec.cache import prune
 from esteira.spec.model import ModelSpec
 from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
 from esteira.spec.reading import by_name, digest, find, json_schema, load, load_cached, model_files, require_one
-from esteira.spec.rows import CsvSource, DeltaSource, Expectation, ParquetSource, PythonSource, Source, SqlSource
+from esteira.spec.rows import Expectation
 from esteira.spec.words import (
     CENTURY,
     FIRST_DAY,
@@ -16,17 +16,11 @@ __all__ = [
     "CENTURY",
     "FIRST_DAY",
     "Candidate",
-    "CsvSource",
-    "DeltaSource",
     "Dimension",
     "Expectation",
     "Limit",
     "ModelSpec",
-    "ParquetSource",
-    "PythonSource",
     "Recipe",
-    "Source",
-    "SqlSource",
     "by_name",
     "canonical",
     "digest",

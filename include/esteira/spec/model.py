@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import zlib
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +19,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from esteira.learning.metrics import METRICS, Task
 from esteira.spec.policy import Alerts, Check, Limit, Promote, Recipe, Score, Train
-from esteira.spec.rows import Expectation, Features, Labels, PythonSource, Quality, Source, Time
+from esteira.spec.rows import Expectation, Features, Labels, Quality, Time
+from esteira.spec.sources import Source
 from esteira.spec.words import (
     RESERVED_COLUMNS,
     Address,
@@ -94,6 +97,20 @@ class ModelSpec(Block):
         """The model's own code: what was made by other code is stale. Hidden files are an editor's."""
         files = (path for path in self.folder.glob("*.py") if not path.name.startswith(".") and path.is_file())
         return b"".join(path.read_bytes() for path in sorted(files))
+
+    @property
+    def sources(self) -> dict[tuple[str, ...], Source]:
+        """The model's source, and that of its labels where they have another, by the keys that lead there."""
+        labels = self.labels.source if self.labels else None
+        return {("source",): self.source, **({("labels", "source"): labels} if labels else {})}
+
+    def mark(self, *blocks: str) -> int:
+        """A number that changes when the blocks, or the model's own code, do: what was made before is stale then."""
+        asked = self.model_dump(mode="json", include=set(blocks), exclude={"labels": {"settle"}})
+        if asked.get("labels") and asked["labels"].get("source") is None:
+            asked["labels"] = None  # as where there is no such block: labels are the source's own
+        secrets = [secret for source in self.sources.values() for secret in source.secrets.values()]
+        return zlib.crc32("".join([json.dumps(asked, sort_keys=True), *secrets]).encode() + self.code)
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -244,9 +261,9 @@ class ModelSpec(Block):
 
     @model_validator(mode="after")
     def _code_exists(self, info: ValidationInfo) -> Self:
-        for keys, source in (("source",), self.source), (("labels", "source"), self.labels and self.labels.source):
-            if isinstance(source, PythonSource):
-                _check_function(self.folder, source.function, (*keys, "function"), info.context)
+        for where, source in self.sources.items():
+            for key, function in source.functions.items():
+                _check_function(self.folder, function, (*where, key), info.context)
         if self.has_features_code:
             _check_function(self.folder, "features.build", ("features",), info.context)
         return self

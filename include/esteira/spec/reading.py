@@ -22,7 +22,7 @@ from esteira.errors import SpecError
 from esteira.settings import settings
 from esteira.spec import cache
 from esteira.spec.model import Functions, ModelSpec
-from esteira.spec.rows import SqlSource
+from esteira.spec.sources import KINDS, SECRET_KEYS
 from esteira.spec.words import nearest
 
 # What a model.yaml may be at most. Every model of a team is a few kilobytes; beyond this a file is a mistake, or an attack on
@@ -180,13 +180,14 @@ def load_cached(path: Path) -> ModelSpec:
 
 
 def _holds_a_secret(spec: ModelSpec, data: Mapping[str, Any]) -> bool:
-    """Whether a database's URL stands in the model.yaml itself, of which there shall be no second copy."""
-    blocks = [data["source"], (data.get("labels") or {}).get("source")]
-    sources = [spec.source, spec.labels.source if spec.labels else None]
-    return any(
-        isinstance(source, SqlSource) and not re.fullmatch(r"(\$\{\w+\})+", block["url"])
-        for source, block in zip(sources, blocks, strict=True)
-    )
+    """Whether a secret, such as a database's URL, stands in the model.yaml itself, of which there shall be no second copy."""
+    for where, source in spec.sources.items():
+        block: Any = data
+        for key in where:
+            block = block[key]
+        if not all(re.fullmatch(r"(\$\{\w+\})+", block[key]) for key in source.secrets):
+            return True
+    return False
 
 
 def _spec(path: Path, document: _Document, variables: Mapping[str, str], functions: Functions) -> ModelSpec:
@@ -241,12 +242,12 @@ def _explain(detail: ErrorDetails) -> tuple[tuple[Hashable, ...], str]:
                 "kind",
             ), f"got {context['tag']!r}; allowed: {', '.join(allowed)}{nearest(context['tag'], allowed)}"
         case "union_tag_not_found":
-            return at, "the kind is missing; add kind: csv, parquet, delta, sql or python"
+            return at, f"the kind is missing; add kind: {', '.join(KINDS[:-1])} or {KINDS[-1]}"
         case "tuple_type":
             return at, f"got {got!r}; a list is wanted, such as [{got}]"
         case "string_pattern_mismatch":
             return at, f"got {got!r}; it must match {context['pattern']}"
-    shown = "a value" if "url" in at else repr(got)
+    shown = "a value" if SECRET_KEYS & {*at} else repr(got)
     return at, f"got {shown}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 

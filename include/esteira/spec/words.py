@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 ALLOWED_PACKAGES = ("sklearn", "lightgbm", "xgboost")
+# What steps write beside a model's own columns, day apart; a test of scoring holds that it is all.
 RESERVED_COLUMNS = frozenset(
     [
         "event_time",

@@ -35,7 +35,7 @@ from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec, Recipe
-from esteira.steps import alerting, champions, explaining, ingest, registering, scoring
+from esteira.steps import alerting, champions, explaining, ingest, labelling, registering, scoring
 from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
 from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import rules, served
@@ -77,7 +77,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     with runs.tracked(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
-        held_out = ingest.labelled(spec, *slice_days(spec, day))
+        held_out = labelling.labelled(spec, *slice_days(spec, day))
         registering.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
@@ -91,10 +91,10 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
     """
     first = last - timedelta(days=recipe.window - 1)
     ingest.ensure_features(spec, data.days(first, last))
-    ingest.labels(spec, first, day)
+    labelling.store(spec, first, day)
     oldest = last - timedelta(days=max(spec.train.window, recipe.window) - 1) if recipe.keep_old else first
-    versions = ingest.versions(spec)
-    frame = ingest.labelled(spec, oldest, last, versions)
+    versions = labelling.versions(spec)
+    frame = labelling.labelled(spec, oldest, last, versions)
     rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
     if rows.empty:
         raise DataError(f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window")
@@ -197,7 +197,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     chosen = _require_chosen(spec, day)
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
-        frame, versions = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
+        frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)
         version = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )

@@ -11,7 +11,7 @@ from esteira.learning import evaluation
 from esteira.learning.estimation import estimate
 from esteira.lifecycle.state import Serving
 from esteira.spec import ModelSpec
-from esteira.steps import ingest
+from esteira.steps import labelling
 from esteira.steps.outcomes import known_rows, served
 from esteira.store import lake, measurements
 from esteira.store.records import Record, Role, Window
@@ -29,7 +29,7 @@ def _about(champion: Serving, day: date) -> Record:
 
 
 def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[Record]:
-    last = ingest.mature_through(spec, day)
+    last = labelling.mature_through(spec, day)
     span = (max(last + timedelta(days=1), champion.effective_day), day)
     given = lake.read("served", spec.name, day=span, version=champion.version)
     if given.empty:

@@ -16,7 +16,7 @@ from esteira.lifecycle.events import Drifted, Warned
 from esteira.lifecycle.policy import Decision, Verdict
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
-from esteira.steps import champions, estimating, explaining, ingest
+from esteira.steps import champions, estimating, explaining, labelling
 from esteira.steps.outcomes import rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as read_labels
@@ -37,7 +37,7 @@ def windows(spec: ModelSpec, champion: Serving, day: date) -> list[tuple[date, d
     They follow each other from the first day that the champion served, and do not overlap.
     """
     length = spec.check.every
-    whole = ((ingest.mature_through(spec, day) - champion.effective_day).days + 1) // length
+    whole = ((labelling.mature_through(spec, day) - champion.effective_day).days + 1) // length
     starts = [
         champion.effective_day + timedelta(days=length * n)
         for n in range(max(whole - spec.check.violated.of_last, 0), whole)
@@ -47,7 +47,7 @@ def windows(spec: ModelSpec, champion: Serving, day: date) -> list[tuple[date, d
 
 def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
     """The held-out slice of a check: the latest mature days."""
-    last = ingest.mature_through(spec, day)
+    last = labelling.mature_through(spec, day)
     return last - timedelta(days=spec.check.slice - 1), last
 
 
@@ -60,7 +60,7 @@ def labels(spec: ModelSpec, day: date) -> int:
     for each in (*_skipped(spec, day), day):
         now = ledger.require_champion(spec, each)
         first = min([slice_days(spec, each)[0], *(start for start, _ in windows(spec, now, each))])
-        found += ingest.labels(spec, first, each)
+        found += labelling.store(spec, first, each)
     return found
 
 
@@ -117,7 +117,7 @@ def _skipped(spec: ModelSpec, day: date) -> list[date]:
     for each in data.days(since + timedelta(days=1), day - timedelta(days=1)):
         now = known.serving(each)
         whole = windows(spec, now, each) if now else []
-        if whole and whole[-1][1] == ingest.mature_through(spec, each) and whole[-1][1] < oldest:
+        if whole and whole[-1][1] == labelling.mature_through(spec, each) and whole[-1][1] < oldest:
             found.append(each)
     return found
 
@@ -126,7 +126,7 @@ def _measure(spec: ModelSpec, day: date) -> int:
     now = ledger.require_champion(spec, day)
     whole, held_out = windows(spec, now, day), slice_days(spec, day)
     first = min([held_out[0], *(start for start, _ in whole)])
-    rows = served(spec, now.version, first, ingest.mature_through(spec, day))
+    rows = served(spec, now.version, first, labelling.mature_through(spec, day))
     about = Record(check_day=day, attempt=measurements.CHECK, role=Role.CHAMPION, version=now.version)
     single = [(each, each) for each in _new_days(spec, now.version, day, rows)]
     asked = {Window.DAY: single, Window.WHOLE: whole, Window.SLICE: [held_out]}

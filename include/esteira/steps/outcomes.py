@@ -11,7 +11,7 @@ import pandas as pd
 from esteira.learning import pipelines
 from esteira.lifecycle.policy import Rules
 from esteira.spec import ModelSpec, canonical
-from esteira.steps import champions, ingest
+from esteira.steps import champions, labelling
 from esteira.store import labels, lake
 
 KNOWN = 90  # days of rows that an estimate learns from, and that a segment is compared with
@@ -60,7 +60,7 @@ def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     first = max(model.trained_through, last - timedelta(days=KNOWN)) + timedelta(days=1)
     if first > last:
         return pd.DataFrame()
-    frame = ingest.labelled(spec, first, last)
+    frame = labelling.labelled(spec, first, last)
     return frame.join(pipelines.predict(spec, model, frame)) if len(frame) else frame
 
 

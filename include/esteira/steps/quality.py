@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira.errors import DataError, Unaccounted
-from esteira.spec import CsvSource, ModelSpec, ParquetSource
+from esteira.spec import ModelSpec
 from esteira.store import lake
 from esteira.text import counted, shown_days
 
@@ -42,7 +42,7 @@ def require_fit(spec: ModelSpec, days: list[date]) -> None:
     if reasons:
         until = f" --last-day {days[-1]}" if len(days) > 1 else ""
         raise DataError(
-            f"model {spec.name}: nothing was published, for {_source(spec)} is not fit to be scored:\n"
+            f"model {spec.name}: nothing was published, for {spec.source.called} is not fit to be scored:\n"
             + "\n".join([*reasons[:SHOWN], *([f"… and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else [])])
             + f"\nMend the source and call `esteira requeue {spec.name} --day {days[0]}{until}` (or run it again), or change "
             "quality: or expect: in model.yaml"
@@ -66,14 +66,9 @@ def require_mostly_good(spec: ModelSpec, days: list[date]) -> None:
     why = _too_many_bad(spec, days)
     if why:
         raise DataError(
-            f"model {spec.name}: {_source(spec)} is not fit to learn from: {days[0]} to {days[-1]}: {why}\nMend the source "
+            f"model {spec.name}: {spec.source.called} is not fit to learn from: {days[0]} to {days[-1]}: {why}\nMend the source "
             "and train again, or change quality: or expect: in model.yaml"
         )
-
-
-def _source(spec: ModelSpec) -> str:
-    files = isinstance(spec.source, CsvSource | ParquetSource)
-    return f"its source {spec.source.path}" if files else f"its {spec.source.kind} source"  # type: ignore[union-attr]
 
 
 def _unfit(spec: ModelSpec, day: date) -> Iterator[str]:

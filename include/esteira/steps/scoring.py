@@ -15,7 +15,7 @@ from esteira.learning import pipelines
 from esteira.lifecycle import changes
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
-from esteira.steps import champions, ingest, quality
+from esteira.steps import champions, ingest, labelling, quality
 from esteira.store import lake, ledger
 from esteira.text import counted, shown_days
 
@@ -260,7 +260,7 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
             return pd.concat([had, new], ignore_index=True) if len(new) else None
 
         lake.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
-    ingest.labels_again(spec, days)
+    labelling.store_again(spec, days)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
     return int((rows["run"] == run).sum()) if len(rows) else 0
 

@@ -15,7 +15,7 @@ from esteira.errors import DataError
 from esteira.learning import evaluation, pipelines, tuning
 from esteira.lifecycle.events import Rejected, effective_day
 from esteira.spec import ModelSpec
-from esteira.steps import champions, evaluating, ingest, quality, registering
+from esteira.steps import champions, evaluating, ingest, labelling, quality, registering
 from esteira.store import lake, ledger, runs
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def training_days(spec: ModelSpec, as_of: date, window: int | None = None) -> tuple[date, date]:
     """The first and the last day that a training for `as_of` may see: those whose labels were mature by then."""
-    last = ingest.mature_through(spec, as_of)
+    last = labelling.mature_through(spec, as_of)
     return last - timedelta(days=(window or spec.train.window) - 1), last
 
 
@@ -37,8 +37,8 @@ def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) 
     """Build the features of the days and read the window's labels; returns the Delta versions to train on, as text."""
     quality.require_mostly_good(spec, days)
     ingest.features(spec, days)
-    ingest.labels(spec, training_days(spec, as_of, window)[0], as_of)
-    return ingest.versions(spec)
+    labelling.store(spec, training_days(spec, as_of, window)[0], as_of)
+    return labelling.versions(spec)
 
 
 def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> str:
@@ -51,7 +51,7 @@ def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> str:
 
 def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> pd.DataFrame:
     first, last = training_days(spec, as_of, window)
-    frame = ingest.labelled(spec, first, last, versions)
+    frame = labelling.labelled(spec, first, last, versions)
     if frame.empty:
         raise DataError(
             f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source"

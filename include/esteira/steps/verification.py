@@ -14,7 +14,7 @@ from esteira.lifecycle.events import Verified
 from esteira.lifecycle.policy import Gate, gate
 from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
-from esteira.steps import ingest
+from esteira.steps import labelling
 from esteira.steps.measuring import spans
 from esteira.steps.outcomes import as_predicted_by, served
 from esteira.store import ledger, measurements
@@ -32,7 +32,7 @@ def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
     promoted = next((each for each in known.promotions if now is not None and each.number == now.number), None)
     if promoted is None or replaced_by(spec, promoted) is None:
         return None
-    if first_window(spec, promoted)[1] > ingest.mature_through(spec, day):
+    if first_window(spec, promoted)[1] > labelling.mature_through(spec, day):
         return None
     verified = ledger.by_id(spec, f"verified:{promoted.number}")
     return promoted if verified is None or verified.by == run_key(day) else None
@@ -61,7 +61,7 @@ def verified(spec: ModelSpec, day: date) -> Verified | None:
     replaced = replaced_by(spec, promoted)
     assert replaced is not None, "such a promotion is not verified"
     span = first_window(spec, promoted)
-    ingest.labels(spec, span[0], day)  # checks far apart may not have read them
+    labelling.store(spec, span[0], day)  # checks far apart may not have read them
     new = served(spec, promoted.version, *span)
     old = as_predicted_by(spec, replaced, new)
     new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]

@@ -10,6 +10,17 @@ import pandas as pd
 
 from esteira.data.kinds import SHORT
 from esteira.errors import DataError
+from esteira.spec import ModelSpec
+
+
+def plain(rows: pd.DataFrame, where: str, spec: ModelSpec) -> pd.DataFrame:
+    """The rows as the steps can take them. Raises DataError where two columns have one name."""
+    return writable(once(rows, where), named(spec))
+
+
+def named(spec: ModelSpec) -> set[str]:
+    """The columns that model.yaml names."""
+    return {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
 
 
 def once(rows: pd.DataFrame, where: str) -> pd.DataFrame:

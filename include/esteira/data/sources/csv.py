@@ -11,6 +11,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
 from typing import Any, BinaryIO
 
 import pandas as pd
@@ -21,9 +23,10 @@ from pandas.io.common import get_handle, infer_compression  # type: ignore[impor
 from esteira.data.kinds import SHORT
 from esteira.data.sources.columns import once
 from esteira.data.sources.errors import require_reachable, sentence
-from esteira.data.sources.files import File, opened
+from esteira.data.sources.files import File, FileReader, opened
 from esteira.errors import DataError, OutOfReach, Unfinished
-from esteira.spec import CsvSource, ModelSpec
+from esteira.spec import ModelSpec
+from esteira.spec.sources import CsvSource
 
 # What a CSV file has in place of a value: read_csv's own list, which can't be left out for some columns only.
 EMPTY = [
@@ -64,19 +67,24 @@ BLANKS = r"\s+"  # the one separator of more than a character
 FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
 
 
-def read(file: File, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
-    """The rows of a file, as they are written. Raises DataError where it can't be read, Unfinished where it is not whole."""
-    with opened(file) as handle:
-        return _read(file.path, handle.read, source, spec)
+@dataclass(frozen=True)
+class CsvReader(FileReader):
+    """Reads files of text."""
 
+    source: CsvSource
 
-def columns(path: str, handle: BinaryIO, source: CsvSource) -> list[str]:
-    """The names in a file's header, of which no more is read than that needs."""
-    content = handle.read() if infer_compression(path, "infer") else handle.read(HEAD).rpartition(b"\n")[0]
-    try:
-        return _header(_as_utf8(_decompressed(path, content), source.encoding), source)
-    except (EOFError, UnicodeError, *UNREADABLE) as error:
-        raise DataError(f"{path}: its header can't be read: {sentence(error)}") from None
+    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
+        """The rows of a file, as they are written."""
+        with opened(file) as handle:
+            return _read(file.path, handle.read, self.source, self.spec)
+
+    def header(self, path: str, handle: BinaryIO) -> list[str]:
+        """The names in a file's header, of which no more is read than that needs."""
+        content = handle.read() if infer_compression(path, "infer") else handle.read(HEAD).rpartition(b"\n")[0]
+        try:
+            return _header(_as_utf8(_decompressed(path, content), self.source.encoding), self.source)
+        except (EOFError, UnicodeError, *UNREADABLE) as error:
+            raise DataError(f"{path}: its header can't be read: {sentence(error)}") from None
 
 
 def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 
 import pandas as pd
@@ -11,10 +13,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
 
 from esteira.data.environment import skip_instance_metadata
+from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
 from esteira.data.sources.parquet import HELD, as_frame, between, edges
+from esteira.data.sources.reader import Part, Reader
 from esteira.errors import DataError, OutOfReach
-from esteira.spec import DeltaSource, ModelSpec
+from esteira.spec import ModelSpec
+from esteira.spec.sources import DeltaSource
 
 PLAIN = frozenset(["timestampNtz"])  # features that a reader need not know of
 MAPPED = PLAIN | {"columnMapping", "deletionVectors"}  # those that deltalake's own engine reads, and Arrow's does not
@@ -25,17 +30,31 @@ FIXES = {
 }
 
 
-def path_of(source: DeltaSource, spec: ModelSpec) -> str:
-    """Where the table is: an address, or a folder, which starts at the model's."""
-    return source.path if "://" in source.path else str(spec.folder / source.path)
+@dataclass(frozen=True)
+class DeltaReader(Reader):
+    """Reads a table."""
+
+    source: DeltaSource
+
+    @property
+    def path(self) -> str:
+        """Where the table is: an address, or a folder, which starts at the model's."""
+        return self.source.path if "://" in self.source.path else str(self.spec.folder / self.source.path)
+
+    def parts(self, first: date, last: date) -> Iterator[Part]:
+        """The rows around the days."""
+        yield plain(_read(self.path, self.spec, first, last), self.path, self.spec), (self.path, None)
+
+    def columns(self) -> tuple[str, list[str]]:
+        """The table and its columns. Raises DataError where there is no table."""
+        return self.path, list(pa.schema(_opened(self.path).schema().to_arrow()).names)
+
+    def last_day(self) -> date | None:
+        """The last day of its rows."""
+        return self.last_day_of_rows()
 
 
-def columns(path: str) -> list[str]:
-    """The table's columns. Raises DataError where there is no table."""
-    return list(pa.schema(_opened(path).schema().to_arrow()).names)
-
-
-def read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+def _read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """The rows around the days. Raises DataError where there is no table, or one that can't be read right."""
     table = _opened(path)
     try:

@@ -6,7 +6,9 @@ import fnmatch
 import glob
 import logging
 import os
+import re
 import stat
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +16,14 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
+import pandas as pd
+
 from esteira.data.sources.errors import require_reachable
+from esteira.data.sources.reader import Part, Reader
 from esteira.data.sources.times import days
 from esteira.errors import DataError, OutOfReach, Unfinished
-from esteira.spec import CsvSource, ModelSpec, ParquetSource
+from esteira.spec import ModelSpec
+from esteira.spec.sources import FileSource
 
 DAY = "{day}"
 KINDS = {
@@ -58,7 +64,59 @@ class Place:
         return os.path.join(self.folder, *self.parts)  # noqa: PTH118  # a part may be a pattern
 
 
-def find(source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: date) -> list[File]:
+@dataclass(frozen=True)
+class FileReader(Reader):
+    """Reads files, of whatever format."""
+
+    source: FileSource
+
+    @abstractmethod
+    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
+        """The rows of a file. Raises DataError where it can't be read, Unfinished where it is not whole."""
+
+    @abstractmethod
+    def header(self, path: str, handle: BinaryIO) -> list[str]:
+        """The columns of an open file. Raises DataError where it has none."""
+
+    def parts(self, first: date, last: date) -> Iterator[Part]:
+        """The rows of each file; none where it is of a day beside those asked, and can't be used."""
+        for file in find(self.source, self.spec, first, last):
+            try:
+                rows = self.read(file, first, last)
+            except (DataError, Unfinished) as error:
+                require_beside(file.day, first, last, error)
+                rows = pd.DataFrame()
+            yield rows, (file.path, file.day)
+
+    def columns(self) -> tuple[str, list[str]]:
+        """The newest file and its columns. Raises DataError where there is none."""
+        paths = self._paths()
+        if not paths:
+            raise DataError(
+                f"no file matches {Path(self.spec.folder, self.source.path)} yet (source.path in model.yaml)"
+            )
+        path = paths[-1]
+        with opened(File(path, os.path.dirname(path), None, self.source.follow_links)) as handle:  # noqa: PTH120
+            return path, self.header(path, handle)
+
+    def last_day(self) -> date | None:
+        """The last day that a file is named for; without such names, that of the rows."""
+        if not self.source.is_by_day:
+            return self.last_day_of_rows()
+        return max(filter(None, map(self._day_of, self._paths())), default=None)
+
+    def _paths(self) -> list[str]:
+        """Every file that the source's path names, whatever its day."""
+        folder = glob.escape(str(self.spec.folder))
+        pattern = self.source.path.replace(DAY, "[0-9]" * 4 + "-[0-9][0-9]" + "-[0-9][0-9]")
+        return sorted(glob.glob(os.path.join(folder, pattern)))  # noqa: PTH118, PTH207  # a path may be absolute
+
+    def _day_of(self, path: str) -> date | None:
+        found = re.findall(r"\d{4}-\d\d-\d\d", path[-len(self.source.path) - 10 :])
+        return date.fromisoformat(found[-1]) if found else None
+
+
+def find(source: FileSource, spec: ModelSpec, first: date, last: date) -> list[File]:
     """The files that match, and where the pattern has a day, each one's.
 
     Raises OutOfReach where the folder is not there, Unfinished where a file's marker is not, DataError where a path without
@@ -77,7 +135,7 @@ def find(source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: 
     return [File(path, place.folder, None, source.follow_links) for path in found]
 
 
-def _of_days(source: CsvSource | ParquetSource, spec: ModelSpec, place: Place, first: date, last: date) -> list[File]:
+def _of_days(source: FileSource, spec: ModelSpec, place: Place, first: date, last: date) -> list[File]:
     """The files of the days, with a day of slack: they may be cut by another clock than the model's."""
     _require_folders_of_days(spec, place)
     files = []
@@ -171,7 +229,7 @@ def _is_there(path: str) -> bool:
     return True
 
 
-def _marker(source: CsvSource | ParquetSource, spec: ModelSpec) -> Place | None:
+def _marker(source: FileSource, spec: ModelSpec) -> Place | None:
     """Where the marker is to be: a bare name beside the file, any other as source.path."""
     if source.ready is None:
         return None
@@ -180,14 +238,14 @@ def _marker(source: CsvSource | ParquetSource, spec: ModelSpec) -> Place | None:
     return _place(spec.folder, path, "source.ready")
 
 
-def _require_marker(source: CsvSource | ParquetSource, spec: ModelSpec, day: date) -> None:
+def _require_marker(source: FileSource, spec: ModelSpec, day: date) -> None:
     """Without its marker a day is not there yet, whether or not files of it are."""
     marker = _marker(source, spec)
     if marker and not [*_walk(marker.folder, marker.on(day).parts)]:
         raise _not_ready(spec, str(marker.on(day)))
 
 
-def _require_markers_beside(source: CsvSource | ParquetSource, spec: ModelSpec, day: date, found: list[str]) -> None:
+def _require_markers_beside(source: FileSource, spec: ModelSpec, day: date, found: list[str]) -> None:
     """Each folder that files were found in has its marker."""
     if source.ready is None or "/" in source.ready:
         return

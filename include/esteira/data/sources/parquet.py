@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import BinaryIO
 
@@ -14,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from esteira.data.sources.columns import once
+from esteira.data.sources.columns import once, plain
 from esteira.data.sources.errors import require_reachable, sentence
-from esteira.data.sources.files import File, opened
+from esteira.data.sources.files import File, FileReader, opened
 from esteira.data.sources.times import EARLIEST, LATEST
 from esteira.errors import DataError, Unfinished
 from esteira.spec import ModelSpec
+from esteira.spec.sources import ParquetSource
 
 HELD = (EARLIEST.date(), LATEST.date())
 FIRST_DATE, LAST_DATE = (
@@ -28,7 +30,25 @@ FIRST_DATE, LAST_DATE = (
 MAGIC = b"PAR1"  # a whole file starts and ends with it
 
 
-def read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+@dataclass(frozen=True)
+class ParquetReader(FileReader):
+    """Reads parquet files."""
+
+    source: ParquetSource
+
+    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
+        """The rows of a file around the days."""
+        return plain(_read(file, self.spec, first, last), file.path, self.spec)
+
+    def header(self, path: str, handle: BinaryIO) -> list[str]:
+        """The columns of a file."""
+        try:
+            return list(pq.read_schema(handle).names)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path}: is not a whole parquet file: {sentence(error)[:200]}") from None
+
+
+def _read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """The rows of a file around the days; all of them where it is a day's own. Raises DataError, or Unfinished if cut off."""
     with opened(file) as handle:
         _require_end(file.path, handle)
@@ -47,14 +67,6 @@ def read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
             raise DataError(
                 f"{file.path}: is not a whole parquet file: {sentence(error)[:200]}; deliver it again"
             ) from None
-
-
-def columns(path: str, handle: BinaryIO) -> list[str]:
-    """The columns of a file. Raises DataError where it is none."""
-    try:
-        return list(pq.read_schema(handle).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: is not a whole parquet file: {sentence(error)[:200]}") from None
 
 
 def _require_end(path: str, handle: BinaryIO) -> None:

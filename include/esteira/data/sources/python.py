@@ -6,7 +6,8 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
+from esteira.data.sources.reader import Part, Reader
 from esteira.errors import DataError, EsteiraError, OutOfReach
+from esteira.spec.sources import PythonSource
 
 SHOWN = 30  # columns
 PREFIX = "esteira_model_"
@@ -32,6 +36,19 @@ TRANSIENT = frozenset(
     ]
 )
 WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+@dataclass(frozen=True)
+class PythonReader(Reader):
+    """Calls the model's own function."""
+
+    source: PythonSource
+
+    def parts(self, first: date, last: date) -> Iterator[Part]:
+        """What the function returns for the days."""
+        folder, dotted = self.spec.folder, self.source.function
+        where = f"{folder / dotted.partition('.')[0]}.py"
+        yield plain(call(folder, dotted)(first, last), where, self.spec), (dotted, None)
 
 
 def function(folder: Path, dotted: str, returns: str = "a number") -> Callable[..., Any]:

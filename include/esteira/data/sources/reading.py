@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import assert_never
 
 import pandas as pd
 
 from esteira.data.kinds import SHORT
-from esteira.data.sources import csv, delta, files, parquet, sql
-from esteira.data.sources.columns import once, writable
-from esteira.data.sources.python import call
+from esteira.data.sources.columns import named
+from esteira.data.sources.csv import CsvReader
+from esteira.data.sources.delta import DeltaReader
+from esteira.data.sources.files import require_beside
+from esteira.data.sources.parquet import ParquetReader
+from esteira.data.sources.python import PythonReader
+from esteira.data.sources.reader import Reader
+from esteira.data.sources.sql import SqlReader
 from esteira.data.sources.times import event_time
-from esteira.errors import DataError, Unfinished
-from esteira.spec import CsvSource, DeltaSource, ModelSpec, ParquetSource, PythonSource, Source, SqlSource
-
-Part = tuple[pd.DataFrame, tuple[str, date | None]]
+from esteira.errors import DataError
+from esteira.spec import ModelSpec
+from esteira.spec.sources import CsvSource, DeltaSource, ParquetSource, PythonSource, Source, SqlSource
 
 
 def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
@@ -29,11 +32,11 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
     """
     parts = []
-    for rows, of in _parts(spec.source, spec, first, last):
+    for rows, of in reader_of(spec.source, spec).parts(first, last):
         try:
             parts.append(_timed(spec, rows, of, first, last))
         except DataError as error:
-            files.require_beside(of[1], first, last, error)
+            require_beside(of[1], first, last, error)
     parts = [part for part in parts if len(part.columns)]
     if not parts:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
@@ -70,7 +73,7 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
 
 def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:
     """The columns of a source; where some are personal only those that are known, for without its header a file has values there."""
-    known = _known(spec)
+    known = named(spec)
     there = [name for name in rows.columns if name != SHORT]
     names = [str(name) for name in there if not spec.personal or name in known]
     others = len(there) - len(names)
@@ -87,47 +90,23 @@ def _separator_hint(rows: pd.DataFrame, missing: list[str]) -> str:
     return f" (set source.separator to {fits[0]!r}?)" if fits else ""
 
 
-def _parts(source: Source, spec: ModelSpec, first: date, last: date) -> Iterator[Part]:
-    """What a source gives for the days asked (or more than those): the rows of each file or query, its name and its day."""
-    match source:
-        case CsvSource() | ParquetSource():
-            for file in files.find(source, spec, first, last):
-                yield _read_file(file, source, spec, first, last), (file.path, file.day)
-        case DeltaSource():
-            path = delta.path_of(source, spec)
-            yield _plain(delta.read(path, spec, first, last), path, spec), (path, None)
-        case SqlSource():
-            yield _plain(sql.read(source, spec, first, last), "the query", spec), ("the query's result", None)
-        case PythonSource():
-            where = f"{spec.folder / source.function.partition('.')[0]}.py"
-            yield _plain(call(spec.folder, source.function)(first, last), where, spec), (source.function, None)
-        case _ as unknown:
-            assert_never(unknown)
-
-
-def _read_file(
-    file: files.File, source: CsvSource | ParquetSource, spec: ModelSpec, first: date, last: date
-) -> pd.DataFrame:
-    """The rows of a file; none where it is of a day beside those asked, and can't be used."""
-    try:
-        if isinstance(source, CsvSource):
-            return csv.read(file, source, spec)
-        return _plain(parquet.read(file, spec, first, last), file.path, spec)
-    except (DataError, Unfinished) as error:
-        files.require_beside(file.day, first, last, error)
-        return pd.DataFrame()
-
-
-def _plain(rows: pd.DataFrame, where: str, spec: ModelSpec) -> pd.DataFrame:
-    return writable(once(rows, where), _known(spec))
-
-
-def _known(spec: ModelSpec) -> set[str]:
-    """The columns that model.yaml names."""
-    return {*spec.source_columns, *spec.features.all, spec.target, *spec.expect}
-
-
 def rows_of(source: Source, spec: ModelSpec, first: date, last: date) -> pd.DataFrame | None:
     """All that a source gives for the days asked (or more than those), as it comes; None where it has nothing."""
-    frames = [rows for rows, _ in _parts(source, spec, first, last)]
-    return pd.concat(frames, ignore_index=True) if frames else None
+    return reader_of(source, spec).rows(first, last)
+
+
+def reader_of(source: Source, spec: ModelSpec) -> Reader:
+    """What reads a source of its kind."""
+    match source:
+        case CsvSource():
+            return CsvReader(spec, source)
+        case ParquetSource():
+            return ParquetReader(spec, source)
+        case DeltaSource():
+            return DeltaReader(spec, source)
+        case SqlSource():
+            return SqlReader(spec, source)
+        case PythonSource():
+            return PythonReader(spec, source)
+        case _ as unknown:
+            assert_never(unknown)

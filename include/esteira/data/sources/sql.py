@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 import pandas as pd
 
+from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
+from esteira.data.sources.reader import Part, Reader
 from esteira.errors import DataError, OutOfReach
-from esteira.spec import ModelSpec, SqlSource
+from esteira.spec.sources import SqlSource
 
 HIDDEN = "***"
 SHORTEST = 3  # a piece of a secret that is hidden; shorter ones would be found in any text
@@ -22,17 +25,23 @@ OUTAGES = ("08", "40", "53", "57", "58")
 SQLITE_WRONG = 1  # SQLITE_ERROR: the statement is wrong; all other codes are of the file
 
 
-def read(source: SqlSource, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
-    """The rows of the query. Raises OutOfReach where the database can't be reached, DataError where the query is wrong.
+@dataclass(frozen=True)
+class SqlReader(Reader):
+    """Runs a query."""
 
-    Neither has the driver's own error as its cause or context, for that shows the address and the parameters.
-    """
-    key = "source" if source is spec.source else "labels.source"
-    where = f"model {spec.name}: its sql source ({key} in model.yaml)"
-    found = _read(source, where, first, last)
-    if isinstance(found, Exception):
-        raise found
-    return found
+    source: SqlSource
+
+    def parts(self, first: date, last: date) -> Iterator[Part]:
+        """The rows of the query. Raises OutOfReach where the database can't be reached, DataError where the query is wrong.
+
+        Neither has the driver's own error as its cause or context, for that shows the address and the parameters.
+        """
+        key = "source" if self.source is self.spec.source else "labels.source"
+        where = f"model {self.spec.name}: its sql source ({key} in model.yaml)"
+        found = _read(self.source, where, first, last)
+        if isinstance(found, Exception):
+            raise found
+        yield plain(found, "the query", self.spec), ("the query's result", None)
 
 
 def _read(source: SqlSource, where: str, first: date, last: date) -> pd.DataFrame | DataError | OutOfReach:

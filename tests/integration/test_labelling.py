@@ -1,4 +1,4 @@
-"""Steps of `steps/labels.py`, on real tables and a real registry."""
+"""Steps of `steps/labelling.py`, on real tables and a real registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from esteira import data, steps
 from esteira.errors import SpecError
 from esteira.spec import ModelSpec
-from esteira.steps import champions, ingest, training
+from esteira.steps import champions, labelling, training
 from esteira.store import labels, lake, measurements
 
 from tests import models
@@ -25,16 +25,16 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
     real = data.read_labels
     monkeypatch.setattr(data, "read_labels", lambda *args: real(*args).head(30))
     as_of = FIRST + timedelta(days=1)
-    assert ingest.labels(spec, FIRST, as_of) == 1
+    assert labelling.store(spec, FIRST, as_of) == 1
     first = lake.read("labels", spec.name, day=FIRST)
     assert len(first) == 30
     monkeypatch.setattr(data, "read_labels", real)
-    assert ingest.labels(spec, FIRST, as_of) == 1
+    assert labelling.store(spec, FIRST, as_of) == 1
     again = lake.read("labels", spec.name, day=FIRST)
     assert len(again) == 72
     kept = again.merge(first, on=["site", "at"])
     assert (kept["first_seen_x"] == kept["first_seen_y"]).all()
-    assert ingest.labels(spec, FIRST, as_of) == 0
+    assert labelling.store(spec, FIRST, as_of) == 0
 
 
 def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_labels_that_a_later_delivery_lacks_stay_known(trained, monkeypatch: pyt
     real = data.read_labels
     for part in (slice(0, 30), slice(30, 50)):
         monkeypatch.setattr(data, "read_labels", lambda *args, part=part: real(*args).iloc[part])
-        ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+        labelling.store(spec, FIRST, FIRST + timedelta(days=1))
     rows = lake.read("labels", spec.name, day=FIRST)
     assert len(rows) == len(rows.drop_duplicates(["site", "at"])) == 50
 
@@ -117,10 +117,10 @@ def sum_of(spec: ModelSpec, day: date) -> float:
 def test_a_correction_is_a_new_row_and_the_latest_counts(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    labelling.store(spec, FIRST, FIRST + timedelta(days=1))
     before, version = sum_of(spec, FIRST), lake.version("labels", spec.name)
     corrected(monkeypatch, 100)
-    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=2)) == 0  # whole, and nothing says that it may change
+    assert labelling.store(spec, FIRST, FIRST + timedelta(days=2)) == 0  # whole, and nothing says that it may change
     assert steps.requeue(spec, [FIRST], "again")
     assert sum_of(spec, FIRST) == pytest.approx(before + 24 * 100)
     rows = lake.read("labels", spec.name, day=FIRST)
@@ -128,7 +128,7 @@ def test_a_correction_is_a_new_row_and_the_latest_counts(trained, monkeypatch: p
     assert float(labels.read(spec, FIRST, FIRST, version)["label"].sum()) == pytest.approx(before)
     steps.requeue(spec, [FIRST], "once more")
     assert len(lake.read("labels", spec.name, day=FIRST)) == 72 + 24  # the same label is no correction
-    frame = ingest.labelled(spec, FIRST, FIRST)
+    frame = labelling.labelled(spec, FIRST, FIRST)
     assert len(frame) == 72
     assert frame["label"].sum() == pytest.approx(before + 24 * 100)
 
@@ -137,7 +137,7 @@ def test_a_new_run_of_a_day_reads_its_labels_again(trained, monkeypatch: pytest.
     spec = trained()
     score_days(spec, [FIRST])
     assert labels.read(spec, FIRST, FIRST).empty  # the day's own are not asked for yet
-    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    labelling.store(spec, FIRST, FIRST + timedelta(days=1))
     before = sum_of(spec, FIRST)
     corrected(monkeypatch, 1)
     score_days(spec, [FIRST], run="again")
@@ -155,15 +155,15 @@ def test_labels_that_settle_are_read_until_they_have_and_used_after(
     assert champions.load_version(spec, 1).trained_through <= AS_OF - timedelta(days=8)
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=20)))
     last = FIRST + timedelta(days=9)
-    assert ingest.mature_through(spec, last) == FIRST + timedelta(days=1)
-    assert ingest.labels(spec, FIRST, last) == 9
-    assert ingest.labels(spec, FIRST, last) == 7  # two have settled
+    assert labelling.mature_through(spec, last) == FIRST + timedelta(days=1)
+    assert labelling.store(spec, FIRST, last) == 9
+    assert labelling.store(spec, FIRST, last) == 7  # two have settled
     before = sum_of(spec, FIRST), sum_of(spec, FIRST + timedelta(days=5))
     corrected(monkeypatch, 1)
     # A check a week later: all that has settled meanwhile is read once more, and then never again.
-    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=16)) == 14
+    assert labelling.store(spec, FIRST, FIRST + timedelta(days=16)) == 14
     assert (sum_of(spec, FIRST), sum_of(spec, FIRST + timedelta(days=5))) == pytest.approx((before[0], before[1] + 24))
-    assert ingest.labels(spec, FIRST, FIRST + timedelta(days=16)) == 7
+    assert labelling.store(spec, FIRST, FIRST + timedelta(days=16)) == 7
     verdict = steps.check(spec, FIRST + timedelta(days=16)).verdict
     (window,) = measurements.windows(spec, FIRST + timedelta(days=16))
     assert (verdict.decision.value, window.last) == ("keep", FIRST + timedelta(days=6))
@@ -171,7 +171,7 @@ def test_labels_that_settle_are_read_until_they_have_and_used_after(
 
 def test_settling_alone_makes_no_label_stale(trained, tmp_path: Path) -> None:
     spec = trained()
-    assert ingest.labels_mark(models.write(tmp_path / "again", yaml=SETTLING)) == ingest.labels_mark(spec)
+    assert labelling.labels_mark(models.write(tmp_path / "again", yaml=SETTLING)) == labelling.labels_mark(spec)
 
 
 @pytest.mark.parametrize(
@@ -193,23 +193,23 @@ def test_a_correction_beside_a_check_is_not_lost(trained, monkeypatch: pytest.Mo
         rows = real(*given)  # type: ignore[arg-type]
         if not done:
             done.append(True)
-            ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+            labelling.store(spec, FIRST, FIRST + timedelta(days=1))
             monkeypatch.setattr(data, "read_labels", lambda *given: real(*given).assign(label=500.0))
-            ingest.labels_again(spec, [FIRST])
+            labelling.store_again(spec, [FIRST])
         return rows
 
     monkeypatch.setattr(data, "read_labels", read)
-    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    labelling.store(spec, FIRST, FIRST + timedelta(days=1))
     assert set(labels.read(spec, FIRST, FIRST)["label"]) == {500.0}
 
 
 def test_a_clock_that_goes_back_takes_no_correction_with_it(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained()
     score_days(spec, [FIRST])
-    ingest.labels(spec, FIRST, FIRST + timedelta(days=1))
+    labelling.store(spec, FIRST, FIRST + timedelta(days=1))
     now = lake.clock()
     monkeypatch.setattr(lake, "clock", lambda: now - timedelta(hours=5))
     corrected(monkeypatch, 100)
     before = sum_of(spec, FIRST)
-    ingest.labels_again(spec, [FIRST])
+    labelling.store_again(spec, [FIRST])
     assert sum_of(spec, FIRST) == pytest.approx(before + 2400)

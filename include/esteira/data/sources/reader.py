@@ -1,0 +1,45 @@
+"""What a source of any kind can be asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import pandas as pd
+
+from esteira.data.sources.times import event_time
+from esteira.spec import ModelSpec
+
+Part = tuple[pd.DataFrame, tuple[str, date | None]]
+
+
+@dataclass(frozen=True)
+class Reader(ABC):
+    """Reads a source of a model. Of one that would have to be run, such as a query, nothing is known before."""
+
+    spec: ModelSpec
+
+    @abstractmethod
+    def parts(self, first: date, last: date) -> Iterator[Part]:
+        """What it gives for the days asked (or more than those): the rows of each file or query, its name and its day."""
+
+    def columns(self) -> tuple[str, list[str]] | None:
+        """The newest file, or the table, and its columns. Raises DataError where there is none."""
+        return None
+
+    def last_day(self) -> date | None:
+        """The last day that it has."""
+        return None
+
+    def rows(self, first: date, last: date) -> pd.DataFrame | None:
+        """All that it gives for the days asked (or more than those), as it comes; None where it has nothing."""
+        frames = [rows for rows, _ in self.parts(first, last)]
+        return pd.concat(frames, ignore_index=True) if frames else None
+
+    def last_day_of_rows(self) -> date | None:
+        """The last day that any of its rows has, of which each is read."""
+        rows = self.rows(date(1900, 1, 1), date(2200, 1, 1))
+        moments = event_time(self.spec, rows).dropna() if rows is not None and len(rows) else None
+        return None if moments is None or moments.empty else moments.max().date()

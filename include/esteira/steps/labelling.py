@@ -1,0 +1,192 @@
+"""Labels: from the source, once they are known, to their table, and to the feature rows that they belong to."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date, timedelta
+
+import pandas as pd
+
+from esteira import data
+from esteira.errors import Superseded
+from esteira.spec import ModelSpec
+from esteira.steps import ingest
+from esteira.store import labels as stored
+from esteira.store import lake
+from esteira.text import counted, shown_days
+
+TRIES = 20  # to store labels while others do
+
+log = logging.getLogger(__name__)
+
+
+def labels_mark(spec: ModelSpec) -> int:
+    """The mark of days of labels: another source, key, target, task or expectation makes them stale."""
+    return spec.mark("source", "time", "key", "target", "task", "labels", "expect")
+
+
+def mature_through(spec: ModelSpec, as_of: date) -> date:
+    """The last day whose labels are known on `as_of`, and corrected no more."""
+    return known_through(spec, as_of) - timedelta(days=settling_days(spec))
+
+
+def known_through(spec: ModelSpec, as_of: date) -> date:
+    """The last day whose labels have come by `as_of`; while they settle they may still be corrected."""
+    return as_of - timedelta(days=spec.label_delay)
+
+
+def settling_days(spec: ModelSpec) -> int:
+    """For how many days labels are corrected after they came."""
+    return spec.labels.settle if spec.labels else 0
+
+
+def store(spec: ModelSpec, first: date, as_of: date) -> int:
+    """Read the labels that have come from `first` on into the labels table; returns how many days it read.
+
+    A day is read until each of its feature rows has a label, while its labels settle and once after, and again when the
+    spec's labels changed.
+    """
+    days = data.days(first, known_through(spec, as_of))
+    if not days:
+        return 0
+    had = _labels_of(spec, days)
+    known = lake.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
+    pending = _open_days(spec, known, had) | _unsettled(spec, known, days)
+    if not pending:
+        return 0
+    _store_labels(spec, sorted(pending), known, as_of)
+    return len(pending)
+
+
+def store_again(spec: ModelSpec, days: list[date]) -> int:
+    """Read the labels of those of the days anew of which some were read before: they may have been corrected, or mended.
+
+    Days whose labels nothing has asked for are left to a check, or a training. Returns how many days were read.
+    """
+    read = [day for day, mark in lake.marks("labels", spec.name, days).items() if mark is not None]
+    if not read:
+        return 0
+    known = lake.read("features", spec.name, columns=["day", *spec.key], day=(read[0], read[-1]))
+    asked = sorted({moment.date() for moment in known["day"]} & set(read))
+    if asked:
+        _store_labels(spec, asked, known, None)
+    return len(asked)
+
+
+def _labels_of(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
+    """The rows of the labels table, corrections and what they correct; of days of another spec none."""
+    had = lake.read("labels", spec.name, day=(days[0], days[-1]))
+    stale = lake.missing_days("labels", spec.name, days, labels_mark(spec))
+    if had.empty:
+        return pd.DataFrame(columns=["day", *spec.key, "label", "first_seen"])
+    return had[~had["day"].isin(pd.to_datetime(stale))]
+
+
+def _open_days(spec: ModelSpec, known: pd.DataFrame, had: pd.DataFrame) -> set[date]:
+    """The days with feature rows that have no label."""
+    if len(had):
+        seen = had[["day", *spec.key, "first_seen"]].drop_duplicates(["day", *spec.key])
+        both = known.merge(seen, on=["day", *spec.key], how="left")
+        known = both[both["first_seen"].isna()]
+    return {moment.date() for moment in known["day"].unique()}
+
+
+def _unsettled(spec: ModelSpec, known: pd.DataFrame, days: list[date]) -> set[date]:
+    """The days that were not read since their labels have settled."""
+    if not settling_days(spec):
+        return set()
+    marks = lake.named_marks("labels", spec.name, [_settled_name(day) for day in days])
+    return {moment.date() for moment in known["day"].unique()} & {
+        day for day in days if marks[_settled_name(day)] is None
+    }
+
+
+def _settled_name(day: date) -> str:
+    return f"settled:{day}"
+
+
+def _store_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_of: date | None) -> None:
+    """Read the days' labels and keep what is new; where another has written labels meanwhile, read anew."""
+    for _ in range(TRIES):
+        try:
+            return _read_and_store(spec, days, known[known["day"].isin(pd.to_datetime(days))], as_of)
+        except Superseded:
+            continue
+    raise Superseded(f"model {spec.name}: the labels of {shown_days(days)} were written by others meanwhile; try again")
+
+
+def _read_and_store(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_of: date | None) -> None:
+    version, had = lake.version("labels", spec.name), _labels_of(spec, days)
+    had = had[had["day"].isin(pd.to_datetime(days))]
+    found = _found_labels(spec, days, known)
+    shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
+    rows = known.merge(found, on=shared, how="inner", validate="many_to_one")
+    good, bad = data.validate_labels(spec, rows)
+    good = good.drop(columns="disputed").assign(label=data.as_label(spec, good["label"]), first_seen=_seen_now(had))
+    # What a delivery does not hold any more stays known; what it holds anew is a row of its own, the latest.
+    new = _corrections(spec, good, had)
+    good = pd.concat([had[list(good.columns)], new], ignore_index=True) if len(had) else good
+    settled = {_settled_name(day): 1 for day in days if as_of is not None and day <= mature_through(spec, as_of)}
+
+    def unless_moved(_: pd.DataFrame) -> pd.DataFrame:
+        if lake.version("labels", spec.name) != version:  # a correction, perhaps, that this reading has not seen
+            raise Superseded
+        return good
+
+    ingest.quarantine(spec, bad, days, "labels")
+    lake.replace_days(
+        "labels",
+        spec.name,
+        good,
+        days,
+        mark=labels_mark(spec),
+        marks=settled if settling_days(spec) else {},
+        merge=unless_moved,
+    )
+    sizes = counted(len(new), "new label"), counted(len(known), "row"), counted(len(days), "day")
+    log.info("model %s: %s for %s of %s", spec.name, *sizes)
+    asked = found[found["day"].isin(pd.to_datetime(days))] if "day" in shared else rows
+    if len(asked) > len(rows):
+        log.info("model %s: no row has the key of %s", spec.name, counted(len(asked) - len(rows), "label"))
+
+
+def _seen_now(had: pd.DataFrame) -> pd.Timestamp:
+    """When labels are seen that are read now: after all that are known, whatever another machine's clock said."""
+    now = pd.Timestamp(lake.clock())
+    return max(now, had["first_seen"].max() + pd.Timedelta(microseconds=1)) if len(had) else now
+
+
+def _found_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame) -> pd.DataFrame:
+    """The source's labels of the days, one for each key, with the types of the feature rows' keys."""
+    found = data.read_labels(spec, days[0], days[-1])
+    shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
+    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
+    found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
+    found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))
+    return found.drop_duplicates(shared)
+
+
+def _corrections(spec: ModelSpec, found: pd.DataFrame, had: pd.DataFrame) -> pd.DataFrame:
+    """Those of the labels found that are new, or another than the one known."""
+    if had.empty:
+        return found
+    last = stored.latest(spec, had)[["day", *spec.key, "label"]].rename(columns={"label": "known"})
+    both = found[["day", *spec.key, "label"]].merge(last, on=["day", *spec.key], how="left", validate="one_to_one")
+    same = both["known"].notna() & (both["known"] == both["label"])
+    return found[~same.to_numpy()]
+
+
+def versions(spec: ModelSpec) -> str:
+    """The Delta versions of features and labels as they are now, as text: what a training reads, and is recorded with."""
+    return f"{lake.version('features', spec.name)}/{lake.version('labels', spec.name)}"
+
+
+def labelled(spec: ModelSpec, first: date, last: date, versions: str = "/") -> pd.DataFrame:
+    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
+    features_at, labels_at = (int(number) if number else None for number in versions.split("/"))
+    rows = lake.read("features", spec.name, at=features_at, day=(first, last))
+    known = stored.read(spec, first, last, labels_at)
+    if rows.empty or known.empty:
+        return rows.head(0).assign(label=[])
+    joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")
+    return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
