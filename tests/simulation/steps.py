@@ -108,12 +108,14 @@ WRITERS = [
     (1, 2),
 ]  # of these those that write predictions, and what changes them
 NEVER = 999
+MOMENTS = {"dies": world.ANY, "dies writing": world.WRITES, "dies recording": world.RECORDS}
 HOWS = st.one_of(
     st.just(("once",)),
     st.just(("once",)),
     st.just(("twice",)),
     st.tuples(st.just("dies"), st.integers(0, 60)),
     st.tuples(st.just("dies writing"), st.integers(0, 30)),
+    st.tuples(st.just("dies recording"), st.integers(0, 4)),
 )
 
 
@@ -151,9 +153,9 @@ class Life(Rules):
 
     def do(self, task: Task, how: tuple[object, ...]) -> None:
         if len(how) > 1:
-            moments = world.WRITES if how[0] == "dies writing" else world.ANY
+            is_over = world.countdown(int(str(how[1])), MOMENTS[str(how[0])])
             try:
-                died = world.dying(self.lake, world.countdown(int(str(how[1])), moments), task)
+                died = world.dying(self.lake, is_over, task)
             except TOLD:
                 return
             if died:

@@ -111,9 +111,12 @@ def ticking() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ what can happen
 
 
-Moment = Literal["read", "write", "written"]  # before a read, before a write, after it
-ANY: tuple[Moment, ...] = ("read", "write", "written")
-WRITES: tuple[Moment, ...] = ("write", "written")
+Moment = Literal[
+    "read", "write", "written", "record", "recorded"
+]  # before a read; before and after a write, or one of the ledger
+RECORDS: tuple[Moment, ...] = ("record", "recorded")
+WRITES: tuple[Moment, ...] = ("write", "written", *RECORDS)
+ANY: tuple[Moment, ...] = ("read", *WRITES)
 
 
 class Stepping:
@@ -146,9 +149,9 @@ class Stepping:
         self.ask("written")
 
     def append_once(self, place: str, rows: pa.Table) -> int:
-        self.ask("write")
+        self.ask("record")
         found = self.inner.append_once(place, rows)
-        self.ask("written")
+        self.ask("recorded")
         return found
 
     def maintain(self, place: str, keep: Any, hours: int) -> tuple[int, int]:
