@@ -23,7 +23,7 @@ def main() -> None:
         sys.exit(f"esteira: {error}")
     except Exception as error:  # of whatever library: an outage is a sentence, all else is raised as it is
         from esteira.notebooks.hosts import without_passwords
-        from esteira.steps.outages import is_outage
+        from esteira.outages import is_outage
 
         if not is_outage(error):
             raise

@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-import smtplib
 import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pandas as pd
 import pytest
-import sqlalchemy.exc
 from esteira import data, steps
 from esteira.__main__ import main
-from esteira.errors import Conflict, NoChampion, OutOfReach
+from esteira.errors import NoChampion, OutOfReach
+from esteira.outages import is_outage
 from esteira.spec import ModelSpec
 from esteira.store import lake, runs
-from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -73,7 +70,7 @@ def test_a_full_lake_is_named_and_a_rerun_completes(served: ModelSpec, volume: P
         OutOfReach, match=r"raw/sales is out of reach: .*No space left.*To mend it: free space there"
     ) as raised:
         score_days(served, [NEXT])
-    assert steps.is_outage(raised.value)
+    assert is_outage(raised.value)
     filler.unlink()
     score_days(served, [NEXT])
     require_whole(served)
@@ -158,31 +155,9 @@ def test_mlflow_that_is_down_is_an_outage_and_a_rerun_completes(
         down.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(Exception, match=f"127.0.0.1:{port}.*Connection refused") as raised:
             score_days(spec, [FIRST])
-    assert steps.is_outage(raised.value)
+    assert is_outage(raised.value)
     score_days(spec, [FIRST])
     assert steps.accounted(spec, [FIRST]) == "72 rows read = 72 published + 0 in quarantine"
-
-
-@pytest.mark.parametrize(
-    ("error", "outage"),
-    [
-        (OutOfReach("the lake"), True),
-        (ConnectionRefusedError(), True),
-        (smtplib.SMTPServerDisconnected(), True),
-        (httpx.ConnectError("refused"), True),
-        (Conflict("a conflict"), True),
-        (sqlalchemy.exc.OperationalError("select 1", {}, Exception("locked")), True),
-        (MlflowException("API request failed"), True),
-        (MlflowException("no such run", INVALID_PARAMETER_VALUE), False),
-        (sqlalchemy.exc.ArgumentError("a wrong address"), False),
-        (FileNotFoundError("features.csv"), False),
-        (ValueError("NaN"), False),
-        (MemoryError(), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_is_wrong_is_no_outage(error: BaseException, outage: bool) -> None:
-    assert steps.is_outage(error) == outage
 
 
 def test_a_source_whose_disk_fails_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

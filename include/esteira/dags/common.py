@@ -23,6 +23,7 @@ from esteira.dags import alerts
 from esteira.dags.forms import until_today
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import EsteiraError
+from esteira.outages import is_outage
 from esteira.spec import FIRST_DAY, ModelSpec, nearest
 
 KINDS = ("train", "score", "check")
@@ -44,9 +45,7 @@ class OutagesOnly(ExceptionRetryPolicy):
 
     def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
         """Only an outage is tried again."""
-        from esteira import steps
-
-        if steps.is_outage(exception):
+        if is_outage(exception):
             return RetryDecision.retry(reason="out of reach")
         return RetryDecision.fail("an attempt that did not improve")
 

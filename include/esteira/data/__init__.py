@@ -3,14 +3,13 @@
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
-from esteira.data.sources import TRANSIENT, days, event_time, function, last_day, look, read
+from esteira.data.sources import days, event_time, function, last_day, look, read
 from esteira.data.sources.columns import writable
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
 
 __all__ = [
     "SHORT",
-    "TRANSIENT",
     "as_label",
     "asked_columns",
     "build_features",

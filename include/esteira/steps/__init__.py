@@ -18,7 +18,6 @@ from esteira.steps.ingest import extract, features, validate
 from esteira.steps.maintenance import maintain
 from esteira.steps.measuring import decide, measure
 from esteira.steps.measuring import labels as labels_for_check
-from esteira.steps.outages import is_outage
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
 from esteira.steps.registering import register
@@ -38,7 +37,6 @@ __all__ = [
     "evidence",
     "extract",
     "features",
-    "is_outage",
     "labels_for_check",
     "lacking",
     "left_over",

@@ -34,10 +34,10 @@ from esteira.lifecycle.events import Verified
 from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
+from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, champions, explaining, ingest, labelling, registering, scoring
 from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
-from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import rules, served
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify

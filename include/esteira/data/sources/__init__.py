@@ -1,12 +1,11 @@
 """Sources: the rows that they hold for some days, with their time. What can't be used is refused by name."""
 
 from esteira.data.sources.looking import last_day, look
-from esteira.data.sources.python import TRANSIENT, call, function
+from esteira.data.sources.python import call, function
 from esteira.data.sources.reading import read, rows_of
 from esteira.data.sources.times import days, event_time
 
 __all__ = [
-    "TRANSIENT",
     "call",
     "days",
     "event_time",

@@ -21,21 +21,11 @@ from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
 from esteira.data.sources.reader import Part, Reader
 from esteira.errors import DataError, EsteiraError, OutOfReach
+from esteira.outages import is_transient
 from esteira.spec.sources import PythonSource
 
 SHOWN = 30  # columns
 PREFIX = "esteira_model_"
-# By name, so that nothing need be imported: errors of a network or a server, which may end by themselves.
-TRANSIENT = frozenset(
-    [
-        "httpx.TransportError",
-        "sqlalchemy.InterfaceError",
-        "sqlalchemy.OperationalError",
-        "sqlalchemy.TimeoutError",
-        "urllib3.HTTPError",
-    ]
-)
-WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -118,17 +108,10 @@ def _is_of_the_code(error: BaseException) -> bool:
     return isinstance(error, Exception | SystemExit) or kind.startswith(PREFIX)
 
 
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return not isinstance(error, WRONG_PLACE)
-    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return bool(names & TRANSIENT)
-
-
 def _failure(path: Path, name: str, error: BaseException, said: str) -> DataError | OutOfReach:
     where = f"{path}, line {_line(path, name, error)}"
     text = f"{where}: {type(error).__name__}: {sentence(error)[:500]}".rstrip(": ")
-    if _is_transient(error):
+    if is_transient(error):
         return OutOfReach(f"{text}; see that what it reads from can be reached, and run the task again")
     return DataError(f"{text}; {said}. Fix it there")
 
