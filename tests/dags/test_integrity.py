@@ -119,6 +119,7 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
         "dag_run_id": "scheduled__1",
         "state": "failed",
         "partition_key": "2026-02-01",
+        "logical_date": None,
         "run_after": "2026-02-02T06:00:00Z",
         "conf": {},
     }
@@ -137,6 +138,12 @@ def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
         asyncio.run(score.late("sales", context | {"dag_run": again}))
     asyncio.run(score.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
     assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
+
+    lake.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 4)])
+    # As for its tasks, its day is that of its logical date.
+    dated = {"dag_run_id": "5", "logical_date": "2026-02-05T06:00:00Z", "run_after": "2026-02-10T06:00:00Z"}
+    asyncio.run(score.late("sales", context | {"dag_run": run | dated | {"partition_key": None}}))
+    assert len(sent) == 2
 
     given: list[tuple[str, str]] = []
     monkeypatch.setattr(alerts, "send", lambda message, receiver: given.append((message["Subject"], receiver)))

@@ -202,16 +202,6 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
     assert "the lake is gone" in sent[0].lead
 
 
-def test_a_partition_passes_no_form_and_is_looked_at_all_the_same(tmp_path: Path) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-    from esteira.dags import common
-
-    spec = models.write(tmp_path)
-    for day, why in (("2099-01-01", "is in the future"), ("0001-01-01", "is too early")):
-        with pytest.raises(AirflowFailException, match=f"day {day} {why}"):
-            common.past_day(spec, day)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "champion"), [({"change": str(CHANGE)}, 2), ({"noise": str(CHANGE)}, 1)])
 def test_the_three_dags_live_through_a_change_for_real(

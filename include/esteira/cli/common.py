@@ -34,15 +34,13 @@ Model = Annotated[str, typer.Argument(help="The model's name: its folder under i
 
 
 def day_of(text: str) -> date:
-    """A day that was given, which must have begun."""
+    """A day that was given, which must have begun on this machine."""
     try:
         day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, not a moment
     except ValueError:
         raise typer.BadParameter(f"got {text!r}; a day is written YYYY-MM-DD, such as 2026-01-31") from None
-    if day > datetime.now().astimezone().date():
-        raise typer.BadParameter(f"{text} is in the future; give a day that has ended")
-    if day < specs.FIRST_DAY:
-        raise typer.BadParameter(f"{text} is too early; give a day from {specs.FIRST_DAY} on")
+    if fault := specs.fault_of_day(day, datetime.now().astimezone().date()):
+        raise typer.BadParameter(fault)
     return day
 
 

@@ -24,7 +24,7 @@ from esteira.dags.forms import until_today
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import EsteiraError
 from esteira.outages import is_outage
-from esteira.spec import FIRST_DAY, ModelSpec, nearest
+from esteira.spec import ModelSpec, fault_of_day, nearest
 
 KINDS = ("train", "score", "check")
 # How late a new DAG still catches the tick before it: in Airflow 3.3 False means a tenth of the interval, 2.4 hours of a day.
@@ -147,21 +147,26 @@ def asked_by() -> str:
 
 
 def run_day(spec: ModelSpec) -> date:
-    """The run's day: its partition, the one asked for, or the day that was over when the run was due."""
+    """The run's day, or the first of its days."""
+    return run_days(spec)[0]
+
+
+def run_days(spec: ModelSpec) -> tuple[date, date]:
+    """The first and the last day of the run. A form refuses wrong ones, but a partition, and a conf from elsewhere, pass no form."""
     params, _, partition = context_of_run()
-    given = partition or params["day"]
-    if given:
-        return past_day(spec, given)
     run = get_current_context()["dag_run"]
     due = run.logical_date or run.run_after  # the same for every task of the run, however long it takes
-    return due.astimezone(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
+    first, last = days_asked(spec, params, partition, due)
+    today = datetime.now(ZoneInfo(spec.time.timezone)).date()
+    for day in (first, last):
+        if fault := fault_of_day(day, today):
+            raise AirflowFailException(f"day {fault}")
+    return first, last
 
 
-def past_day(spec: ModelSpec, given: str) -> date:
-    """A day that was asked for. A form refuses wrong ones, but a partition, and a conf from elsewhere, pass no form."""
-    day = date.fromisoformat(given)
-    if day > datetime.now(ZoneInfo(spec.time.timezone)).date():
-        raise AirflowFailException(f"day {day} is in the future; give a day that has ended")
-    if day < FIRST_DAY:
-        raise AirflowFailException(f"day {day} is too early; give a day from {FIRST_DAY} on")
-    return day
+def days_asked(spec: ModelSpec, given: Mapping[str, Any], partition: str | None, due: datetime) -> tuple[date, date]:
+    """A run's first and last day: its partition, those that its conf gives, or the day that was over when it was due."""
+    over = due.astimezone(ZoneInfo(spec.time.timezone)).date() - timedelta(days=1)
+    first = partition or given.get("day") or str(over)
+    last = first if partition else given.get("last_day") or first
+    return date.fromisoformat(first), date.fromisoformat(last)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     DAG,
@@ -29,11 +28,11 @@ from esteira.dags.common import (
     context_of_run,
     dag_of,
     day_field,
+    days_asked,
     field,
     number_field,
-    past_day,
     predictions_asset,
-    run_day,
+    run_days,
     start_of,
 )
 from esteira.dags.deadlines import SinceQueued
@@ -101,9 +100,7 @@ def _days(spec: ModelSpec) -> list[date]:
     """The days that the run is about, in order."""
     from esteira.data import days
 
-    params, _, partition = context_of_run()
-    first = run_day(spec)
-    last = past_day(spec, params["last_day"]) if params["last_day"] and not partition else first
+    first, last = run_days(spec)
     if last < first:
         raise AirflowFailException(f"last_day {last} is before day {first}; give the range in order")
     return days(first, last)
@@ -167,17 +164,6 @@ def _published(spec: ModelSpec) -> Any:
     return scored
 
 
-def _days_asked(spec: ModelSpec, run: Mapping[str, Any]) -> list[date]:
-    """The days of a run of the score DAG, of which only what Airflow tells a callback is known."""
-    from esteira.data import days
-
-    conf = run.get("conf") or {}
-    due = datetime.fromisoformat(run["run_after"]).astimezone(ZoneInfo(spec.time.timezone)).date()
-    first = run.get("partition_key") or conf.get("day") or str(due - timedelta(days=1))
-    last = first if run.get("partition_key") else conf.get("last_day") or first
-    return days(date.fromisoformat(first), date.fromisoformat(last))
-
-
 def _deadline(spec: ModelSpec) -> DeadlineAlert | None:
     """The alert about a run that has not scored its days in time."""
     if spec.score.deadline is None:
@@ -195,13 +181,15 @@ async def late(model: str, context: Mapping[str, Any]) -> None:
 
 
 def _late(model: str, run: Mapping[str, Any], deadline: str) -> None:
+    from esteira import data
     from esteira.notify import messages
     from esteira.store import lake
 
     if run.get("run_type") == "backfill":  # all its runs are queued at once, and nobody waits for them in the morning
         return
     spec, name = find(model), f"{run['dag_id']}/{run['dag_run_id']}"
-    days = _days_asked(spec, run)
+    due = datetime.fromisoformat(run["logical_date"] or run["run_after"])
+    days = data.days(*days_asked(spec, run["conf"] or {}, run["partition_key"], due))
     try:
         days = lake.unwritten_days("predictions", model, days)
     except OutOfReach:  # which may be why the day is late

@@ -9,6 +9,7 @@ from esteira.spec.words import (
     CENTURY,
     FIRST_DAY,
     canonical,
+    fault_of_day,
     nearest,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "by_name",
     "canonical",
     "digest",
+    "fault_of_day",
     "find",
     "json_schema",
     "load",

@@ -47,6 +47,13 @@ LAST_DAY = date(2200, 1, 1)
 FIRST_DAY = date(1900, 1, 1)  # from here on a hundred years back is a day, too
 
 
+def fault_of_day(day: date, today: date) -> str:
+    """Why a day that was asked for is refused, and which to give; empty where it has begun by `today`."""
+    if day > today:
+        return f"{day} is in the future; give a day that has ended"
+    return f"{day} is too early; give a day from {FIRST_DAY} on" if day < FIRST_DAY else ""
+
+
 def nearest(word: object, allowed: Iterator[str] | list[str] | tuple[str, ...]) -> str:
     """'; did you mean …?' where an allowed word is close to `word`, else ''."""
     close = get_close_matches(str(word), list(allowed), n=1, cutoff=0.6)
