@@ -4,10 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from esteira import spec as specs
 from esteira.errors import SpecError
-from esteira.spec import load
+from esteira.spec import canonical, load
 
 from tests import models
 from tests.models import FULL, MINIMAL
@@ -308,3 +309,11 @@ def test_an_editors_lock_is_no_code_of_the_model(tmp_path: Path) -> None:
     assert spec.code == before
     (spec.folder / "more.py").write_text("x = 1\n")
     assert spec.code != before
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1"), (1.0, "1"), ("1", "1"), (True, "1"), (np.True_, "1"), (np.float64(2), "2"), (1.5, "1.5"), ("UP", "UP")],
+)
+def test_canonical(value: object, text: str) -> None:
+    assert canonical(value) == text
