@@ -42,10 +42,6 @@ class NoChampion(EsteiraError):
     """No version was promoted for a day yet."""
 
 
-class PromotionRefused(EsteiraError):
-    """A promotion would replace a champion that was not the one measured, or would go back in time."""
-
-
 class Superseded(Exception):
     """What was to be written was computed from a state that is no longer the last one. Nothing was written; it is done anew."""
 

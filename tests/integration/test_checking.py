@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from esteira import data, steps, views
 from esteira.cli import operations
-from esteira.errors import PromotionRefused
+from esteira.errors import Refused
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
@@ -33,9 +33,7 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
     version = steps.chosen_version(spec, day)
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
     champions.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
-    with pytest.raises(
-        PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
-    ):
+    with pytest.raises(Refused, match="version 2 was measured against version 1, but the champion is version 3"):
         steps.promote_chosen(spec, day, version, "commit")
 
 

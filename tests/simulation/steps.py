@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 from esteira import steps
 from esteira.data import days as days_between
-from esteira.errors import DataError, NoChampion, PromotionRefused, Refused, Superseded, Unaccounted
+from esteira.errors import DataError, NoChampion, Refused, Superseded, Unaccounted
 from esteira.lifecycle.events import Warned
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import delivery
@@ -42,7 +42,7 @@ from tests.simulation import world
 from tests.simulation.world import TRAINED, Source, Stepping
 
 # What a person, or a task that is run again later, may be told.
-TOLD = (NoChampion, PromotionRefused, Refused, DataError, Superseded, Unaccounted)
+TOLD = (NoChampion, Refused, DataError, Superseded, Unaccounted)
 Task = Callable[[], object]
 
 
