@@ -42,6 +42,10 @@ class NoChampion(EsteiraError):
     """No version was promoted for a day yet."""
 
 
+class Conflict(Exception):
+    """Another writer of the same rows was faster. Nothing was written; trying again, from a fresh read, helps."""
+
+
 class Superseded(Exception):
     """What was to be written was computed from a state that is no longer the last one. Nothing was written; it is done anew."""
 

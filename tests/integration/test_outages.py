@@ -16,10 +16,9 @@ import httpx
 import pandas as pd
 import pytest
 import sqlalchemy.exc
-from deltalake.exceptions import CommitFailedError
 from esteira import data, steps
 from esteira.__main__ import main
-from esteira.errors import NoChampion, OutOfReach
+from esteira.errors import Conflict, NoChampion, OutOfReach
 from esteira.spec import ModelSpec
 from esteira.store import lake, runs
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
@@ -171,7 +170,7 @@ def test_mlflow_that_is_down_is_an_outage_and_a_rerun_completes(
         (ConnectionRefusedError(), True),
         (smtplib.SMTPServerDisconnected(), True),
         (httpx.ConnectError("refused"), True),
-        (CommitFailedError("a conflict"), True),
+        (Conflict("a conflict"), True),
         (sqlalchemy.exc.OperationalError("select 1", {}, Exception("locked")), True),
         (MlflowException("API request failed"), True),
         (MlflowException("no such run", INVALID_PARAMETER_VALUE), False),

@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from deltalake.exceptions import CommitFailedError
-from esteira.errors import Superseded, UnknownVersion
+from esteira.errors import Conflict, Superseded, UnknownVersion
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec
 from esteira.store import lake, runs, schemas
@@ -166,7 +165,7 @@ def test_of_two_writers_of_the_same_rows_one_is_refused(
     new = pa.table({"day": pa.array([day(0)], pa.date32()), "value": [3.0]})
     mine = {"2026-01-01": 1}
     if refused:
-        with pytest.raises(CommitFailedError):
+        with pytest.raises(Conflict):
             backend.replace(place, seen, new, {"day": [day(0)]}, marks=mine, partition="day")
     else:
         backend.replace(place, seen, new, {"day": [day(0)]}, marks=mine, partition="day")
@@ -177,7 +176,7 @@ def test_of_two_first_writers_one_is_refused(backend: Lake) -> None:
     place = lake.path("raw", "m")
     new = pa.table({"day": pa.array([day(0)], pa.date32()), "value": [3.0]})
     put(1, 1.0)
-    with pytest.raises(CommitFailedError):
+    with pytest.raises(Conflict):
         backend.replace(place, None, new, {"day": [day(0)]}, marks={}, partition="day")
     assert (values(0), values(1)) == ([], [1.0])
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from esteira.data import TRANSIENT
-from esteira.errors import OutOfReach
+from esteira.errors import Conflict, OutOfReach
 
-OUTAGES = TRANSIENT | {"_internal.CommitFailedError"}  # Delta's other errors are OutOfReach by then
 WRONG = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -13,7 +12,9 @@ def is_outage(error: BaseException) -> bool:
     """Whether an error is of the lake, MLflow, the mail server, a disk or a network, and not of the data or the code."""
     if isinstance(error, OSError):
         return isinstance(error, OutOfReach) or not isinstance(error, WRONG)
+    if isinstance(error, Conflict):  # Delta's other errors are OutOfReach by now
+        return True
     names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     if "mlflow.MlflowException" in names:
         return int(error.get_http_status_code()) >= 500  # type: ignore[attr-defined]
-    return bool(names & OUTAGES)
+    return bool(names & TRANSIENT)

@@ -54,12 +54,12 @@ class Lake(Protocol):
     ) -> None:
         """Replace the rows for which `where` (equality, or membership of a list) holds, and write the marks.
 
-        `seen` is the table that the rows were computed from, None where there was none. Raises deltalake's CommitFailedError
-        where another writer has written rows of the same partitions, or the same marks, since.
+        `seen` is the table that the rows were computed from, None where there was none. Raises Conflict where another
+        writer has written rows of the same partitions, or the same marks, since.
         """
 
     def append_once(self, place: str, rows: pa.Table) -> int:
-        """Add those of the rows whose `id` is not there yet, in one transaction; returns how many. Raises CommitFailedError."""
+        """Add those of the rows whose `id` is not there yet, in one transaction; returns how many. Raises Conflict."""
 
     def maintain(self, place: str, keep: Iterable[int], hours: int) -> tuple[int, int]:
         """Compact a table, remove the files that nothing needs, write a checkpoint; returns files compacted and removed.

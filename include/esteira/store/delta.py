@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from esteira.errors import Conflict
 from esteira.store import opened
 from esteira.store.backend import Filter, Marks, Table
 from esteira.store.schemas import LEDGER
@@ -99,7 +100,7 @@ class DeltaLake:
                     configuration=PROPERTIES,
                     commit_properties=CommitProperties(app_transactions=known or None),
                 )
-        except CommitFailedError:
+        except Conflict:
             opened.forget(place)  # its log is listed anew: a network's file system may not show the next entry at once
             raise
         opened.remember(place, marks, before)
@@ -107,7 +108,7 @@ class DeltaLake:
     def _create(self, place: str, schema: pa.Schema, partition: str) -> DeltaTable:
         """The table, made just now: a first write is compared with nothing, so it must find what nobody else has made.
 
-        Raises CommitFailedError where somebody has.
+        Raises Conflict where somebody has.
         """
         try:
             with opened.reaching(place):
@@ -119,11 +120,11 @@ class DeltaLake:
                     configuration=PROPERTIES,
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
-        except DeltaError as error:
+        except (Conflict, DeltaError) as error:
             opened.forget(place)
-            if isinstance(error, CommitFailedError) or self.open(place) is None:
+            if isinstance(error, Conflict) or self.open(place) is None:
                 raise
-            raise CommitFailedError(f"another writer has made {place}") from error
+            raise Conflict(f"another writer has made {place}") from error
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Merge by `id`."""

@@ -12,9 +12,8 @@ from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
-from deltalake.exceptions import CommitFailedError
 
-from esteira.errors import OutOfReach, Superseded
+from esteira.errors import Conflict, OutOfReach, Superseded
 from esteira.settings import settings
 from esteira.store import places
 from esteira.store.backend import Filter, Lake, Marks, Table
@@ -252,7 +251,7 @@ def _retried(commit: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return commit()
-        except CommitFailedError:
+        except Conflict:
             if attempt == ATTEMPTS:
                 raise
             pause(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  # not a secret

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake.exceptions import CommitFailedError
 
+from esteira.errors import Conflict
 from esteira.store.backend import Filter, Marks, Table
 
 Parts = Mapping[object, pa.Table]
@@ -81,7 +81,7 @@ class MemoryLake:
         now = self._last(place)
         since = (self._tables.get(place) or [])[(seen.version + 1 if seen else 0) :]
         if any(each.touched & {*keys, *marks} for each in since) or (seen is None and now is not None):
-            raise CommitFailedError(f"another writer was faster at {place}")
+            raise Conflict(f"another writer was faster at {place}")
         parts = dict(now.parts) if now else {}
         rest = [(name, value) for name, value in where.items() if name != partition]
         for key in keys:

@@ -24,7 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.data import skip_instance_metadata
-from esteira.errors import OutOfReach
+from esteira.errors import Conflict, OutOfReach
 from esteira.store.backend import Filter
 
 MENDS = {
@@ -72,11 +72,16 @@ _files_lock = threading.Lock()
 
 @contextmanager
 def reaching(place: str) -> Iterator[None]:
-    """Say which table could not be reached, why, and how to mend it, where the storage fails."""
+    """Say which table could not be reached, why, and how to mend it, where the storage fails.
+
+    Raises Conflict where another writer's commit was faster.
+    """
     try:
         yield
-    except (OutOfReach, CommitFailedError):
+    except (OutOfReach, Conflict):
         raise
+    except CommitFailedError as error:
+        raise Conflict(str(error)) from error
     except (DeltaError, OSError) as error:
         found = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))
         if isinstance(error, TableNotFoundError) and not found:  # and it is not that its folder can't be made
