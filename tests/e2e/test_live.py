@@ -113,7 +113,7 @@ def test_a_taken_port_is_named(stack: Stack, tmp_path: Path, monkeypatch: pytest
 
 def test_the_command_line_finds_the_registry_of_the_set_up(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    asked = "from esteira.store import runs; print(runs.uri())"
+    asked = "from esteira.store.mlflow_tracking import uri; print(uri())"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == stack.mlflow
 

@@ -130,7 +130,7 @@ class Life(RuleBasedStateMachine):
         world.NOW = deepcopy(past.source)
         self.level = past.level
         self.lake = Stepping(world.copied(past.lake))
-        self.registry = deepcopy(past.registry)
+        self.registry = past.registry.copied()
         self.stack.enter_context(world.ticking())
         self.stack.enter_context(lake.using(self.lake))
         self.stack.enter_context(runs.using(self.registry))

@@ -141,6 +141,11 @@ def unknown(name: str, version: int) -> UnknownVersion:
 class MlflowTracking:
     """MLflow, by its tracking server or a database file."""
 
+    @property
+    def identity(self) -> str:
+        """The tracking server's address, or the database file's."""
+        return uri()
+
     def get(self, run_id: str) -> Run:
         """A run."""
         return _run(client().get_run(run_id))

@@ -19,7 +19,7 @@ from esteira.learning.drift import Profile
 from esteira.learning.pipelines import Model
 from esteira.settings import PROJECT, settings
 from esteira.spec import ModelSpec, digest
-from esteira.store.mlflow_tracking import MlflowTracking, uri
+from esteira.store.mlflow_tracking import MlflowTracking
 from esteira.store.tracking import Run, Tracking, Version
 
 __all__ = ["Run", "Version"]
@@ -32,18 +32,10 @@ def using(backend: Tracking) -> Iterator[None]:
     """Keep runs and versions elsewhere, as long as the context lasts."""
     global _backend
     before, _backend = _backend, backend
-    forget()
     try:
         yield
     finally:
         _backend = before
-        forget()
-
-
-def forget() -> None:
-    """Forget what was read: another registry may have the same names."""
-    for known in (_loaded, _profile, _run_of):
-        known.cache_clear()
 
 
 def get(run_id: str) -> Run:
@@ -122,7 +114,7 @@ def log_model(spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame,
 
 def profile(run_id: str) -> Profile:
     """The reference profile that was kept with a run."""
-    return _profile(uri(), run_id)
+    return _profile(_backend.identity, run_id)
 
 
 @lru_cache(maxsize=8)  # what a finished run kept does not change
@@ -159,7 +151,7 @@ def aliases(spec: ModelSpec) -> dict[str, int]:
 
 def run_of(spec: ModelSpec, version: int) -> str:
     """The run that made a version. Raises UnknownVersion where there is none."""
-    return _run_of(uri(), spec.name, version)
+    return _run_of(_backend.identity, spec.name, version)
 
 
 @lru_cache(maxsize=64)  # a version is of one run for good
@@ -172,7 +164,7 @@ def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Mo
 
     With a `digest` (SHA-256) its file must have it, too.
     """
-    model = _loaded(uri(), run_id, digest) if digest else _backend.load(run_id, "")
+    model = _loaded(_backend.identity, run_id, digest) if digest else _backend.load(run_id, "")
     if model is None:
         _loaded.cache_clear()  # it may be put back
         raise ModelRefused(

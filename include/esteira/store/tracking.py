@@ -37,6 +37,10 @@ class Version:
 class Tracking(Protocol):
     """Runs with what they keep, registered versions, and aliases that point at them."""
 
+    @property
+    def identity(self) -> str:
+        """What tells this registry from every other one, which may have the same names."""
+
     def get(self, run_id: str) -> Run:
         """A run."""
 
