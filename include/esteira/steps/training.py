@@ -22,6 +22,7 @@ from esteira.lifecycle.state import Serving
 from esteira.spec import Candidate, Limit, ModelSpec
 from esteira.steps import champions, ingest, quality
 from esteira.store import lake, ledger, runs
+from esteira.store.lineage import DataVersions, DaysSeen, Evaluation, Tuned, Validated
 from esteira.text import better_by, counted
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,15 @@ def lacking(spec: ModelSpec, as_of: date, window: int | None = None) -> list[dat
     return lake.missing_days("features", spec.name, days, ingest.features_mark(spec))
 
 
-def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) -> str:
-    """Build the features of the days and read the window's labels; returns the Delta versions to train on, as text."""
+def prepare(spec: ModelSpec, as_of: date, window: int | None, days: list[date]) -> DataVersions:
+    """Build the features of the days and read the window's labels; returns the Delta versions to train on."""
     quality.require_mostly_good(spec, days)
     ingest.features(spec, days)
     ingest.labels(spec, training_days(spec, as_of, window)[0], as_of)
     return ingest.versions(spec)
 
 
-def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> str:
+def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> DataVersions:
     """All that comes before a training: what the store lacks is extracted, validated and built; returns the Delta versions."""
     days = lacking(spec, as_of, window)
     ingest.extract(spec, days, "keep")
@@ -55,7 +56,7 @@ def _prepared(spec: ModelSpec, as_of: date, window: int | None) -> str:
     return prepare(spec, as_of, window, days)
 
 
-def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> pd.DataFrame:
+def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: DataVersions) -> pd.DataFrame:
     first, last = training_days(spec, as_of, window)
     frame = ingest.labelled(spec, first, last, versions)
     if frame.empty:
@@ -65,36 +66,33 @@ def _frame(spec: ModelSpec, as_of: date, window: int | None, versions: str) -> p
     return frame
 
 
-def _identity(spec: ModelSpec, as_of: date, versions: str, window: int | None) -> str:
+def _identity(spec: ModelSpec, as_of: date, versions: DataVersions, window: int | None) -> str:
     """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
     asked = json.dumps(
-        [str(as_of), versions, window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
+        [str(as_of), str(versions), window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
     )
     return hashlib.sha256(asked.encode() + spec.code).hexdigest()
 
 
-def _trained_before(spec: ModelSpec, identity: str, candidate: str | None = None) -> int | None:
+def _trained_before(spec: ModelSpec, identity: str, tuned: Tuned | None = None) -> int | None:
     """The version that the same training has registered, if it was compared with the champion that there is now.
 
-    With `candidate` (its tags) only a version of the same candidate and parameters counts.
+    With `tuned` only a version of the same candidate and parameters counts.
     """
     now = ledger.champion(spec)
     for run in runs.search(spec, kind="model", identity=identity):
-        tags = run.tags
         version = runs.version_of(spec, run.id)
-        if version is None or candidate not in (None, _candidate_of(tags)):
+        if version is None or tuned not in (None, Tuned.of(run.tags)):
             continue
         serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
-        if serves or int(tags["measured"]) == (now.version if now else 0):
+        if serves or Evaluation.of(run.tags).measured == (now.version if now else None):
             return version
     return None
 
 
-def _candidate_of(tags: Mapping[str, str]) -> str:
-    return f"{tags['candidate']} {tags['params']}"
-
-
-def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str, window: int | None = None) -> str:
+def candidate(
+    spec: ModelSpec, as_of: date, index: int, versions: DataVersions, run: str, window: int | None = None
+) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
     past, validation, _ = data.split_days(spec, _frame(spec, as_of, window, versions), 0.70, 0.15, 0.15)
@@ -113,7 +111,7 @@ def candidate(spec: ModelSpec, as_of: date, index: int, versions: str, run: str,
                 "cross_validation": found.value,
                 **{f"validation_{name}": value for name, value in measured.items()},
             },
-            tags={"params": json.dumps(found.params), "value": measured[spec.check.metric]},
+            tags=Validated(Tuned(index, found.params), measured[spec.check.metric]).tags(),
         )
     log.info(
         "model %s: candidate %s reached %s = %.4g",
@@ -140,44 +138,40 @@ def _require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.D
 
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     """The run of the candidate that did best on the validation part."""
-    found = {run_id: float(runs.get(run_id).tags["value"]) for run_id in run_ids}
+    found = {run_id: Validated.of(runs.get(run_id).tags).value for run_id in run_ids}
     best = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda run_id: found[run_id])
     runs.log(best, tags={"selected": "yes"})
     return best
 
 
 def evaluate(
-    spec: ModelSpec, as_of: date, candidate_run: str, versions: str, run: str, window: int | None = None
+    spec: ModelSpec, as_of: date, candidate_run: str, versions: DataVersions, run: str, window: int | None = None
 ) -> str:
     """Fit the chosen candidate on 85 % of the days and measure it on the last 15 %, which nothing has seen yet.
 
     Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
     tags, whether it may be promoted, and why. Returns the MLflow run.
     """
-    tags = runs.get(candidate_run).tags
-    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
+    tuned = Tuned.of(runs.get(candidate_run).tags)
+    chosen = spec.train.candidates[tuned.candidate]
     past, test = data.split_days(spec, _frame(spec, as_of, window, versions), 0.85, 0.15)
     with runs.tracked(
-        spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, candidate=tags["candidate"]
+        spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
     ) as run_id:
-        model = pipelines.fit(spec, chosen, params, past, spec.train.half_life)
+        model = pipelines.fit(spec, chosen, tuned.params, past, spec.train.half_life)
         scored = pipelines.scored(spec, model, test)
         now = ledger.champion(spec)
         accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
-        log_fitted(spec, run_id, model, past, test, scored, chosen, params, versions)
-        runs.log(
-            run_id,
-            metrics=evidence,
-            tags={
-                "accepted": accepted,
-                "why": why,
-                "measured": now.version if now else 0,
-                "params": json.dumps(params),
-                "versions": versions,
-                "window": window or spec.train.window,
-                "identity": _identity(spec, as_of, versions, window),
-            },
+        log_fitted(spec, run_id, model, past, test, scored, chosen, tuned.params, versions)
+        found = Evaluation(
+            accepted=accepted,
+            why=why,
+            measured=now.version if now else None,
+            versions=versions,
+            window=window or spec.train.window,
+            identity=_identity(spec, as_of, versions, window),
         )
+        runs.log(run_id, metrics=evidence, tags=found.tags())
     log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
     return run_id
 
@@ -275,7 +269,7 @@ def log_fitted(
     scored: pd.DataFrame,
     chosen: Candidate,
     params: Mapping[str, Any],
-    versions: str,
+    versions: DataVersions,
 ) -> None:
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
     weights = pipelines.importance(spec, model, rows) if len(rows) else {}
@@ -292,34 +286,40 @@ def log_fitted(
 
 
 def log_lineage(
-    spec: ModelSpec, run_id: str, frame: pd.DataFrame, chosen: Candidate, params: Mapping[str, Any], versions: str
+    spec: ModelSpec,
+    run_id: str,
+    frame: pd.DataFrame,
+    chosen: Candidate,
+    params: Mapping[str, Any],
+    versions: DataVersions,
 ) -> None:
-    """Note what a model was fitted on, and how: parameters, seed, rows, first day, Delta versions."""
-    features_at, labels_at = versions.split("/")
+    """Note what a model was fitted on, and how: parameters, seed, rows, their days, Delta versions."""
+    seen = DaysSeen(frame["day"].min().date(), frame["day"].max().date())
     runs.log(
         run_id,
         params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(frame)},
-        tags={
-            "features_version": features_at,
-            "labels_version": labels_at,
-            "first_day": frame["day"].min().date(),
-            "params": json.dumps(params),
-        },
+        tags={**versions.tags(), **seen.tags()},
     )
 
 
 def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) -> int:
-    """Register the run's model as a version with the alias `challenger`; returns the version.
+    """Register an evaluated run's model as `challenger` does; returns the version.
 
     Where the same training has registered one before, that is returned, unless it is to be done `again`.
     """
-    champions.repair_aliases(spec)
     tags = runs.get(run_id).tags
-    if not again and "identity" in tags and runs.version_of(spec, run_id) is None:
-        before = _trained_before(spec, tags["identity"], _candidate_of(tags))
+    if not again and runs.version_of(spec, run_id) is None:
+        before = _trained_before(spec, Evaluation.of(tags).identity, Tuned.of(tags))
         if before is not None:
+            champions.repair_aliases(spec)
             log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
             return before
+    return challenger(spec, run_id, as_of)
+
+
+def challenger(spec: ModelSpec, run_id: str, as_of: date) -> int:
+    """Register a run's model as a version with the alias `challenger`, unless it is champion by now; returns the version."""
+    champions.repair_aliases(spec)
     version = champions.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
@@ -333,26 +333,26 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
     """
     run_id = runs.run_of(spec, version)
-    evaluation_run = runs.get(run_id)
-    tags, measured = evaluation_run.tags, evaluation_run.metrics
-    if tags["accepted"] != "True":
-        ledger.write(spec, Rejected(version=version, day=effective_day(as_of), by=run, why=tags["why"]))
-        return f"version {version} was not promoted: {tags['why']}"
+    evaluated = runs.get(run_id)
+    found, measured = Evaluation.of(evaluated.tags), evaluated.metrics
+    if not found.accepted:
+        ledger.write(spec, Rejected(version=version, day=effective_day(as_of), by=run, why=found.why))
+        return f"version {version} was not promoted: {found.why}"
     chosen = version
     if spec.promote.refit:
-        frame = _frame(spec, as_of, int(tags["window"]), tags["versions"])
-        chosen = refit(spec, as_of, run_id, frame, tags["versions"], run, spec.train.half_life)
+        frame = _frame(spec, as_of, found.window, found.versions)
+        chosen = refit(spec, as_of, run_id, frame, found.versions, run, spec.train.half_life)
     champions.make_champion(
         spec,
         chosen,
         as_of,
-        measured=int(tags["measured"]) or None,
-        why=tags["why"],
+        measured=found.measured,
+        why=found.why,
         by=run,
         evidence={
             "run": run_id,
             "evaluated": version,
-            "commit": tags.get("code", ""),
+            "commit": evaluated.commit,
             **{
                 name: measured[name]
                 for name in ("gain", "gain_lower", "gain_upper")
@@ -360,11 +360,17 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
             },
         },
     )
-    return f"version {chosen} is the champion from {effective_day(as_of)} on: {tags['why']}"
+    return f"version {chosen} is the champion from {effective_day(as_of)} on: {found.why}"
 
 
 def refit(
-    spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, versions: str, run: str, half_life: int | None
+    spec: ModelSpec,
+    as_of: date,
+    run_id: str,
+    frame: pd.DataFrame,
+    versions: DataVersions,
+    run: str,
+    half_life: int | None,
 ) -> int:
     """Fit the candidate of an evaluated run again, on the rows of `frame`; returns the version it is registered as.
 
@@ -373,15 +379,14 @@ def refit(
     made = runs.search(spec, kind="refit", evaluated=run_id)
     if made and made[0].status == "FINISHED":
         return champions.registered(spec, made[0].id, as_of)
-    tags = runs.get(run_id).tags
-    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    with runs.tracked(
-        spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
-    ) as again:
-        model = pipelines.fit(spec, chosen, params, frame, half_life)
-        runs.log(again, tags={"candidate": tags["candidate"]})
-        log_lineage(spec, again, frame, chosen, params, versions)
-        weights = drift.importance(runs.profile(run_id)) if "model_uri" in tags else {}
+    evaluated = runs.get(run_id)
+    tuned = Tuned.of(evaluated.tags)
+    chosen = spec.train.candidates[tuned.candidate]
+    about = {"kind": "refit", "as_of": as_of, "evaluated": run_id, **tuned.tags()}
+    with runs.tracked(spec, f"{run}/refit", f"{chosen.name} {as_of} refit", **about) as again:
+        model = pipelines.fit(spec, chosen, tuned.params, frame, half_life)
+        log_lineage(spec, again, frame, chosen, tuned.params, versions)
+        weights = drift.importance(runs.profile(run_id)) if evaluated.has_model else {}
         runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
     return champions.registered(spec, again, as_of)
 
