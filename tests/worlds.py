@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from esteira import data
 from esteira.spec import ModelSpec
-from esteira.steps import champions, ingest, training
+from esteira.steps import champions, fitting, ingest, preparing, registering
 from esteira.store import lake, schemas
 
 from tests import models
@@ -42,10 +42,10 @@ def promoted_worse(trained, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec,
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=6)))
     as_of = FIRST + timedelta(days=6)
-    candidate = training.candidate(spec, as_of, 1, training.prepare(spec, as_of, None, []), "worse")
+    candidate = fitting.candidate(spec, as_of, 1, preparing.prepare(spec, as_of, None, []), "worse")
     frame = ingest.labelled(spec, FIRST, FIRST + timedelta(days=3))
     shuffled = frame.assign(label=frame["label"].sample(frac=1, random_state=0).to_numpy())
-    version = training.refit(spec, as_of, candidate, shuffled, ingest.versions(spec), "worse", None)
+    version = registering.refit(spec, as_of, candidate, shuffled, ingest.versions(spec), "worse", None)
     champions.make_champion(spec, version, as_of, measured=1, why="a mistake", by="worse")
     days = data.days(as_of + timedelta(days=1), as_of + timedelta(days=8))
     score_days(spec, days, "r2")

@@ -14,7 +14,7 @@ from esteira.errors import Refused
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
-from esteira.steps import champions, checking, measuring, training
+from esteira.steps import champions, checking, measuring
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
 
 from tests import models
@@ -162,7 +162,7 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
     (other / "mlflow").mkdir(parents=True)
     shutil.copy(mlflow_template, other / "mlflow" / "mlflow.db")
     use_home(other, monkeypatch)
-    lacking = training.lacking(spec, AS_OF)
+    lacking = steps.lacking(spec, AS_OF)
     twice(steps.extract, spec, lacking)
     twice(steps.validate, spec, lacking)
     versions = twice(steps.prepare, spec, AS_OF, None, lacking)

@@ -33,7 +33,7 @@ from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec, Recipe
-from esteira.steps import alerting, champions, explaining, ingest, scoring, training
+from esteira.steps import alerting, champions, explaining, fitting, ingest, registering, scoring
 from esteira.steps.measuring import decide, labels, measure, slice_days, spans, windows
 from esteira.steps.outages import is_outage
 from esteira.steps.outcomes import served
@@ -75,7 +75,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value})
         held_out = ingest.labelled(spec, *slice_days(spec, day))
-        training.log_fitted(
+        fitting.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
@@ -191,7 +191,7 @@ def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
 
 def chosen_version(spec: ModelSpec, day: date) -> int:
     """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
-    return training.challenger(spec, _require_chosen(spec, day).run_id, day)
+    return registering.challenger(spec, _require_chosen(spec, day).run_id, day)
 
 
 def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
@@ -200,7 +200,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame, versions = _recipe_frame(spec, recipe, ingest.mature_through(spec, day), day)
-        version = training.refit(
+        version = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"

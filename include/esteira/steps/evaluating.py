@@ -1,0 +1,149 @@
+"""A candidate's model on days that nothing has seen: against its limits, the naive baseline, and the champion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from datetime import date
+
+import pandas as pd
+
+from esteira import data
+from esteira.errors import UnknownVersion
+from esteira.learning import evaluation, pipelines
+from esteira.learning.pipelines import Model
+from esteira.lifecycle import policy
+from esteira.lifecycle.state import Serving
+from esteira.spec import Limit, ModelSpec
+from esteira.steps import champions, fitting, preparing
+from esteira.store import ledger, runs
+from esteira.store.lineage import DataVersions, Evaluation, Tuned
+from esteira.text import better_by, counted
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    spec: ModelSpec, as_of: date, candidate_run: str, versions: DataVersions, run: str, window: int | None = None
+) -> str:
+    """Fit the chosen candidate on 85 % of the days and measure it on the last 15 %, which nothing has seen yet.
+
+    Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
+    tags, whether it may be promoted, and why. Returns the MLflow run.
+    """
+    tuned = Tuned.of(runs.get(candidate_run).tags)
+    chosen = spec.train.candidates[tuned.candidate]
+    past, test = data.split_days(spec, preparing.rows(spec, as_of, window, versions), 0.85, 0.15)
+    with runs.tracked(
+        spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
+    ) as run_id:
+        model = pipelines.fit(spec, chosen, tuned.params, past, spec.train.half_life)
+        scored = pipelines.scored(spec, model, test)
+        now = ledger.champion(spec)
+        accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
+        fitting.log_fitted(spec, run_id, model, past, test, scored, chosen, tuned.params, versions)
+        found = Evaluation(
+            accepted=accepted,
+            why=why,
+            measured=now.version if now else None,
+            versions=versions,
+            window=window or spec.train.window,
+            identity=identity(spec, as_of, versions, window),
+        )
+        runs.log(run_id, metrics=evidence, tags=found.tags())
+    log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
+    return run_id
+
+
+def identity(spec: ModelSpec, as_of: date, versions: DataVersions, window: int | None) -> str:
+    """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
+    asked = json.dumps(
+        [str(as_of), str(versions), window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
+    )
+    return hashlib.sha256(asked.encode() + spec.code).hexdigest()
+
+
+def _compare(
+    spec: ModelSpec, now: Serving | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
+) -> tuple[bool, str, dict[str, float]]:
+    """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
+    limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
+    metric = spec.check.metric
+    names = tuple({**spec.check.metrics, **limits})
+    measured = evaluation.evaluate(spec, scored, names)
+    fitting.require_measured(spec, measured, test, "test")
+    simple = evaluation.evaluate(spec, pipelines.scored(spec, naive, test), names)
+    evidence = {f"test_{name}": value for name, value in measured.items()} | {
+        f"baseline_{name}": value for name, value in simple.items()
+    }
+    bad = _out_of(limits, measured)
+    if bad:
+        return False, f"on the test part {bad}", evidence
+    if not evaluation.better_by(spec, metric, simple[metric], measured[metric]) > 0:
+        return (
+            False,
+            f"{metric} {measured[metric]:.4g} is not better than the naive baseline's {simple[metric]:.4g}",
+            evidence,
+        )
+    if now is None:
+        return (
+            True,
+            f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion",
+            evidence,
+        )
+    passed, why, gained = _against_champion(spec, now.version, model, test, scored)
+    return passed, why, {**evidence, **gained}
+
+
+def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} = {measured[name]:.4g} is not {limit}"
+        for name, limit in limits.items()
+        if not limit.holds(measured[name])
+    )
+
+
+def _against_champion(
+    spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
+) -> tuple[bool, str, dict[str, float]]:
+    try:
+        old = champions.load_version(spec, version)
+    except UnknownVersion:
+        return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
+    gone = [name for name in old.columns if name not in spec.features.all]
+    if gone:
+        why = (
+            f"the champion, version {version}, needs {gone}, which model.yaml has no more, so it can't be compared with"
+        )
+        return True, why, {}
+    unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
+    days = test.loc[unseen, "day"].nunique()
+    if days < spec.check.min_days:
+        return (
+            False,
+            f"only {counted(days, 'day')} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
+            {},
+        )
+    before = pipelines.scored(spec, old, test[unseen])
+    gains = evaluation.daily_gains(spec, spec.check.metric, before, scored[unseen])
+    seen = policy.gate(
+        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
+    )
+    values = evaluation.evaluate(spec, before, (spec.check.metric,))
+    why = (
+        f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "
+        f"(by {seen.lower:.4g} or more at confidence {spec.promote.confidence:g}); asked for: {spec.promote.min_gain:g} at least, "
+        "and more than 0 at that confidence"
+    )
+    return (
+        seen.passed,
+        why,
+        {
+            f"champion_{spec.check.metric}": values[spec.check.metric],
+            "gain": seen.gain,
+            "gain_lower": seen.lower,
+            "gain_upper": seen.upper,
+        },
+    )
