@@ -14,6 +14,8 @@ def is_outage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return isinstance(error, OutOfReach) or not isinstance(error, WRONG)
+    if isinstance(error, Conflict):  # Delta's other errors are OutOfReach by now
+        return True
     names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     if "mlflow.MlflowException" in names:
         return int(error.get_http_status_code()) >= 500  # type: ignore[attr-defined]
