@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from esteira import data
 from esteira.spec import ModelSpec
-from esteira.steps import champions, labelling, registering, training
+from esteira.steps import champions, fitting, labelling, preparing, registering
 from esteira.store import lake, schemas
 
 from tests import models
@@ -42,7 +42,7 @@ def promoted_worse(trained, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec,
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=6)))
     as_of = FIRST + timedelta(days=6)
-    candidate = training.candidate(spec, as_of, 1, training.prepare(spec, as_of, None, []), "worse")
+    candidate = fitting.candidate(spec, as_of, 1, preparing.prepare(spec, as_of, None, []), "worse")
     frame = labelling.labelled(spec, FIRST, FIRST + timedelta(days=3))
     shuffled = frame.assign(label=frame["label"].sample(frac=1, random_state=0).to_numpy())
     version = registering.refit(spec, as_of, candidate, shuffled, labelling.versions(spec), "worse", None)

@@ -42,16 +42,12 @@ class NoChampion(EsteiraError):
     """No version was promoted for a day yet."""
 
 
-class PromotionRefused(EsteiraError):
-    """A promotion would replace a champion that was not the one measured, or would go back in time."""
+class Conflict(Exception):
+    """Another writer of the same rows was faster. Nothing was written; trying again, from a fresh read, helps."""
 
 
 class Superseded(Exception):
     """What was to be written was computed from a state that is no longer the last one. Nothing was written; it is done anew."""
-
-
-class Conflict(Exception):
-    """Another writer of the same rows was faster. Nothing was written; it is done anew from a fresh read."""
 
 
 class ModelRefused(EsteiraError):

@@ -19,7 +19,7 @@ TRANSIENT = frozenset(
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error is of the lake, MLflow, the mail server, a disk or a network, and not of the data or the code."""
-    if isinstance(error, Conflict):  # after so many tries
+    if isinstance(error, Conflict):  # after so many tries; Delta's other errors are OutOfReach by now
         return True
     if "mlflow.MlflowException" in _names(error):
         return int(error.get_http_status_code()) >= 500  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, inspect, text
 
 from ops import database
 from ops.api import Airflow
-from ops.stack import PROJECT, Stack
+from ops.layout import PROJECT, Stack
 from tests.e2e.given import SECRET, TODAY
 from tests.models import AS_OF
 

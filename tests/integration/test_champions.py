@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from esteira import steps, views
 from esteira.cli import operations
-from esteira.errors import EsteiraError, ModelRefused, PromotionRefused
+from esteira.errors import EsteiraError, ModelRefused, Refused
 from esteira.lifecycle.events import Event, Noted
 from esteira.spec import ModelSpec
 from esteira.steps import champions, rollbacks
@@ -22,11 +22,9 @@ from tests.models import AS_OF, FIRST
 
 def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(trained) -> None:
     spec = trained()
-    with pytest.raises(
-        PromotionRefused, match="version 9 was measured against version 5, but the champion is version 1"
-    ):
+    with pytest.raises(Refused, match="version 9 was measured against version 5, but the champion is version 1"):
         champions.make_champion(spec, 9, AS_OF + timedelta(days=3), measured=5, why="x", by="x")
-    with pytest.raises(PromotionRefused, match="older than the champion, which serves from"):
+    with pytest.raises(Refused, match="older than the champion, which serves from"):
         champions.make_champion(spec, 9, AS_OF - timedelta(days=3), measured=1, why="x", by="x")
     champions.make_champion(spec, 1, AS_OF, measured=None, why="again", by="x")
     assert (lake.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
@@ -38,7 +36,7 @@ def test_a_run_does_not_promote_again_what_was_rolled_back(trained) -> None:
     champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
     champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")  # a retry changes nothing
     rollbacks.perform(spec, Asked(by="ana"))
-    with pytest.raises(PromotionRefused, match="version 2 was promoted by t2 before, and version 1 is the champion"):
+    with pytest.raises(Refused, match="version 2 was promoted by t2 before, and version 1 is the champion"):
         champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
     assert ledger.champion(spec).version == 1
 
@@ -62,7 +60,7 @@ def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyP
         return real(spec, event)
 
     monkeypatch.setattr(ledger, "write", race)
-    with pytest.raises(PromotionRefused, match="measured against version 1, but the champion is version 3"):
+    with pytest.raises(Refused, match="measured against version 1, but the champion is version 3"):
         champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="x")
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from esteira import data, steps, views
 from esteira.cli import operations
-from esteira.errors import PromotionRefused
+from esteira.errors import Refused
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
-from esteira.steps import champions, checking, measuring, training
+from esteira.steps import champions, checking, measuring
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
 
 from tests import models
@@ -33,9 +33,7 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
     version = steps.chosen_version(spec, day)
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
     champions.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
-    with pytest.raises(
-        PromotionRefused, match="version 2 was measured against version 1, but the champion is version 3"
-    ):
+    with pytest.raises(Refused, match="version 2 was measured against version 1, but the champion is version 3"):
         steps.promote_chosen(spec, day, version, "commit")
 
 
@@ -164,7 +162,7 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
     (other / "mlflow").mkdir(parents=True)
     shutil.copy(mlflow_template, other / "mlflow" / "mlflow.db")
     use_home(other, monkeypatch)
-    lacking = training.lacking(spec, AS_OF)
+    lacking = steps.lacking(spec, AS_OF)
     twice(steps.extract, spec, lacking)
     twice(steps.validate, spec, lacking)
     versions = twice(steps.prepare, spec, AS_OF, None, lacking)

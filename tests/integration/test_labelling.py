@@ -10,7 +10,7 @@ import pytest
 from esteira import data, steps
 from esteira.errors import SpecError
 from esteira.spec import ModelSpec
-from esteira.steps import champions, labelling, training
+from esteira.steps import champions, labelling
 from esteira.store import labels, lake, measurements
 
 from tests import models
@@ -78,14 +78,14 @@ def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
 
 def test_a_changed_spec_makes_old_features_stale(trained, tmp_path: Path) -> None:
     spec = trained()
-    assert training.lacking(spec, AS_OF) == []
+    assert steps.lacking(spec, AS_OF) == []
     fewer = models.write(
         tmp_path / "models",
         yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [hour]").replace(
             "heat: {{min: -50, max: 60}}, ", ""
         ),
     )
-    assert len(training.lacking(fewer, AS_OF)) == 28
+    assert len(steps.lacking(fewer, AS_OF)) == 28
 
 
 def test_labels_that_a_later_delivery_lacks_stay_known(trained, monkeypatch: pytest.MonkeyPatch) -> None:

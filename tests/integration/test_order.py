@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.errors import DataError, PromotionRefused, SpecError
+from esteira.errors import DataError, Refused, SpecError
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
@@ -58,7 +58,7 @@ def test_the_rescoring_of_an_old_check_undoes_no_roll_back(rolled_back: tuple[Mo
 
 def test_promoting_again_after_a_roll_back_promotes_no_bad_version(rolled_back: tuple[ModelSpec, date]) -> None:
     spec, day = rolled_back
-    with pytest.raises(PromotionRefused, match=f"version 2 was promoted by check:{day} before"):
+    with pytest.raises(Refused, match=f"version 2 was promoted by check:{day} before"):
         checking.promote_chosen(spec, day, 2, "commit")
     assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
 

@@ -18,8 +18,10 @@ from esteira.store.delta import DeltaLake
 from esteira.store.memory import MemoryLake
 from esteira.store.memory_tracking import MemoryTracking
 from esteira.store.mlflow_tracking import MlflowTracking
+from esteira.store.tracking import Tracking
 
 from tests import models
+from tests.conftest import fresh_home, use_home
 
 FIRST = date(2026, 1, 1)
 
@@ -256,3 +258,32 @@ class TestRuns:
             runs.run_of(spec, 7)
         with pytest.raises(UnknownVersion, match="model sales has no version 7"):
             runs.alias(spec, "champion", 7)
+
+
+@pytest.mark.parametrize("kind", [MlflowTracking, MemoryTracking])
+def test_what_one_registry_has_another_has_not(
+    kind: type[Tracking],
+    spec: ModelSpec,
+    home: Path,
+    tmp_path: Path,
+    mlflow_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with runs.using(kind()):
+        runs.register(spec, logged(spec))
+        assert runs.run_of(spec, 1)
+    fresh_home(tmp_path / "other", mlflow_template)
+    use_home(tmp_path / "other", monkeypatch)
+    with runs.using(kind()), pytest.raises(UnknownVersion):
+        runs.run_of(spec, 1)
+
+
+def test_a_copy_of_a_registry_in_memory_goes_its_own_way(spec: ModelSpec) -> None:
+    first = MemoryTracking()
+    second = first.copied()
+    for registry, keys in ((first, "a"), (second, "bc")):
+        with runs.using(registry):
+            made = [logged(spec, key) for key in keys][-1]
+            runs.register(spec, made)
+            assert runs.run_of(spec, 1) == made
+    assert first.identity != second.identity

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import pandas as pd
 from esteira import steps
 from esteira.data import days as days_between
-from esteira.errors import DataError, NoChampion, PromotionRefused, Refused, Superseded, Unaccounted
+from esteira.errors import DataError, NoChampion, Refused, Superseded, Unaccounted
 from esteira.lifecycle.events import Warned
 from esteira.spec import ModelSpec
 from esteira.steps import scoring
@@ -20,7 +20,7 @@ from tests.simulation import world
 from tests.simulation.world import TRAINED, Stepping
 
 # What a person, or a task that is run again later, may be told.
-TOLD = (NoChampion, PromotionRefused, Refused, DataError, Superseded, Unaccounted)
+TOLD = (NoChampion, Refused, DataError, Superseded, Unaccounted)
 Task = Callable[[], object]
 
 

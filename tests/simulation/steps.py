@@ -15,12 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from email.message import EmailMessage
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 from esteira import steps
 from esteira.lifecycle.policy import Decision, Outcome
@@ -136,7 +135,7 @@ class Life(Rules):
         world.NOW = deepcopy(past.source)
         self.level = past.level
         self.lake = Stepping(world.copied(past.lake))
-        self.registry = replace(deepcopy(past.registry), identity=uuid4().hex)
+        self.registry = past.registry.copied()
         self.stack.enter_context(world.ticking())
         self.stack.enter_context(lake.using(self.lake))
         self.stack.enter_context(runs.using(self.registry))

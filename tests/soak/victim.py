@@ -25,6 +25,7 @@ from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
 from esteira.steps import champions, labelling, rollbacks
 from esteira.store import delta, lake, places, runs, schemas
+from esteira.store.lineage import DataVersions
 
 from tests.models import AS_OF
 
@@ -52,7 +53,8 @@ def train(task: Task, spec: ModelSpec) -> None:
     day, run, window = CHANGE + timedelta(days=40), "train", 36
     task("extract", lambda: steps.extract(spec, steps.lacking(spec, day, window)))
     task("validate", lambda: steps.validate(spec, steps.lacking(spec, day, window)))
-    versions = task("features", lambda: steps.prepare(spec, day, window, steps.lacking(spec, day, window)))
+    told = task("features", lambda: str(steps.prepare(spec, day, window, steps.lacking(spec, day, window))))
+    versions = DataVersions.parse(told)
     candidates = [
         task(f"candidate {index}", lambda index=index: steps.candidate(spec, day, index, versions, run, window))
         for index in range(len(spec.train.candidates))

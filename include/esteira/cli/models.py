@@ -96,7 +96,7 @@ def limits(
     Of a metric whose best value is 1, such as accuracy, the error is what it lacks to that.
     """
     from esteira import steps
-    from esteira.steps.training import better
+    from esteira.steps.suggesting import better
 
     spec = find(model)
     name, found = steps.limits(spec, as_of, factor)

@@ -90,7 +90,7 @@ def _prepared(spec: ModelSpec) -> tuple[Any, Any]:
         from esteira import steps
 
         day, window = run_day(spec), context_of_run()[0]["window"]
-        return steps.prepare(spec, day, window, steps.lacking(spec, day, window))
+        return str(steps.prepare(spec, day, window, steps.lacking(spec, day, window)))
 
     valid, versions = validate(), features()
     extract() >> valid >> versions
@@ -106,10 +106,12 @@ def _measured(spec: ModelSpec, names: list[str], versions: Any) -> tuple[Any, An
     @task(map_index_template="{{ name }}")
     def candidate(index: int, versions: str) -> str:
         from esteira import steps
+        from esteira.store.lineage import DataVersions
 
         get_current_context()["name"] = names[index]  # type: ignore[typeddict-unknown-key]
         params, run, _ = context_of_run()
-        return steps.candidate(spec, run_day(spec), index, versions, run, params["window"])
+        data = DataVersions.parse(versions)
+        return steps.candidate(spec, run_day(spec), index, data, run, params["window"])
 
     @task
     def select(candidate_runs: Sequence[str]) -> str:
@@ -120,9 +122,11 @@ def _measured(spec: ModelSpec, names: list[str], versions: Any) -> tuple[Any, An
     @task
     def evaluate(candidate_run: str, versions: str) -> str:
         from esteira import steps
+        from esteira.store.lineage import DataVersions
 
         params, run, _ = context_of_run()
-        return steps.evaluate(spec, run_day(spec), candidate_run, versions, run, params["window"])
+        data = DataVersions.parse(versions)
+        return steps.evaluate(spec, run_day(spec), candidate_run, data, run, params["window"])
 
     chosen = candidates()
     runs = candidate.partial(versions=versions).expand(index=chosen)

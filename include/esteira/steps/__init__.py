@@ -14,15 +14,19 @@ from esteira.steps.checking import (
     rescore,
     retrain,
 )
+from esteira.steps.evaluating import evaluate
+from esteira.steps.fitting import candidate, select
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.maintenance import maintain
 from esteira.steps.measuring import decide, measure
 from esteira.steps.measuring import labels as labels_for_check
+from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
-from esteira.steps.registering import register
+from esteira.steps.registering import promote, register
 from esteira.steps.scoring import publish, reconcile, requeue, score
-from esteira.steps.training import candidate, evaluate, lacking, limits, prepare, promote, select, train
+from esteira.steps.suggesting import limits
+from esteira.steps.training import train
 
 __all__ = [
     "accounted",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from esteira.errors import PromotionRefused, Refused, UnknownVersion
+from esteira.errors import UnknownVersion
 from esteira.learning.pipelines import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.events import Registered, effective_day
@@ -30,20 +30,16 @@ def make_champion(
 ) -> None:
     """Promote a version. `measured` is the champion that it was compared with, None where there was none.
 
-    It takes the place of what is published from `replaces_from` on, else from the day after `as_of`. Raises PromotionRefused
-    where another champion came in between, serves from a later day, or took the place of what the same run had promoted
-    before.
+    It takes the place of what is published from `replaces_from` on, else from the day after `as_of`. Raises Refused where
+    another champion came in between, serves from a later day, or took the place of what the same run had promoted before.
     """
     ledger.settle(spec)
-    try:
-        event = ledger.change(
-            spec,
-            lambda known: changes.promote(
-                known, version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
-            ),
-        )
-    except Refused as error:
-        raise PromotionRefused(str(error)) from None
+    event = ledger.change(
+        spec,
+        lambda known: changes.promote(
+            known, version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
+        ),
+    )
     if event is not None:
         log.info(
             "model %s: version %d is champion from %s on: %s%s", spec.name, version, event.day, why, _shown(evidence)

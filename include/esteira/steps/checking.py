@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
@@ -36,12 +35,13 @@ from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
-from esteira.steps import alerting, champions, explaining, ingest, labelling, registering, scoring
+from esteira.steps import alerting, champions, explaining, fitting, ingest, labelling, registering, scoring
 from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
 from esteira.steps.outcomes import rules, served
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
+from esteira.store.lineage import DataVersions, DaysSeen, Judged, Tuned
 from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
@@ -71,20 +71,20 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         "as_of": day,
         "check_day": day,
         "attempt": attempt,
-        "candidate": index,
         "recipe": recipe.model_dump_json(),
+        **Tuned(index, best.params).tags(),
     }
     with runs.tracked(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
-        runs.log(run_id, metrics={"cross_validation": best.value}, tags={"params": json.dumps(best.params)})
+        runs.log(run_id, metrics={"cross_validation": best.value})
         held_out = labelling.labelled(spec, *slice_days(spec, day))
-        registering.log_fitted(
+        fitting.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
 
 
-def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, str]:
+def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
     """The rows that a recipe trains on, and the Delta versions of features and labels that they were read from.
 
     They are its window up to `last`, and of what the store has before it the share to keep.
@@ -122,11 +122,8 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
     measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)
-    runs.log(
-        run_id,
-        metrics={"gain": seen.gain, "gain_lower": seen.lower},
-        tags={"outcome": outcome.value, "measured": now.version},
-    )
+    judged = Judged(outcome, now.version)
+    runs.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags=judged.tags())
     log.info(
         "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
     )
@@ -189,7 +186,7 @@ def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
 
 def chosen_version(spec: ModelSpec, day: date) -> int:
     """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
-    return registering.register(spec, _require_chosen(spec, day).run_id, day)
+    return registering.challenger(spec, _require_chosen(spec, day).run_id, day)
 
 
 def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
@@ -206,7 +203,7 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
         spec,
         version,
         day,
-        measured=int(runs.get(chosen.run_id).tags["measured"]),
+        measured=Judged.of(runs.get(chosen.run_id).tags).measured,
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         replaces_from=violated_since(spec, day),
@@ -243,9 +240,8 @@ def commit_notebook(spec: ModelSpec, day: date) -> str:
 def drift_report(spec: ModelSpec, day: date) -> str:
     """Keep Evidently's report of the latest window against the champion's training rows, and why.html; returns the MLflow run."""
     now = ledger.require_champion(spec, day)
-    tags = runs.get(runs.run_of(spec, now.version)).tags
-    seen = (date.fromisoformat(tags["first_day"]), date.fromisoformat(tags["trained_through"]))
-    reference = lake.read("features", spec.name, day=seen)
+    seen = DaysSeen.of(runs.get(runs.run_of(spec, now.version)).tags)
+    reference = lake.read("features", spec.name, day=(seen.first, seen.last))
     current = lake.read("features", spec.name, day=windows(spec, now, day)[-1])
     known = measurements.explanation(spec, day) or explaining.explain(spec, day)
     with (

@@ -1,23 +1,71 @@
-"""Whether a newly trained model may replace the champion: its accepted ranges, the naive baseline, the champion."""
+"""A candidate's model on days that nothing has seen: against its limits, the naive baseline, and the champion."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
+import logging
 from collections.abc import Mapping
+from datetime import date
 
 import pandas as pd
 
-from esteira.errors import DataError, UnknownVersion
+from esteira import data
+from esteira.errors import UnknownVersion
 from esteira.learning import evaluation, pipelines
 from esteira.learning.pipelines import Model
 from esteira.lifecycle import policy
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
-from esteira.steps import champions
+from esteira.steps import champions, fitting, preparing
+from esteira.store import ledger, runs
+from esteira.store.lineage import DataVersions, Evaluation, Tuned
 from esteira.text import better_by, counted
 
+log = logging.getLogger(__name__)
 
-def compare(
+
+def evaluate(
+    spec: ModelSpec, as_of: date, candidate_run: str, versions: DataVersions, run: str, window: int | None = None
+) -> str:
+    """Fit the chosen candidate on 85 % of the days and measure it on the last 15 %, which nothing has seen yet.
+
+    Beside it the naive baseline, and the champion on the rows that neither has seen. The run keeps the model and, as
+    tags, whether it may be promoted, and why. Returns the MLflow run.
+    """
+    tuned = Tuned.of(runs.get(candidate_run).tags)
+    chosen = spec.train.candidates[tuned.candidate]
+    past, test = data.split_days(spec, preparing.rows(spec, as_of, window, versions), 0.85, 0.15)
+    with runs.tracked(
+        spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
+    ) as run_id:
+        model = pipelines.fit(spec, chosen, tuned.params, past, spec.train.half_life)
+        scored = pipelines.scored(spec, model, test)
+        now = ledger.champion(spec)
+        accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
+        fitting.log_fitted(spec, run_id, model, past, test, scored, chosen, tuned.params, versions)
+        found = Evaluation(
+            accepted=accepted,
+            why=why,
+            measured=now.version if now else None,
+            versions=versions,
+            window=window or spec.train.window,
+            identity=identity(spec, as_of, versions, window),
+        )
+        runs.log(run_id, metrics=evidence, tags=found.tags())
+    log.info("model %s: %s: %s", spec.name, "accepted" if accepted else "not accepted", why)
+    return run_id
+
+
+def identity(spec: ModelSpec, as_of: date, versions: DataVersions, window: int | None) -> str:
+    """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
+    asked = json.dumps(
+        [str(as_of), str(versions), window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
+    )
+    return hashlib.sha256(asked.encode() + spec.code).hexdigest()
+
+
+def _compare(
     spec: ModelSpec, now: Serving | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
 ) -> tuple[bool, str, dict[str, float]]:
     """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
@@ -25,7 +73,7 @@ def compare(
     metric = spec.check.metric
     names = tuple({**spec.check.metrics, **limits})
     measured = evaluation.evaluate(spec, scored, names)
-    require_measured(spec, measured, test, "test")
+    fitting.require_measured(spec, measured, test, "test")
     simple = evaluation.evaluate(spec, pipelines.scored(spec, naive, test), names)
     evidence = {f"test_{name}": value for name, value in measured.items()} | {
         f"baseline_{name}": value for name, value in simple.items()
@@ -98,17 +146,4 @@ def _against_champion(
             "gain_lower": seen.lower,
             "gain_upper": seen.upper,
         },
-    )
-
-
-def require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.DataFrame, part: str) -> None:
-    """Raise DataError where the gate's metric can't be computed from a part of the days, most often since it has one class."""
-    if not math.isnan(measured[spec.check.metric]):
-        return
-    span = f"{part} part, {rows['day'].min().date()} to {rows['day'].max().date()}"
-    seen = sorted(rows["label"].unique()) if spec.task != "regression" else []
-    why = f"its labels hold one class only, {seen[0]!r}" if len(seen) == 1 else f"it has {counted(len(rows), 'row')}"
-    raise DataError(
-        f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Widen train.window, train for a later "
-        "day, or choose a metric that one class has, such as log_loss"
     )

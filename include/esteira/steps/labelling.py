@@ -13,6 +13,7 @@ from esteira.spec import ModelSpec
 from esteira.steps import ingest
 from esteira.store import labels as stored
 from esteira.store import lake
+from esteira.store.lineage import DataVersions
 from esteira.text import counted, shown_days
 
 TRIES = 20  # to store labels while others do
@@ -176,16 +177,15 @@ def _corrections(spec: ModelSpec, found: pd.DataFrame, had: pd.DataFrame) -> pd.
     return found[~same.to_numpy()]
 
 
-def versions(spec: ModelSpec) -> str:
-    """The Delta versions of features and labels as they are now, as text: what a training reads, and is recorded with."""
-    return f"{lake.version('features', spec.name)}/{lake.version('labels', spec.name)}"
+def versions(spec: ModelSpec) -> DataVersions:
+    """The Delta versions of features and labels as they are now: what a training reads, and is recorded with."""
+    return DataVersions(lake.version("features", spec.name), lake.version("labels", spec.name))
 
 
-def labelled(spec: ModelSpec, first: date, last: date, versions: str = "/") -> pd.DataFrame:
+def labelled(spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None) -> pd.DataFrame:
     """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
-    features_at, labels_at = (int(number) if number else None for number in versions.split("/"))
-    rows = lake.read("features", spec.name, at=features_at, day=(first, last))
-    known = stored.read(spec, first, last, labels_at)
+    rows = lake.read("features", spec.name, at=versions.features if versions else None, day=(first, last))
+    known = stored.read(spec, first, last, versions.labels if versions else None)
     if rows.empty or known.empty:
         return rows.head(0).assign(label=[])
     joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")

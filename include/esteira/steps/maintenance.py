@@ -8,11 +8,10 @@ from typing import get_args
 
 from esteira.spec import ModelSpec
 from esteira.store import lake, runs, schemas
+from esteira.store.lineage import DataVersions
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
-
-CITED: dict[schemas.Kind, str] = {"features": "features_version", "labels": "labels_version"}
 
 
 def maintain(spec: ModelSpec, days: int = 7) -> str:
@@ -32,6 +31,7 @@ def maintain(spec: ModelSpec, days: int = 7) -> str:
 
 def _cited(spec: ModelSpec, kind: schemas.Kind) -> Set[int]:
     """The Delta versions of a table that registered model versions were trained on."""
-    if kind not in CITED:
+    if kind not in ("features", "labels"):
         return set()
-    return {int(each.tags[CITED[kind]]) for each in runs.versions(spec) if each.tags.get(CITED[kind])}
+    cited = [DataVersions.cited(each.tags) for each in runs.versions(spec)]
+    return {each.features if kind == "features" else each.labels for each in cited if each is not None}

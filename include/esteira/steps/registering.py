@@ -1,109 +1,42 @@
-"""Fitted models with their lineage, and the versions that they are registered as."""
+"""From an evaluated run to a version, and from a version to the champion."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping
+import math
 from datetime import date
-from typing import Any
 
 import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, pipelines
-from esteira.learning.pipelines import Model
-from esteira.spec import Candidate, ModelSpec
-from esteira.steps import champions
+from esteira.lifecycle.events import Rejected, effective_day
+from esteira.spec import ModelSpec
+from esteira.steps import champions, fitting, preparing
 from esteira.store import ledger, runs
+from esteira.store.lineage import DataVersions, Evaluation, Tuned
 
 log = logging.getLogger(__name__)
 
 
-def identity(spec: ModelSpec, as_of: date, versions: str, window: int | None) -> str:
-    """What tells a training from others: the day, the model.yaml and the model's code, the data, the window."""
-    asked = json.dumps(
-        [str(as_of), versions, window or spec.train.window, spec.model_dump(mode="json")], sort_keys=True
-    )
-    return hashlib.sha256(asked.encode() + spec.code).hexdigest()
-
-
-def trained_before(spec: ModelSpec, identity: str, candidate: str | None = None) -> int | None:
-    """The version that the same training has registered, if it was compared with the champion that there is now.
-
-    With `candidate` (its tags) only a version of the same candidate and parameters counts.
-    """
-    now = ledger.champion(spec)
-    for run in runs.search(spec, kind="model", identity=identity):
-        tags = run.tags
-        version = runs.version_of(spec, run.id)
-        if version is None or candidate not in (None, _candidate_of(tags)):
-            continue
-        serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
-        if serves or int(tags["measured"]) == (now.version if now else 0):
-            return version
-    return None
-
-
-def _candidate_of(tags: Mapping[str, str]) -> str:
-    return f"{tags['candidate']} {tags['params']}"
-
-
-def log_fitted(
-    spec: ModelSpec,
-    run_id: str,
-    model: Model,
-    past: pd.DataFrame,
-    rows: pd.DataFrame,
-    scored: pd.DataFrame,
-    chosen: Candidate,
-    params: Mapping[str, Any],
-    versions: str,
-) -> None:
-    """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
-    weights = pipelines.importance(spec, model, rows) if len(rows) else {}
-    log_lineage(spec, run_id, past, chosen, params, versions)
-    runs.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
-    if len(rows):
-
-        def drawn() -> Mapping[str, Any]:
-            from esteira.learning import plots  # matplotlib takes a second to import
-
-            return plots.of_model(spec, scored, weights)
-
-        runs.log_figures(run_id, drawn)
-
-
-def log_lineage(
-    spec: ModelSpec, run_id: str, frame: pd.DataFrame, chosen: Candidate, params: Mapping[str, Any], versions: str
-) -> None:
-    """Note what a model was fitted on, and how: parameters, seed, rows, first day, Delta versions."""
-    features_at, labels_at = versions.split("/")
-    runs.log(
-        run_id,
-        params={"estimator": chosen.estimator, **chosen.params, **params, "seed": spec.train.seed, "rows": len(frame)},
-        tags={
-            "features_version": features_at,
-            "labels_version": labels_at,
-            "first_day": frame["day"].min().date(),
-            "params": json.dumps(params),
-        },
-    )
-
-
 def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) -> int:
-    """Register the run's model as a version with the alias `challenger`; returns the version.
+    """Register an evaluated run's model as `challenger` does; returns the version.
 
     Where the same training has registered one before, that is returned, unless it is to be done `again`.
     """
-    champions.repair_aliases(spec)
     tags = runs.get(run_id).tags
-    if not again and "identity" in tags and runs.version_of(spec, run_id) is None:
-        before = trained_before(spec, tags["identity"], _candidate_of(tags))
+    if not again and runs.version_of(spec, run_id) is None:
+        before = trained_before(spec, Evaluation.of(tags).identity, Tuned.of(tags))
         if before is not None:
+            champions.repair_aliases(spec)
             log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
             return before
+    return challenger(spec, run_id, as_of)
+
+
+def challenger(spec: ModelSpec, run_id: str, as_of: date) -> int:
+    """Register a run's model as a version with the alias `challenger`, unless it is champion by now; returns the version."""
+    champions.repair_aliases(spec)
     version = champions.registered(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
@@ -111,8 +44,66 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
     return version
 
 
+def trained_before(spec: ModelSpec, identity: str, tuned: Tuned | None = None) -> int | None:
+    """The version that the same training has registered, if it was compared with the champion that there is now.
+
+    With `tuned` only a version of the same candidate and parameters counts.
+    """
+    now = ledger.champion(spec)
+    for run in runs.search(spec, kind="model", identity=identity):
+        version = runs.version_of(spec, run.id)
+        if version is None or tuned not in (None, Tuned.of(run.tags)):
+            continue
+        serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
+        if serves or Evaluation.of(run.tags).measured == (now.version if now else None):
+            return version
+    return None
+
+
+def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
+    """Make the version champion where its evaluation allowed it; returns what was done, as a sentence.
+
+    With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
+    """
+    run_id = runs.run_of(spec, version)
+    evaluated = runs.get(run_id)
+    found, measured = Evaluation.of(evaluated.tags), evaluated.metrics
+    if not found.accepted:
+        ledger.write(spec, Rejected(version=version, day=effective_day(as_of), by=run, why=found.why))
+        return f"version {version} was not promoted: {found.why}"
+    chosen = version
+    if spec.promote.refit:
+        frame = preparing.rows(spec, as_of, found.window, found.versions)
+        chosen = refit(spec, as_of, run_id, frame, found.versions, run, spec.train.half_life)
+    champions.make_champion(
+        spec,
+        chosen,
+        as_of,
+        measured=found.measured,
+        why=found.why,
+        by=run,
+        evidence={
+            "run": run_id,
+            "evaluated": version,
+            "commit": evaluated.commit,
+            **{
+                name: measured[name]
+                for name in ("gain", "gain_lower", "gain_upper")
+                if math.isfinite(measured.get(name, math.nan))
+            },
+        },
+    )
+    return f"version {chosen} is the champion from {effective_day(as_of)} on: {found.why}"
+
+
 def refit(
-    spec: ModelSpec, as_of: date, run_id: str, frame: pd.DataFrame, versions: str, run: str, half_life: int | None
+    spec: ModelSpec,
+    as_of: date,
+    run_id: str,
+    frame: pd.DataFrame,
+    versions: DataVersions,
+    run: str,
+    half_life: int | None,
 ) -> int:
     """Fit the candidate of an evaluated run again, on the rows of `frame`; returns the version it is registered as.
 
@@ -121,14 +112,13 @@ def refit(
     made = runs.search(spec, kind="refit", evaluated=run_id)
     if made and made[0].status == "FINISHED":
         return champions.registered(spec, made[0].id, as_of)
-    tags = runs.get(run_id).tags
-    chosen, params = spec.train.candidates[int(tags["candidate"])], json.loads(tags["params"])
-    with runs.tracked(
-        spec, f"{run}/refit", f"{chosen.name} {as_of} refit", kind="refit", as_of=as_of, evaluated=run_id
-    ) as again:
-        model = pipelines.fit(spec, chosen, params, frame, half_life)
-        runs.log(again, tags={"candidate": tags["candidate"]})
-        log_lineage(spec, again, frame, chosen, params, versions)
-        weights = drift.importance(runs.profile(run_id)) if "model_uri" in tags else {}
+    evaluated = runs.get(run_id)
+    tuned = Tuned.of(evaluated.tags)
+    chosen = spec.train.candidates[tuned.candidate]
+    about = {"kind": "refit", "as_of": as_of, "evaluated": run_id, **tuned.tags()}
+    with runs.tracked(spec, f"{run}/refit", f"{chosen.name} {as_of} refit", **about) as again:
+        model = pipelines.fit(spec, chosen, tuned.params, frame, half_life)
+        fitting.log_lineage(spec, again, frame, chosen, tuned.params, versions)
+        weights = drift.importance(runs.profile(run_id)) if evaluated.has_model else {}
         runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
     return champions.registered(spec, again, as_of)

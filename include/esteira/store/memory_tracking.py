@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ class MemoryTracking:
     pointers: dict[str, dict[str, int]] = field(default_factory=dict)
     started: int = 0
     identity: str = field(default_factory=lambda: uuid4().hex)
+
+    def copied(self) -> MemoryTracking:
+        """Another registry, that begins with all that this one has."""
+        return replace(deepcopy(self), identity=uuid4().hex)
 
     def get(self, run_id: str) -> Run:
         """A run."""

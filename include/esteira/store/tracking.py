@@ -24,6 +24,16 @@ class Run:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
 
+    @property
+    def commit(self) -> str:
+        """The git commit of the code that made it; empty where that is not known."""
+        return self.tags.get("code", "")
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it keeps a model."""
+        return "model_uri" in self.tags
+
 
 @dataclass(frozen=True)
 class Version:
