@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -10,13 +9,9 @@ import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import EsteiraError, OutOfReach
-from esteira.notify import rendering
-from esteira.store import lake
-from esteira.store.outbox import Mail
 
 from tests import models
 from tests.conftest import PROJECT
@@ -93,64 +88,6 @@ def test_an_attempt_that_raises_has_failed_but_for_an_outage() -> None:
         (MlflowException("API request to http://127.0.0.1:5000 failed"), RetryAction.RETRY),
     ):
         assert ATTEMPT.evaluate(error, 1, 4).action is action, error
-
-
-def test_a_day_has_a_deadline_unless_its_model_wants_none(home: Path, tmp_path: Path) -> None:
-    from esteira.dags.score import score_dag
-
-    (alert,) = score_dag(models.write(tmp_path)).deadline
-    assert alert.interval == timedelta(hours=6)
-    assert alert.callback.path == "esteira.dags.score.late"
-    none = models.write(tmp_path, "patient", yaml=models.YAML + "score: {{deadline: null}}\n")
-    assert not score_dag(none).deadline
-
-
-def test_a_late_day_is_mailed_once_and_not_where_it_was_scored(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from esteira.dags import alerts, score
-
-    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
-    spec = models.write(tmp_path / "models")
-    sent: list[Mail] = []
-    monkeypatch.setattr(alerts, "deliver_now", lambda spec, mail: sent.append(mail))
-    run = {
-        "dag_id": "sales_score",
-        "dag_run_id": "scheduled__1",
-        "state": "failed",
-        "partition_key": "2026-02-01",
-        "logical_date": None,
-        "run_after": "2026-02-02T06:00:00Z",
-        "conf": {},
-    }
-    context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-02-02 12:00:00+00:00"}}
-    for _ in range(2):
-        asyncio.run(score.late("sales", context))
-    (mail,) = sent
-    assert mail.subject == "[esteira] sales: 2026-02-01 is not scored yet"
-    assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in rendering.text(
-        mail
-    )
-
-    by_hand = run | {"partition_key": None, "dag_run_id": "2", "conf": {"day": "2026-02-01", "last_day": "2026-02-03"}}
-    lake.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 1), date(2026, 2, 2)])
-    for again in (run | {"dag_run_id": "scheduled__2"}, by_hand, run | {"dag_run_id": "3", "partition_key": None}):
-        asyncio.run(score.late("sales", context | {"dag_run": again}))
-    asyncio.run(score.late("sales", context | {"dag_run": run | {"dag_run_id": "4", "run_type": "backfill"}}))
-    assert [mail.subject for mail in sent[1:]] == ["[esteira] sales: 2026-02-03 is not scored yet"]
-
-    lake.replace_days("predictions", spec.name, pd.DataFrame(), [date(2026, 2, 4)])
-    # As for its tasks, its day is that of its logical date.
-    dated = {"dag_run_id": "5", "logical_date": "2026-02-05T06:00:00Z", "run_after": "2026-02-10T06:00:00Z"}
-    asyncio.run(score.late("sales", context | {"dag_run": run | dated | {"partition_key": None}}))
-    assert len(sent) == 2
-
-    given: list[tuple[str, str]] = []
-    monkeypatch.setattr(alerts, "send", lambda message, receiver: given.append((message["Subject"], receiver)))
-    monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "not mounted"))
-    asyncio.run(score.late("sales", context))
-    assert given == [("[esteira] sales: 2026-02-01 is not scored yet", "ops@example.com")]
-    assert len(sent) == 2
 
 
 def test_the_scheduled_score_takes_the_day_before(dags) -> None:
