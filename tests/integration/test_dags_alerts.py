@@ -18,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 from esteira import steps
 from esteira.dags import alerts
 from esteira.notify import delivery, rendering
-from esteira.notify.delivery import Delivery, Postponed, Refused, Unknown, Unreachable
+from esteira.notify.delivery import Delivery, Postponed, Undeliverable, Unknown, Unreachable
 from esteira.spec import ModelSpec
 from esteira.store import lake, outbox
 from esteira.store.outbox import Mail
@@ -195,15 +195,15 @@ def test_what_goes_over_the_wire_has_whole_line_ends_ascii_and_short_lines(odd: 
         ("MAIL", "421 closing", Unreachable),
         ("MAIL", HANG_UP, Unreachable),
         ("RCPT", "451 greylisted", Postponed),
-        ("RCPT", "550 no such user", Refused),
+        ("RCPT", "550 no such user", Undeliverable),
         ("RCPT", HANG_UP, Postponed),
         ("RCPT", HANG, Postponed),
         ("DATA", "451 not now", Postponed),
-        ("DATA", "554 no valid recipients", Refused),
+        ("DATA", "554 no valid recipients", Undeliverable),
         ("DATA", "250 what?", Postponed),
         ("DATA", HANG_UP, Postponed),
         ("END", "451 local error", Postponed),
-        ("END", "552 too large", Refused),
+        ("END", "552 too large", Undeliverable),
         ("END", HANG_UP, Unknown),
         ("END", HANG, Unknown),
         ("END", "what?", Unknown),
@@ -267,7 +267,7 @@ def test_a_server_that_hangs_up_at_one_receiver_gets_the_others(spec: ModelSpec,
 
 
 def test_an_address_that_the_server_can_not_be_told_is_refused(odd: Odd) -> None:
-    with pytest.raises(Refused, match="is no address that the server can be told"):
+    with pytest.raises(Undeliverable, match="is no address that the server can be told"):
         alerts.send(rendering.message(MAIL, alerts.SENDER), "josé@example.com")
 
 

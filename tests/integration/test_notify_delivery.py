@@ -14,7 +14,7 @@ import pytest
 from esteira import steps
 from esteira.lifecycle.events import Noted
 from esteira.notify import delivery, messages
-from esteira.notify.delivery import COPIES, Delivery, Postponed, Refused, Send, Unknown, Unreachable
+from esteira.notify.delivery import COPIES, Delivery, Postponed, Send, Undeliverable, Unknown, Unreachable
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
 from esteira.store.outbox import Mail
@@ -120,7 +120,7 @@ def test_a_receiver_that_is_postponed_is_tried_again_alone(spec: ModelSpec) -> N
 
 
 def test_a_receiver_that_is_refused_for_good_becomes_a_row_and_a_notice_to_the_owner(spec: ModelSpec) -> None:
-    server = Server(ops=Refused("550 no such user"))
+    server = Server(ops=Undeliverable("550 no such user"))
     queue(spec, mail_of())
     assert tick(spec, server) == Delivery(refused=1)
     assert states(spec) == [("refused", OPS)]
@@ -133,9 +133,9 @@ def test_a_receiver_that_is_refused_for_good_becomes_a_row_and_a_notice_to_the_o
 
 
 def test_no_notice_is_sent_about_a_notice_or_to_the_refused_address(spec: ModelSpec) -> None:
-    server = Server(ops=Refused("550"), team=Refused("550"))
+    server = Server(ops=Undeliverable("550"), team=Undeliverable("550"))
     queue(spec, mail_of(to=(OPS, "Team@example.com")))
-    server.says["Team"] = Refused("550")
+    server.says["Team"] = Undeliverable("550")
     for _ in range(4):
         tick(spec, server)
     assert [receiver for _, receiver in server.tried] == [OPS, "Team@example.com", TEAM]
@@ -162,7 +162,7 @@ class Speechless(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("what is this"), Speechless(), Refused("\udcff"), Postponed("\udcff"), Unknown("\udcff")]
+    "error", [ValueError("what is this"), Speechless(), Undeliverable("\udcff"), Postponed("\udcff"), Unknown("\udcff")]
 )
 def test_a_mail_that_can_not_be_sent_stops_no_other(spec: ModelSpec, error: Exception) -> None:
     server = Server(ops=error)

@@ -308,7 +308,7 @@ def server(answer: str) -> Callable[[], AbstractContextManager[delivery.Send]]:
 
     def send(mail: EmailMessage, receiver: str) -> None:
         if answer == "refuses":
-            raise delivery.Refused("550 no such user")
+            raise delivery.Undeliverable("550 no such user")
         if answer == "is silent":
             raise delivery.Unknown("no answer")
 

@@ -32,7 +32,7 @@ SENDER = "esteira@localhost"  # where the connection names none
 def connected() -> Iterator[Send]:
     """The server of Airflow's SMTP connection, once it takes mails of this sender.
 
-    Raises Unreachable, and what it yields raises Postponed or Refused, where it is certain that the server has not taken the
+    Raises Unreachable, and what it yields raises Postponed or Undeliverable, where it is certain that the server has not taken the
     mail, and Unknown where it is not.
     """
     from airflow.providers.smtp.hooks.smtp import SmtpHook

@@ -25,7 +25,7 @@ Send = Callable[[EmailMessage, str], None]  # gives a mail to the server for one
 Connect = Callable[[], AbstractContextManager[Send]]  # to a server that takes mails of ours; raises Unreachable
 
 
-class Refused(Exception):
+class Undeliverable(Exception):
     """The server will never take the mail for this receiver (an answer of 5xx)."""
 
 
@@ -125,7 +125,7 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
         return replace(done, waiting=done.waiting + 1)  # another process makes this very try
     try:
         send(rendering.message(given.mail, sender), given.receiver)
-    except Refused as error:
+    except Undeliverable as error:
         said = printable(text.said(error))
         told = _refuse(spec, given, said)
         return replace(done, refused=done.refused + 1, error=done.error if told else f"nobody can be told: {said}")

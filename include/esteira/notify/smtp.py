@@ -6,7 +6,7 @@ import re
 import smtplib
 from email.message import EmailMessage
 
-from esteira.notify.delivery import Postponed, Refused, Unknown, Unreachable
+from esteira.notify.delivery import Postponed, Undeliverable, Unknown, Unreachable
 
 # Answers of a mail server, from the first to the last that means it.
 ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
@@ -25,7 +25,7 @@ def require_sender(client: smtplib.SMTP, origin: str) -> None:
 def give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, patience: float) -> None:
     """Give one mail to one receiver, step by step, so that it is known how far it came.
 
-    `patience` are the seconds that the server has to answer once it has the mail. Raises Postponed, Refused or Unreachable
+    `patience` are the seconds that the server has to answer once it has the mail. Raises Postponed, Undeliverable or Unreachable
     where it is certain that the server has not taken it, and Unknown where it is not.
     """
     del mail["From"]
@@ -37,7 +37,7 @@ def give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, p
     except smtplib.SMTPException as error:  # it was not given the mail
         raise Postponed(f"{type(error).__name__}: {error}") from error
     except UnicodeEncodeError as error:
-        raise Refused(f"{receiver!r} is no address that the server can be told: {error}") from error
+        raise Undeliverable(f"{receiver!r} is no address that the server can be told: {error}") from error
     if client.sock is not None:
         client.sock.settimeout(patience)
     try:
@@ -56,4 +56,4 @@ def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -
     said = answer.decode(errors="replace")
     if OF_THE_SENDER.match(said):
         raise Unreachable(f"the mail server takes no mail of ours: {code} {said}")
-    raise (Refused if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")
+    raise (Undeliverable if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")
