@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from esteira.settings import isolate
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -82,10 +83,7 @@ def main() -> int:
     console = Console()
     # A folder, models and tables of its own: what the demo deletes at its start is never anything else.
     home = Path(os.environ.get("ESTEIRA_HOME") or PROJECT / ".esteira").absolute() / "demo"
-    os.environ["ESTEIRA_HOME"] = str(home)
-    os.environ["ESTEIRA_MODELS"] = str(PROJECT / "include" / "models")
-    for name in ("ESTEIRA_LAKE", "ESTEIRA_GIT", "ESTEIRA_MLFLOW_URL"):
-        os.environ.pop(name, None)
+    isolate(home, ESTEIRA_MODELS=str(PROJECT / "include" / "models"))
     stack = Stack.from_environment()
     began = time.monotonic()
     if stacks.is_up(stack):

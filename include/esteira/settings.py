@@ -50,6 +50,18 @@ class Settings(BaseSettings):
 NAMES = tuple(f"ESTEIRA_{name.upper()}" for name in Settings.model_fields)
 
 
+def isolate(home: Path, **others: str) -> None:
+    """Let the environment say nothing of where things are but that all state lies in `home`: for what must touch nothing else.
+
+    Which models there are, and the code's commit, are kept; `others` are given anew.
+    """
+    for name in NAMES:
+        if name not in ("ESTEIRA_MODELS", "ESTEIRA_COMMIT"):
+            os.environ.pop(name, None)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ |= {"ESTEIRA_HOME": str(home), **others}
+
+
 def settings() -> Settings:
     """The settings as the environment has them now. Raises EsteiraError that names a variable which can't be used."""
     return _read(tuple(os.environ.get(name) for name in NAMES))

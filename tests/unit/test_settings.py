@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,15 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTEIRA_GIT_HOST", "gitlab")
     with pytest.raises(EsteiraError, match="ESTEIRA_GIT_HOST can't be used: got 'gitlab'"):
         settings.settings()
+
+
+def test_what_is_isolated_knows_of_no_other_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict.fromkeys((*settings.NAMES, "MLFLOW_TRACKING_URI", "PATH"), "somewhere"))
+    settings.isolate(tmp_path, MLFLOW_TRACKING_URI="sqlite:///own")
+    assert os.environ == {
+        "ESTEIRA_HOME": str(tmp_path),
+        "ESTEIRA_MODELS": "somewhere",
+        "ESTEIRA_COMMIT": "somewhere",
+        "MLFLOW_TRACKING_URI": "sqlite:///own",
+        "PATH": "somewhere",
+    }

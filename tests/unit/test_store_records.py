@@ -40,4 +40,5 @@ def test_a_value_is_in_range_where_there_is_one_and_it_was_asked(
 ) -> None:
     found = Record(check_day=DAY, attempt=0, role=Role.CHAMPION, metric="mae", value=value).beside(limit)
     assert found.in_range is held
+    assert found.is_held is (limit is None or held is True)
     assert (found.min, found.max) == ((limit.min, limit.max) if limit else (None, None))

@@ -1,1 +1,1 @@
-"""Airflow's DAGs: the three of each model, and those that look after all of them; with web/ all that imports airflow."""
+"""Airflow's DAGs: the three of each model, and those that look after all of them, all that imports airflow."""

@@ -24,6 +24,7 @@ from esteira.lifecycle.policy import Decision
 from esteira.replay.plan import Plan
 from esteira.replay.walking import WALKS, begin, walk
 from esteira.replay.worth import block_metrics, promotion_gains
+from esteira.settings import isolate
 from esteira.spec import ModelSpec
 
 
@@ -31,10 +32,7 @@ def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     """One walk and its blocks, in a process of its own whose lake, registry and notebooks lie in `place`."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     spec = specs.find(plan.model)
-    os.environ["ESTEIRA_HOME"] = str(place / kind)
-    for name in ("ESTEIRA_LAKE", "ESTEIRA_GIT", "MLFLOW_TRACKING_URI", "ESTEIRA_MLFLOW_URL"):
-        os.environ.pop(name, None)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / kind}/mlflow/mlflow.db"
+    isolate(place / kind, MLFLOW_TRACKING_URI=f"sqlite:///{place / kind}/mlflow/mlflow.db")
     began = time.monotonic()
     checks = walk(spec, plan, kind, place / f"{kind}.jsonl")
     return {

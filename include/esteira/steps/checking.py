@@ -118,7 +118,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     )
     about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
-    healthy = all(each.in_range is not False for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
+    healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     enough = len(old) >= spec.check.min_rows
     outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
     measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)

@@ -72,6 +72,12 @@ class Record:
         held = None if self.value is None or math.isnan(self.value) else limit.holds(self.value)
         return replace(self, min=limit.min, max=limit.max, in_range=held)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its value is in the range asked of it, if any was: a value that is not known is in none."""
+        asked = self.min is not None or self.max is not None
+        return bool(self.in_range) or not asked
+
     def row(self) -> dict[str, Any]:
         """By column; words as plain text."""
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in vars(self).items()}

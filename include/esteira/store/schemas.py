@@ -12,7 +12,7 @@ Kind = Literal["raw", "quarantine", "features", "predictions", "served", "labels
 METRICS = pa.schema(
     {
         "check_day": pa.date32(),
-        "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt; -1: what it decided; -2: a verification
+        "attempt": pa.int64(),  # 0: the check itself; k: the k-th attempt; below 0: what measurements.py says
         "role": pa.string(),  # records.Role
         "version": pa.int64(),  # empty while a challenger has none
         "run_id": pa.string(),
