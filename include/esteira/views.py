@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from esteira.lifecycle.events import Registered, Verified, Warned
+from esteira.lifecycle.events import Registered, Verified, Warned, run_key
 from esteira.lifecycle.policy import Measurement, Verdict
 from esteira.lifecycle.sequence import Promoted
 from esteira.lifecycle.state import Serving, State
@@ -221,11 +221,6 @@ def check(spec: ModelSpec, day: date) -> Check:
         warned=warned[0] if warned else None,
         table=measurements.place(spec),
     )
-
-
-def run_key(day: date) -> str:
-    """What the runs of a day's check are known by in MLflow, its events in the ledger, and its predictions in the tables."""
-    return f"check:{day}"
 
 
 def windows(spec: ModelSpec, metric: str = "", window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:

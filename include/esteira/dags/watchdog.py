@@ -193,7 +193,7 @@ def mails(
     for run in filter(None, late):
         if run.dag_id in dag_ids:
             mail = messages.stuck(spec, run.name, [each.row for each in run.tasks], _links(run, web))
-            yield mail, f"stuck/{run.name}/", run.since
+            yield mail, messages.of_stuck(run.name), run.since
 
 
 def _links(run: Run, web: str) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from esteira.errors import UnknownEvent
 
+CHECK = "check:"  # how the runs of checks are called
 Row = dict[str, Any]
 
 
@@ -155,7 +156,12 @@ class Verified(Event):
     @property
     def id(self) -> str:
         """One for a promotion."""
-        return f"verified:{self.promotion}"
+        return self.id_of(self.promotion)
+
+    @staticmethod
+    def id_of(promotion: int) -> str:
+        """The id of the one about the promotion of a number."""
+        return f"verified:{promotion}"
 
     def row(self) -> Row:
         """The row; its state says how it ended."""
@@ -300,3 +306,8 @@ class Noted(Event):
 def effective_day(as_of: date) -> date:
     """The first day that a version of `as_of` serves: what it learnt was known when `as_of` had ended."""
     return as_of + timedelta(days=1)
+
+
+def run_key(day: date) -> str:
+    """What the runs of a day's check are known by in MLflow, its events in the ledger, and its predictions in the tables."""
+    return f"{CHECK}{day}"

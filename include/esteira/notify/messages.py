@@ -223,11 +223,16 @@ def unreported(
     )
 
 
+def of_stuck(run: str) -> str:
+    """How the names of all mails begin that tell of a run that hangs."""
+    return f"stuck/{run}/"
+
+
 def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tuple[str, str]]) -> Mail:
     """The mail about a run whose tasks wait, or run, for too long. `tasks` are rows of TASKS."""
     name, state, number, since = tasks[0]
     return Mail(
-        key=f"{spec.name}/stuck/{run}/{name}/{number}/{state}",
+        key=f"{spec.name}/{of_stuck(run)}{name}/{number}/{state}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: task {name} hangs",
         lead=(

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 
 from esteira import views
-from esteira.lifecycle.events import Drifted, Verified, Warned
+from esteira.lifecycle.events import Drifted, Verified, Warned, run_key
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import measuring, verification
 from esteira.store import ledger, outbox
 from esteira.store.outbox import Mail
-from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 

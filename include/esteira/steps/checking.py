@@ -29,7 +29,7 @@ from esteira.lifecycle.actions import (
     Warn,
     next_action,
 )
-from esteira.lifecycle.events import Verified
+from esteira.lifecycle.events import Verified, run_key
 from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
@@ -46,7 +46,6 @@ from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
-from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from esteira import data
 from esteira.learning import drift, evaluation
 from esteira.lifecycle import policy
-from esteira.lifecycle.events import Drifted, Warned
+from esteira.lifecycle.events import Drifted, Warned, run_key
 from esteira.lifecycle.policy import Decision, Verdict
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
@@ -22,7 +22,6 @@ from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as read_labels
 from esteira.store.measurements import Drift
 from esteira.store.records import Record, Role, Window
-from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira.learning import evaluation
-from esteira.lifecycle.events import Verified
+from esteira.lifecycle.events import Verified, run_key
 from esteira.lifecycle.policy import Gate, gate
 from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
@@ -20,7 +20,6 @@ from esteira.steps.outcomes import as_predicted_by, served
 from esteira.store import ledger, measurements
 from esteira.store.records import Record, Role, Window
 from esteira.text import counted
-from esteira.views import run_key
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
         return None
     if first_window(spec, promoted)[1] > labelling.mature_through(spec, day):
         return None
-    verified = ledger.by_id(spec, f"verified:{promoted.number}")
+    verified = ledger.by_id(spec, Verified.id_of(promoted.number))
     return promoted if verified is None or verified.by == run_key(day) else None
 
 

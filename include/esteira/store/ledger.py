@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from esteira.errors import EsteiraError, NoChampion, Refused, UnknownEvent
-from esteira.lifecycle.events import Dated, Event, Registered
+from esteira.lifecycle.events import CHECK, Dated, Event, Registered
 from esteira.lifecycle.rows import from_row
 from esteira.lifecycle.sequence import Numbered, Promoted
 from esteira.lifecycle.state import Serving, State, fold
@@ -48,7 +48,7 @@ def _events(spec: ModelSpec) -> list[Event]:
 
 def _since(spec: ModelSpec, known: State) -> dict[int, date]:
     """From which day on promotions of 0.1 had replaced predictions: their rows don't say it, the predictions do."""
-    asked = [each for each in undated(known) if each.by.startswith("check:")]
+    asked = [each for each in undated(known) if each.by.startswith(CHECK)]
     if not asked:
         return {}
     rows = lake.read("predictions", spec.name, columns=["day", "version", "run", "replaces"])
