@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak simulate \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak simulate simulate-broken \
 	secrets image scan deploy first-day backup restore clean
 
 help: ## Show this help
@@ -139,6 +139,9 @@ soak: $(READY) ## Kill, race and break the steps hundreds of times, and print wh
 simulate: $(READY) ## Check 100,000 random histories of the life cycle, and 1,000 over the real steps with tasks that die and meet (15 minutes)
 	@$(BIN)/python -m tests.simulation.lifecycle $(N)
 	@$(BIN)/python -W ignore -m tests.simulation.steps $(STEPS)
+
+simulate-broken: $(READY) ## Break each rule of the simulation on purpose, and search by random histories until one finds it (30 minutes)
+	@$(BIN)/python -W ignore -m tests.simulation.broken $(STEPS)
 
 clean: ## Stop everything and remove .venv, .esteira and caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m ops.stack clean; \

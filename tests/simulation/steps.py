@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
@@ -71,7 +71,7 @@ def pasts() -> dict[str, Past]:
         life = Life()
         life.live(found[begin])
         life.the_world_changes(level)
-        life.days_come(days, False, False, ("once",), ("once",))
+        life.days_come("all", days, False, ("once",), ("once",))
         if then == "promoted":
             life.promote(3, ("once",))
         if then == "checked":
@@ -106,6 +106,7 @@ WRITERS = [
     (5, 2),
     (1, 2),
 ]  # of these those that write predictions, and what changes them
+ROWS = st.sampled_from(["all", "all", "some late", "some late", "none"])
 NEVER = 999
 MOMENTS = {"dies": world.ANY, "dies writing": world.WRITES, "dies recording": world.RECORDS}
 HOWS = st.one_of(
@@ -182,16 +183,18 @@ class Life(Rules):
         """From now on amounts are of another size, or of none that anything explains."""
         self.level = level
 
-    @rule(count=st.integers(3, 8), late=st.booleans(), checked=st.booleans(), how=HOWS, how_checked=HOWS)
+    @rule(rows=ROWS, count=st.sampled_from([1, 3, 5, 8]), checked=st.booleans(), how=HOWS, how_checked=HOWS)
     def days_come(
-        self, count: int, late: bool, checked: bool, how: tuple[object, ...], how_checked: tuple[object, ...]
+        self, rows: str, count: int, checked: bool, how: tuple[object, ...], how_checked: tuple[object, ...]
     ) -> None:
         """Days are over, and scored as one range; a check may follow."""
         new = [world.NOW.today + timedelta(days=n) for n in range(1, count + 1)]
         for day in new:
             world.NOW.level[day] = self.level
-            if late:
+            if rows == "some late":
                 world.NOW.late.add((day, 3))
+            if rows == "none":
+                world.NOW.empty.add(day)
         world.NOW.today = new[-1]
         self.do(lambda: self.score_days(new, f"score/{new[0]}"), how)
         if checked:
@@ -318,6 +321,20 @@ def server(answer: str) -> Callable[[], AbstractContextManager[delivery.Send]]:
         return nullcontext(send)
 
     return connect
+
+
+def relive(past: str, events: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+    """Live through a history that is known: the rules by name, with what each was given."""
+    life = Life()
+    try:
+        life.begin(past=past)
+        for name, given in events:
+            life.look()
+            getattr(life, name)(**given)
+        life.look()
+        life.settle()
+    finally:
+        life.stack.close()
 
 
 def check_many(number: int, count: int, *, shrink: bool = True) -> int:
