@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 from esteira import data
+from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
 from esteira.steps import champions, fitting, labelling, preparing, registering
 from esteira.store import lake, schemas
@@ -46,7 +47,7 @@ def promoted_worse(trained, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec,
     frame = labelling.labelled(spec, FIRST, FIRST + timedelta(days=3))
     shuffled = frame.assign(label=frame["label"].sample(frac=1, random_state=0).to_numpy())
     version = registering.refit(spec, as_of, candidate, shuffled, labelling.versions(spec), "worse", None)
-    champions.make_champion(spec, version, as_of, measured=1, why="a mistake", by="worse")
+    champions.promote(spec, Proposal(version, as_of, measured=1, why="a mistake", by="worse"))
     days = data.days(as_of + timedelta(days=1), as_of + timedelta(days=8))
     score_days(spec, days, "r2")
     return spec, days

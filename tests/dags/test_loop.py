@@ -85,7 +85,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
             Verdict(decision, "pretended"), len(spec.recipes), {n: (found.get(n, F), 0.1) for n in range(1, tried + 1)}
         ),
         "commit_notebook": lambda *_: "commit",
-        "chosen_version": lambda *_: 2,
+        "register_chosen": lambda *_: 2,
         "promote_chosen": lambda *_: 2,
         "rescore": lambda *_: 10,
         "warn": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),

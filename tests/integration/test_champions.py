@@ -11,6 +11,7 @@ import pytest
 from esteira import steps, views
 from esteira.cli import operations
 from esteira.errors import EsteiraError, ModelRefused, Refused
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Event, Noted
 from esteira.spec import ModelSpec
 from esteira.steps import champions, rollbacks
@@ -23,21 +24,23 @@ from tests.models import AS_OF, FIRST
 def test_a_promotion_is_refused_when_the_champion_changed_or_is_of_a_later_day(trained) -> None:
     spec = trained()
     with pytest.raises(Refused, match="version 9 was measured against version 5, but the champion is version 1"):
-        champions.make_champion(spec, 9, AS_OF + timedelta(days=3), measured=5, why="x", by="x")
+        champions.promote(spec, Proposal(9, AS_OF + timedelta(days=3), measured=5, why="x", by="x"))
     with pytest.raises(Refused, match="older than the champion, which serves from"):
-        champions.make_champion(spec, 9, AS_OF - timedelta(days=3), measured=1, why="x", by="x")
-    champions.make_champion(spec, 1, AS_OF, measured=None, why="again", by="x")
+        champions.promote(spec, Proposal(9, AS_OF - timedelta(days=3), measured=1, why="x", by="x"))
+    champions.promote(spec, Proposal(1, AS_OF, measured=None, why="again", by="x"))
     assert (lake.read("ledger", spec.name)["to_state"] == "champion").sum() == 1
 
 
 def test_a_run_does_not_promote_again_what_was_rolled_back(trained) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
-    champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
-    champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")  # a retry changes nothing
+    champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2"))
+    champions.promote(
+        spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
+    )  # a retry changes nothing
     rollbacks.perform(spec, Asked(by="ana"))
     with pytest.raises(Refused, match="version 2 was promoted by t2 before, and version 1 is the champion"):
-        champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2")
+        champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="t2"))
     assert ledger.champion(spec).version == 1
 
 
@@ -61,7 +64,7 @@ def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ledger, "write", race)
     with pytest.raises(Refused, match="measured against version 1, but the champion is version 3"):
-        champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="x", by="x")
+        champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="x"))
 
 
 def test_aliases_are_repaired_from_the_ledger(trained) -> None:

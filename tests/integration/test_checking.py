@@ -11,6 +11,7 @@ import pytest
 from esteira import data, steps, views
 from esteira.cli import operations
 from esteira.errors import Refused
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
@@ -30,9 +31,9 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
     steps.measure(spec, day)
     run_id = steps.retrain(spec, day, 2)
     assert steps.recheck(spec, day, 2, run_id) is Outcome.RECOVERS
-    version = steps.chosen_version(spec, day)
+    version = steps.register_chosen(spec, day)
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
-    champions.make_champion(spec, 3, AS_OF + timedelta(days=2), measured=1, why="x", by="x")
+    champions.promote(spec, Proposal(3, AS_OF + timedelta(days=2), measured=1, why="x", by="x"))
     with pytest.raises(Refused, match="version 2 was measured against version 1, but the champion is version 3"):
         steps.promote_chosen(spec, day, version, "commit")
 
@@ -184,7 +185,7 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
         outcome = twice(steps.recheck, spec, day, attempt, twice(steps.retrain, spec, day, attempt))
     assert outcome is Outcome.RECOVERS
     commit = twice(steps.commit_notebook, spec, day)
-    version = twice(steps.chosen_version, spec, day)
+    version = twice(steps.register_chosen, spec, day)
     version = twice(steps.promote_chosen, spec, day, version, commit)
     twice(steps.rescore, spec, day)
     found = snapshot(spec)

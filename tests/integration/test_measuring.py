@@ -11,6 +11,7 @@ from esteira import data, steps, views
 from esteira.cli import operations
 from esteira.errors import EsteiraError
 from esteira.learning import evaluation
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, outcomes, training
@@ -91,7 +92,7 @@ def test_a_range_over_a_promotion_measures_each_champion_on_its_own_windows(trai
     spec, middle, last = trained(), FIRST + timedelta(days=20), FIRST + timedelta(days=62)
     score_days(spec, data.days(FIRST, middle))
     second = training.retrained(spec, middle, "second")
-    champions.make_champion(spec, second, middle, measured=1, why="second", by="test")
+    champions.promote(spec, Proposal(second, middle, measured=1, why="second", by="test"))
     score_days(spec, data.days(middle + timedelta(days=1), last), run="later")
     check(spec, last)
     rows = lake.read("metrics", spec.name, role="champion", window="window", metric="mae_over_mean")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from esteira import data, steps
 from esteira.errors import DataError, Refused, SpecError
+from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
@@ -172,7 +173,7 @@ def test_a_day_whose_features_are_gone_is_left_and_told(trained) -> None:
 def test_what_died_before_its_days_were_scored_is_brought_along(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
-    champions.make_champion(spec, 2, day, measured=1, why="x", by="x", replaces_from=CHANGE)  # and then it dies
+    champions.promote(spec, Proposal(2, day, measured=1, why="x", by="x", replaces_from=CHANGE))  # and then it dies
     assert set().union(*versions(spec).values()) == {1}
     done = steps.reconcile(spec, "hourly")
     assert done.days == tuple(data.days(CHANGE, day))

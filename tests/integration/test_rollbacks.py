@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from esteira import data, steps
 from esteira.errors import EsteiraError
+from esteira.lifecycle.changes import Proposal
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
 from esteira.steps import champions, rollbacks, scoring
@@ -115,7 +116,7 @@ def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=2)))
     as_of = FIRST + timedelta(days=9)  # as the train DAG's schedule may promote before the day's score has run
     steps.train(spec, as_of, "t2", promoted=False)
-    champions.make_champion(spec, 2, as_of, measured=1, why="a mistake", by="x")
+    champions.promote(spec, Proposal(2, as_of, measured=1, why="a mistake", by="x"))
     assert rollbacks.perform(spec, Asked(by="ana"))[1] == Reconciled()
     now = ledger.champion(spec)
     assert now is not None
@@ -125,7 +126,7 @@ def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:
 def test_a_finished_rollback_is_not_begun_again_by_its_left_over_rows(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, days = promoted_worse(trained, monkeypatch)
     steps.train(spec, days[-1], "t3", promoted=False)
-    champions.make_champion(spec, 3, days[-1], measured=2, why="another", by="x")
+    champions.promote(spec, Proposal(3, days[-1], measured=2, why="another", by="x"))
     assert champion_after(spec, Asked(by="ana")) == 2
     steps.score(spec, days[:1], "by hand", 3)  # rows of the version that was rolled back, again
     assert champion_after(spec, Asked(by="ana", to=1)) == 1

@@ -10,6 +10,7 @@ import pytest
 from esteira import data, steps
 from esteira.errors import NoChampion, Unaccounted
 from esteira.learning import pipelines
+from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
 from esteira.spec.sources import CsvSource
 from esteira.spec.words import RESERVED_COLUMNS
@@ -104,7 +105,7 @@ def test_what_was_served_never_changes(trained, monkeypatch: pytest.MonkeyPatch)
 def test_each_day_of_a_range_is_scored_by_its_own_champion(trained) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
-    champions.make_champion(spec, 2, AS_OF + timedelta(days=3), measured=1, why="test", by="test")
+    champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="test", by="test"))
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=5)))
     by_day = lake.read("predictions", spec.name).groupby("day")["version"].unique().map(list)
     assert list(by_day) == [[1]] * 3 + [[2]] * 3

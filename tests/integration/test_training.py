@@ -16,6 +16,7 @@ from esteira.errors import (
     UnknownVersion,
 )
 from esteira.learning import tuning
+from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, find
 from esteira.steps import champions, training
 from esteira.store import lake, ledger, mlflow_tracking, runs, schemas
@@ -68,7 +69,7 @@ def test_a_version_that_another_champion_was_compared_with_is_trained_anew(train
     """Else its promotion would be refused for good: it was measured against a champion that is no more."""
     spec = trained()
     other = training.retrained(spec, AS_OF, "other")
-    champions.make_champion(spec, other, AS_OF, measured=1, why="by hand", by="test")
+    champions.promote(spec, Proposal(other, AS_OF, measured=1, why="by hand", by="test"))
     steps.train(spec, AS_OF, "again")
     assert versions(spec) == 3
 
@@ -99,7 +100,7 @@ def test_a_promotion_says_what_it_rests_on(trained, caplog: pytest.LogCaptureFix
     evidence = {"gain": 0.1234, "gain_lower": 0.05, "gain_upper": 0.2, "commit": "abc123"}
     with caplog.at_level("INFO"):
         other = training.retrained(spec, AS_OF, "other")
-        champions.make_champion(spec, other, AS_OF, measured=1, why="better", by="test", evidence=evidence)
+        champions.promote(spec, Proposal(other, AS_OF, measured=1, why="better", by="test", facts=evidence))
     assert (
         "model sales: version 2 is champion from 2026-02-01 on: better; gain 0.1234 (interval 0.05 to 0.2); commit abc123"
         in caplog.text

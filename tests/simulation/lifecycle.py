@@ -15,6 +15,7 @@ from datetime import date, timedelta
 
 from esteira.errors import Refused
 from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Event
 from esteira.lifecycle.rows import from_row
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
@@ -61,9 +62,9 @@ def _promote(world: World, state: State) -> Numbered | None:
     measured = now.version if now else None
     if world.random.random() < 0.1:
         measured = 1  # another one was champion when it was measured
-    return changes.promote(
-        state, world.versions, world.day, measured=measured, why="better", by=f"check:{world.day}", replaces_from=back
-    )
+    by = f"check:{world.day}"
+    proposal = Proposal(world.versions, world.day, measured=measured, why="better", by=by, replaces_from=back)
+    return changes.promote(state, proposal)
 
 
 def _promote_again(world: World, state: State) -> Numbered | None:
@@ -71,15 +72,9 @@ def _promote_again(world: World, state: State) -> Numbered | None:
     if not state.promotions:
         return None
     old = world.random.choice(state.promotions)
-    return changes.promote(
-        state,
-        old.version,
-        old.day - timedelta(days=1),
-        measured=old.measured,
-        why=old.why,
-        by=old.by,
-        replaces_from=old.replaces_from,
-    )
+    as_of = old.day - timedelta(days=1)
+    again = Proposal(old.version, as_of, measured=old.measured, why=old.why, by=old.by, replaces_from=old.replaces_from)
+    return changes.promote(state, again)
 
 
 def _roll_back(world: World, state: State) -> Numbered | None:

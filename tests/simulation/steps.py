@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from esteira import steps
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import delivery
 from esteira.spec import ModelSpec
@@ -211,7 +212,7 @@ class Life(Rules):
 
     def promote_of(self, day: date, measured: int, since: date | None, run: str) -> None:
         version = training.retrained(self.spec, day, run)
-        champions.make_champion(self.spec, version, day, measured=measured, why="x", by=run, replaces_from=since)
+        champions.promote(self.spec, Proposal(version, day, measured=measured, why="x", by=run, replaces_from=since))
         scoring.reconcile(self.spec, run)
 
     @rule(back=OFFSETS, how=HOWS)

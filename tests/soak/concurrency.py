@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from esteira import data, steps
 from esteira.errors import EsteiraError, Refused
+from esteira.lifecycle.changes import Proposal
 from esteira.spec import find
 from esteira.steps import champions, ingest, scoring
 from esteira.store import lake, ledger
@@ -67,7 +68,7 @@ def checked() -> None:
 def promoted(version: int) -> str:
     """Promote a version that was measured against the first."""
     try:
-        champions.make_champion(find("sales"), version, CHANGE, measured=1, why="raced", by=f"race {version}")
+        champions.promote(find("sales"), Proposal(version, CHANGE, measured=1, why="raced", by=f"race {version}"))
     except Refused:
         return "refused"
     return "promoted"

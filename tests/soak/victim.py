@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 from deltalake.table import TableOptimizer
 from esteira import data, steps
 from esteira.lifecycle.actions import upcoming
+from esteira.lifecycle.changes import Proposal
 from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
@@ -80,7 +81,7 @@ def check(task: Task, spec: ModelSpec, day: date = DAY) -> None:
             break
     if "Promote" in left:
         commit = task("commit_notebook", lambda: steps.commit_notebook(spec, day))
-        version = task("register", lambda: steps.chosen_version(spec, day))
+        version = task("register", lambda: steps.register_chosen(spec, day))
         task("promote", lambda: steps.promote_chosen(spec, day, version, commit))
         task("rescore", lambda: str(steps.rescore(spec, day)))
     if "Warn" in left:
@@ -144,7 +145,7 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     if scenario == "race":  # for which a third one is there, too
         steps.register(spec, second(spec), CHANGE, again=True)
         return
-    champions.make_champion(spec, version, CHANGE, measured=1, why="second", by="before")
+    champions.promote(spec, Proposal(version, CHANGE, measured=1, why="second", by="before"))
     steps.score(spec, data.days(CHANGE + timedelta(days=1), DAY), "again")
 
 

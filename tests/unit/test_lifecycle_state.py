@@ -8,6 +8,7 @@ from datetime import date, timedelta
 import pytest
 from esteira.errors import Refused
 from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Event
 from esteira.lifecycle.sequence import RolledBack
 from esteira.lifecycle.state import State, fold
@@ -23,15 +24,16 @@ def day(number: int) -> date:
 
 def promoted(state: State, version: int, as_of: int, back: int | None = None) -> State:
     now = state.champion
-    event = changes.promote(
-        state,
+    since = None if back is None else day(back)
+    proposal = Proposal(
         version,
         day(as_of),
         measured=now.version if now else None,
         why="better",
         by=f"check:{version}",
-        replaces_from=None if back is None else day(back),
+        replaces_from=since,
     )
+    event = changes.promote(state, proposal)
     return after(state, event)
 
 
@@ -82,7 +84,7 @@ def test_going_back_further_voids_all_that_came_since(two: State) -> None:
 def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
     back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="x"))
     with pytest.raises(Refused, match="version 2 was promoted by check:2 before, and version 1 is the champion since"):
-        changes.promote(back, 2, day(10), measured=1, why="better", by="check:2", replaces_from=day(8))
+        changes.promote(back, Proposal(2, day(10), measured=1, why="better", by="check:2", replaces_from=day(8)))
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,11 @@ def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
         ),
         (lambda state: changes.undo(state, last_served=None, by="x"), "the last change is no roll-back"),
         (
-            lambda state: changes.promote(state, 3, day(20), measured=1, why="", by="y"),
+            lambda state: changes.promote(state, Proposal(3, day(20), measured=1, why="", by="y")),
             "version 3 was measured against version 1, but the champion is version 2",
         ),
         (
-            lambda state: changes.promote(state, 3, day(2), measured=2, why="", by="y"),
+            lambda state: changes.promote(state, Proposal(3, day(2), measured=2, why="", by="y")),
             "older than the champion, which serves from 2026-01-12",
         ),
     ],
@@ -220,8 +222,8 @@ def _forgetful(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         changes,
         "promote",
-        lambda state, version, as_of, *, by, **options: (
-            replace(event, by=by) if (event := real(state, version, as_of, by="somebody else", **options)) else None
+        lambda state, given: (
+            replace(event, by=given.by) if (event := real(state, replace(given, by="somebody else"))) else None
         ),
     )
 

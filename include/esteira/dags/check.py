@@ -167,7 +167,7 @@ def _promotion(spec: ModelSpec) -> Any:
     def register() -> int:
         from esteira import steps
 
-        return steps.chosen_version(spec, run_day(spec))
+        return steps.register_chosen(spec, run_day(spec))
 
     @task
     def promote(version: int, commit: str) -> int:

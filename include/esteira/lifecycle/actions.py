@@ -90,6 +90,26 @@ class Evidence:
         unreported = drifted or verdict.decision is Decision.RETRAIN
         return cls(verdict, recipes, {}, unverified=unverified, unreported=unreported)
 
+    def tried(self, attempt: int, outcome: Outcome, gain: float) -> Evidence:
+        """What is known once an attempt has ended."""
+        return replace(self, attempts={**self.attempts, attempt: (outcome, gain)})
+
+    def after(self, action: Verify | ReportDrift | Promote | Reconcile | Warn) -> Evidence:
+        """What is known once an action has been done of which nothing else can come."""
+        match action:
+            case Verify():
+                return replace(self, unverified=False)
+            case ReportDrift():
+                return replace(self, unreported=False)
+            case Promote():
+                return replace(self, promoted=True)
+            case Reconcile():
+                return replace(self, reconciled=True)
+            case Warn():
+                return replace(self, warned=True)
+            case _ as unknown:
+                assert_never(unknown)
+
 
 def next_action(found: Evidence) -> Action:
     """The one thing to do next. Doing it, and asking again with what came of it, leads to Done, Keep or Wait."""
@@ -115,24 +135,12 @@ def upcoming(found: Evidence) -> tuple[Action, ...]:
     actions: list[Action] = []
     while True:
         action = next_action(found)
-        match action:
-            case Done():
-                return tuple(actions) or (action,)
-            case Keep() | Wait() | Retrain():
-                return (*actions, action)
-            case Verify():
-                found = replace(found, unverified=False)
-            case ReportDrift():
-                found = replace(found, unreported=False)
-            case Promote():
-                found = replace(found, promoted=True)
-            case Reconcile():
-                found = replace(found, reconciled=True)
-            case Warn():
-                found = replace(found, warned=True)
-            case _ as unknown:
-                assert_never(unknown)
+        if isinstance(action, Done):
+            return tuple(actions) or (action,)
         actions.append(action)
+        if isinstance(action, Keep | Wait | Retrain):
+            return tuple(actions)
+        found = found.after(action)
 
 
 def _in_the_loop(found: Evidence) -> Action:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,34 +13,42 @@ from esteira.lifecycle.sequence import Pinned, Promoted, Released, RolledBack, U
 from esteira.lifecycle.state import State
 
 
-def promote(
-    state: State,
-    version: int,
-    as_of: date,
-    *,
-    measured: int | None,
-    why: str,
-    by: str,
-    replaces_from: date | None = None,
-    facts: Mapping[str, Any] | None = None,
-) -> Promoted | None:
-    """Make a version champion from the day after `as_of` on; None where it is.
+@dataclass(frozen=True)
+class Proposal:
+    """A version that is to become champion, as of a day, with the reason and the numbers for it.
 
-    `measured` is the champion that it was compared with, None where there was none. Raises Refused where another champion
-    came in between, or serves from a later day; and where `by` had promoted the version before, for what `by` has promoted
-    once it does not promote again: a person may have rolled it back.
+    `measured` is the champion that it was compared with, None where there was none. It takes the place of what is published
+    from `replaces_from` on, else from the day after `as_of`.
     """
-    now = state.champion
+
+    version: int
+    as_of: date
+    _: KW_ONLY
+    measured: int | None
+    why: str
+    by: str
+    replaces_from: date | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def promote(state: State, proposal: Proposal) -> Promoted | None:
+    """Make a version champion from the day after its `as_of` on; None where it is.
+
+    Raises Refused where another champion than the one measured came in between, or serves from a later day; and where the
+    same run had promoted the version before, for what it has promoted once it does not promote again: a person may have
+    rolled it back.
+    """
+    now, version, as_of = state.champion, proposal.version, proposal.as_of
     if now is not None and now.version == version:
         return None
-    if any((each.by, each.version) == (by, version) for each in state.promotions):
+    if any((each.by, each.version) == (proposal.by, version) for each in state.promotions):
         raise Refused(
-            f"version {version} was promoted by {by} before, and {named(now.version if now else None)} is the champion since; train "
+            f"version {version} was promoted by {proposal.by} before, and {named(now.version if now else None)} is the champion since; train "
             "or check again"
         )
-    if (now.version if now else None) != measured:
+    if (now.version if now else None) != proposal.measured:
         raise Refused(
-            f"version {version} was measured against {named(measured)}, but the champion is "
+            f"version {version} was measured against {named(proposal.measured)}, but the champion is "
             f"{named(now.version if now else None)}; train or check again"
         )
     if now is not None and effective_day(as_of) < now.effective_day:
@@ -50,12 +58,12 @@ def promote(
     return Promoted(
         number=state.number + 1,
         version=version,
-        measured=measured,
+        measured=proposal.measured,
         day=effective_day(as_of),
-        replaces_from=replaces_from or effective_day(as_of),
-        why=why,
-        by=by,
-        facts=facts or {},
+        replaces_from=proposal.replaces_from or effective_day(as_of),
+        why=proposal.why,
+        by=proposal.by,
+        facts=proposal.facts,
     )
 
 

@@ -13,6 +13,7 @@ from croniter import croniter
 
 from esteira import steps, views
 from esteira.data import days
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Rejected
 from esteira.replay.plan import Plan, Span
 from esteira.spec import ModelSpec
@@ -56,7 +57,7 @@ def _always(spec: ModelSpec, day: date) -> dict[str, Any]:
     run, now = f"{RUN}/{day}", ledger.require_champion(spec, day)
     if ledger.promoted_by(spec, run) is None:
         version = training.retrained(spec, day, run)
-        champions.make_champion(spec, version, day, measured=now.version, why="retrained without asking", by=run)
+        champions.promote(spec, Proposal(version, day, measured=now.version, why="retrained without asking", by=run))
     return {"day": str(day), "champion": now.version, "promoted": ledger.promoted_by(spec, run)}
 
 
@@ -105,7 +106,7 @@ def begin(spec: ModelSpec, plan: Plan) -> str:
         return ""
     why = f"the first version would not have been promoted: {refused[0].why}"
     if ledger.champion(spec) is None:
-        champions.make_champion(spec, refused[0].version, as_of, measured=None, why=why, by=RUN)
+        champions.promote(spec, Proposal(refused[0].version, as_of, measured=None, why=why, by=RUN))
     return why
 
 

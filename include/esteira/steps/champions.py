@@ -10,46 +10,29 @@ from typing import Any
 from esteira.errors import UnknownVersion
 from esteira.learning.pipelines import Model
 from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Registered, effective_day
+from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.store import ledger, runs
 
 log = logging.getLogger(__name__)
 
 
-def make_champion(
-    spec: ModelSpec,
-    version: int,
-    as_of: date,
-    *,
-    measured: int | None,
-    why: str,
-    by: str,
-    replaces_from: date | None = None,
-    evidence: Mapping[str, Any] | None = None,
-) -> None:
-    """Promote a version. `measured` is the champion that it was compared with, None where there was none.
-
-    It takes the place of what is published from `replaces_from` on, else from the day after `as_of`. Raises Refused where
-    another champion came in between, serves from a later day, or took the place of what the same run had promoted before.
-    """
+def promote(spec: ModelSpec, proposal: Proposal) -> Promoted | None:
+    """Make a version champion; returns the event, None where the version is champion. Raises Refused as changes.promote() does."""
     ledger.settle(spec)
-    event = ledger.change(
-        spec,
-        lambda known: changes.promote(
-            known, version, as_of, measured=measured, why=why, by=by, replaces_from=replaces_from, facts=evidence
-        ),
-    )
+    event = ledger.change(spec, lambda known: changes.promote(known, proposal))
+    assert event is None or isinstance(event, Promoted), "nothing else is asked for"
     if event is not None:
-        log.info(
-            "model %s: version %d is champion from %s on: %s%s", spec.name, version, event.day, why, _shown(evidence)
-        )
+        told = event.version, event.day, event.why, _shown(event.facts)
+        log.info("model %s: version %d is champion from %s on: %s%s", spec.name, *told)
     repair_aliases(spec)
+    return event
 
 
-def _shown(evidence: Mapping[str, Any] | None) -> str:
+def _shown(given: Mapping[str, Any]) -> str:
     """The numbers behind a promotion, and the commit of its notebook, for the log."""
-    given = evidence or {}
     parts = []
     if given.get("gain") is not None:
         bounds = [given.get(name) for name in ("gain_lower", "gain_upper")]
@@ -59,7 +42,7 @@ def _shown(evidence: Mapping[str, Any] | None) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def registered(spec: ModelSpec, run_id: str, as_of: date) -> int:
+def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
     version = runs.register(spec, run_id)
     digest = runs.model_digest(run_id)

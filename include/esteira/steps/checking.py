@@ -29,6 +29,7 @@ from esteira.lifecycle.actions import (
     Warn,
     next_action,
 )
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Verified, run_key
 from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
 from esteira.notebooks import git
@@ -183,7 +184,7 @@ def _require_chosen(spec: ModelSpec, day: date) -> Attempt:
     return chosen
 
 
-def chosen_version(spec: ModelSpec, day: date) -> int:
+def register_chosen(spec: ModelSpec, day: date) -> int:
     """Register the chosen attempt's model, as it was tried, with the alias `challenger`; returns the version."""
     return registering.challenger(spec, _require_chosen(spec, day).run_id, day)
 
@@ -197,25 +198,30 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
         version = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
+    champions.promote(spec, _proposal(spec, day, chosen, version, commit))
+    return version
+
+
+def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit: str) -> Proposal:
+    """What the check of a day has come to, as a version that is to be champion from the violation on."""
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
-    champions.make_champion(
-        spec,
+    facts = {
+        "run": chosen.run_id,
+        "commit": commit,
+        "gain": chosen.gain,
+        "gain_lower": chosen.lower if math.isfinite(chosen.lower) else None,
+        "gain_upper": chosen.upper if math.isfinite(chosen.upper) else None,
+        "check_day": str(day),
+    }
+    return Proposal(
         version,
         day,
         measured=Judged.of(runs.get(chosen.run_id).tags).measured,
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         replaces_from=violated_since(spec, day),
-        evidence={
-            "run": chosen.run_id,
-            "commit": commit,
-            "gain": chosen.gain,
-            "gain_lower": chosen.lower if math.isfinite(chosen.lower) else None,
-            "gain_upper": chosen.upper if math.isfinite(chosen.upper) else None,
-            "check_day": str(day),
-        },
+        facts=facts,
     )
-    return version
 
 
 def violated_since(spec: ModelSpec, day: date) -> date:
@@ -312,30 +318,27 @@ def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep
     """Do the next action, and look again, until nothing is left to do."""
     warning, worse = None, None
     while True:
-        match next_action(found):
+        match action := next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
                 return Checked(found.verdict, outcomes, promoted, warning, worse)
+            case Retrain(number):
+                found = found.tried(number, *_attempt(spec, day, number))
+                continue
             case Verify():
                 worse = _verified(spec, day)
-                found = replace(found, unverified=False)
             case ReportDrift():
                 alerting.report_drift(spec, day)
-                found = replace(found, unreported=False)
-            case Retrain(number):
-                found = replace(found, attempts={**found.attempts, number: _attempt(spec, day, number)})
             case Promote():
                 commit = commit_notebook(spec, day) if keep_notebook else ""
-                promoted = promote_chosen(spec, day, chosen_version(spec, day), commit)
-                found = replace(found, promoted=True)
+                promoted = promote_chosen(spec, day, register_chosen(spec, day), commit)
             case Reconcile():
                 rescore(spec, day)
-                found = replace(found, reconciled=True)
             case Warn():
                 warning = alerting.warn(spec, day)
-                found = replace(found, warned=True)
             case _ as unknown:
                 assert_never(unknown)
+        found = found.after(action)
 
 
 def _verified(spec: ModelSpec, day: date) -> Verified | None:

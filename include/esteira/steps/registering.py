@@ -10,6 +10,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, pipelines
+from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Rejected, effective_day
 from esteira.spec import ModelSpec
 from esteira.steps import champions, fitting, preparing
@@ -37,7 +38,7 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
 def challenger(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register a run's model as a version with the alias `challenger`, unless it is champion by now; returns the version."""
     champions.repair_aliases(spec)
-    version = champions.registered(spec, run_id, as_of)
+    version = champions.register(spec, run_id, as_of)
     now = ledger.champion(spec)
     if now is None or now.version != version:
         runs.alias(spec, "challenger", version)
@@ -75,24 +76,10 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     if spec.promote.refit:
         frame = preparing.rows(spec, as_of, found.window, found.versions)
         chosen = refit(spec, as_of, run_id, frame, found.versions, run, spec.train.half_life)
-    champions.make_champion(
-        spec,
-        chosen,
-        as_of,
-        measured=found.measured,
-        why=found.why,
-        by=run,
-        evidence={
-            "run": run_id,
-            "evaluated": version,
-            "commit": evaluated.commit,
-            **{
-                name: measured[name]
-                for name in ("gain", "gain_lower", "gain_upper")
-                if math.isfinite(measured.get(name, math.nan))
-            },
-        },
-    )
+    gains = {name: measured.get(name, math.nan) for name in ("gain", "gain_lower", "gain_upper")}
+    known = {name: value for name, value in gains.items() if math.isfinite(value)}
+    facts = {"run": run_id, "evaluated": version, "commit": evaluated.commit, **known}
+    champions.promote(spec, Proposal(chosen, as_of, measured=found.measured, why=found.why, by=run, facts=facts))
     return f"version {chosen} is the champion from {effective_day(as_of)} on: {found.why}"
 
 
@@ -111,7 +98,7 @@ def refit(
     """
     made = runs.search(spec, kind="refit", evaluated=run_id)
     if made and made[0].status == "FINISHED":
-        return champions.registered(spec, made[0].id, as_of)
+        return champions.register(spec, made[0].id, as_of)
     evaluated = runs.get(run_id)
     tuned = Tuned.of(evaluated.tags)
     chosen = spec.train.candidates[tuned.candidate]
@@ -121,4 +108,4 @@ def refit(
         fitting.log_lineage(spec, again, frame, chosen, tuned.params, versions)
         weights = drift.importance(runs.profile(run_id)) if evaluated.has_model else {}
         runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
-    return champions.registered(spec, again, as_of)
+    return champions.register(spec, again, as_of)
