@@ -82,7 +82,7 @@ def _score(spec: Any, day: date) -> None:
 def _check(spec: Any, day: date) -> None:
     from esteira import steps
 
-    steps.labels_for_check(spec, day)
+    steps.read_labels(spec, day)
     steps.measure(spec, day)
     steps.decide(spec, day)
 

@@ -14,17 +14,8 @@ from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as known_labels
-from esteira.store.measurements import Attempt, AttemptDay, Drift, Explanation, Measured
-from esteira.store.records import Role, Window
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is expected of the days that have no labels yet; `off` is how far such estimates were off, where that is known."""
-
-    value: float
-    in_range: bool
-    off: float | None
+from esteira.store.measurements import Attempt, AttemptDay, Drift, Estimate, Explanation, FeatureDrift, Measured
+from esteira.store.records import Window
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ def status(spec: ModelSpec) -> Status:
         metric=metric,
         limit=spec.check.metrics[metric],
         last_window=latest,
-        estimate=estimate(spec, checked[-1]) if checked else None,
+        estimate=measurements.estimate(spec, checked[-1]) if checked else None,
         last_change=told[-1] if told else None,
     )
 
@@ -82,18 +73,6 @@ def _last_window(spec: ModelSpec, checked: list[date]) -> Measured | None:
         if found:
             return max(found, key=lambda each: (each.check_day, each.last))
     return None
-
-
-def estimate(spec: ModelSpec, day: date) -> Estimate | None:
-    """What a day's check expects of the days that have no labels yet; None where it expects nothing."""
-    rows = measurements.read(spec, check_day=day, role=Role.ESTIMATED, attempt=measurements.CHECK)
-    metric = spec.check.metric
-    pending = rows[(rows["window"] == Window.PENDING) & (rows["metric"] == metric)]
-    if pending.empty:
-        return None
-    error = rows.loc[rows["metric"] == f"{metric}_error", "value"]
-    off = float(error.iloc[0]) if len(error) else None
-    return Estimate(float(pending["value"].iloc[0]), bool(pending["in_range"].iloc[0]), off)
 
 
 def history(spec: ModelSpec) -> tuple[Event, ...]:
@@ -139,7 +118,7 @@ class Version:
 def versions(spec: ModelSpec) -> tuple[Version, ...]:
     """Every version that was registered, in order."""
     known = ledger.state(spec)
-    made = {each.version: each for each in known.others if isinstance(each, Registered)}
+    made = {each.version: each for each in known.of(Registered)}
     numbers = sorted({*made, *(each.version for each in known.changes)})
     return tuple(_version(known, number, made.get(number)) for number in numbers)
 
@@ -152,7 +131,7 @@ def _version(known: State, number: int, made: Registered | None) -> Version:
         for each, end in zip(known.changes, [*ends, None], strict=True)
         if each.version == number
     )
-    verified = [each for each in known.others if isinstance(each, Verified) and each.version == number]
+    verified = [each for each in known.of(Verified) if each.version == number]
     return Version(
         number,
         made.by if made else "",
@@ -199,7 +178,7 @@ class Check:
     verdict: Verdict | None
     explanation: Explanation | None
     drift: Drift | None
-    drifts: Mapping[str, float]
+    drifts: tuple[FeatureDrift, ...]
     warned: Warned | None
     table: str
 
@@ -208,7 +187,7 @@ def check(spec: ModelSpec, day: date) -> Check:
     """The check of a day. Raises NoChampion where the day has none."""
     now = ledger.require_champion(spec, day)
     run = run_key(day)
-    warned = [each for each in ledger.state(spec).others if isinstance(each, Warned) and each.by == run]
+    warned = [each for each in ledger.state(spec).of(Warned) if each.by == run]
     return Check(
         day=day,
         champion=now.version,

@@ -74,7 +74,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         return f"run-{number}"
 
     scenario = {
-        "labels_for_check": lambda *_: 1,
+        "read_labels": lambda *_: 1,
         "measure": lambda *_: 1,
         "begin": lambda spec, _: begun(spec, decision),
         "drift_report": lambda *_: "run-drift",

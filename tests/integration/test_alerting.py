@@ -38,7 +38,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     monkeypatch.setattr(data, "read", warmer)
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
-    steps.labels_for_check(spec, day)
+    steps.read_labels(spec, day)
     steps.measure(spec, day)
     steps.decide(spec, day)
     mail = steps.report_drift(spec, day)
@@ -66,7 +66,7 @@ def test_status_says_what_a_person_wants_to_know(trained) -> None:
 
 def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.labels_for_check(spec, day)
+    steps.read_labels(spec, day)
     steps.measure(spec, day)
     worse = explaining.worsened(spec, day)
     assert worse[0].segment.startswith("site=")
@@ -111,7 +111,7 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     found = runs.profile(runs.run_of(spec, 1))["site"]
     assert found["hidden"]
     now = lake.read("features", spec.name, day=(FIRST, day))
-    assert drift.psi(runs.profile(runs.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
+    assert drift.measure(runs.profile(runs.run_of(spec, 1)), now)["site"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def hopeless(trained_once, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         spec = models.write(place / "models", noise=str(CHANGE))
         day = CHANGE + timedelta(days=14)
         score_days(spec, data.days(FIRST, day))
-        steps.labels_for_check(spec, day)
+        steps.read_labels(spec, day)
         steps.measure(spec, day)
         assert steps.decide(spec, day).decision is Decision.RETRAIN
         for number in range(1, len(spec.recipes) + 1):

@@ -65,7 +65,7 @@ def test_the_first_reconcile_changes_no_row(spec: ModelSpec, monkeypatch: pytest
     before = lake.read("predictions", spec.name)
     assert scoring.reconcile(spec, "first") == scoring.Reconciled()
     pd.testing.assert_frame_equal(lake.read("predictions", spec.name), before)
-    dated = [each for each in ledger.state(spec).others if isinstance(each, Dated)]
+    dated = ledger.state(spec).of(Dated)
     # That the check had scored from the 8th on is told by what its rows were replaced by.
     assert [(each.promotion, str(each.day)) for each in dated] == [(1, "2026-02-01"), (2, "2026-02-08")]
     known = ledger.state(spec).at(2)

@@ -62,7 +62,7 @@ class Rules(RuleBasedStateMachine):
     def each_warning_has_its_mail(self) -> None:
         queued = list(ledger.rows(self.spec, ["id"], to_state="queued")["id"])
         assert len(queued) == len(set(queued))
-        warned = [each for each in ledger.state(self.spec).others if isinstance(each, Warned)]
+        warned = ledger.state(self.spec).of(Warned)
         assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
         assert {f"queued:{each.id}" for each in warned} <= set(queued)
 

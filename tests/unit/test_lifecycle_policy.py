@@ -11,6 +11,7 @@ from esteira.lifecycle.policy import (
     Gate,
     Measurement,
     Outcome,
+    Reached,
     Rules,
     best_attempt,
     decide,
@@ -29,7 +30,7 @@ RULES = Rules(min_days=5, at_least=2)
 
 def window(index: int, healthy: bool, days: int = 7) -> Measurement:
     first = START + timedelta(days=7 * index)
-    return Measurement(first, first + timedelta(days=6), days * 10, days, {"mae": 1.0}, {"mae": healthy})
+    return Measurement(first, first + timedelta(days=6), days * 10, days, {"mae": Reached(1.0, healthy)})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_what_is_in_range_stays_whatever_the_slice_holds() -> None:
 
 
 def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
-    measured = Measurement(START, START, 1, 1, {"mae": 1.0, "r2": 0.1}, {"mae": True, "r2": False})
+    measured = Measurement(START, START, 1, 1, {"mae": Reached(1.0, True), "r2": Reached(0.1, False)})
     assert not measured.healthy
     assert measured.out_of_range() == "r2 = 0.1"
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import get_current_context
 
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, today
 
 if TYPE_CHECKING:
     import smtplib
@@ -106,7 +105,7 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             instance.log_url,
             getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
         )
-        queue(spec, mail, datetime.now(ZoneInfo(spec.time.timezone)).date(), run)
+        queue(spec, mail, today(spec.time.timezone), run)
 
     return mail_failure
 

@@ -105,7 +105,7 @@ def _measured(spec: ModelSpec) -> Any:
     def labels() -> int:
         from esteira import steps
 
-        return steps.labels_for_check(spec, run_day(spec))
+        return steps.read_labels(spec, run_day(spec))
 
     @task
     def measure() -> int:

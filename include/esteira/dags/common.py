@@ -24,7 +24,7 @@ from esteira.dags.forms import until_today
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import EsteiraError
 from esteira.outages import is_outage
-from esteira.spec import ModelSpec, fault_of_day, nearest
+from esteira.spec import ModelSpec, fault_of_day, nearest, today
 
 KINDS = ("train", "score", "check")
 # How late a new DAG still catches the tick before it: in Airflow 3.3 False means a tenth of the interval, 2.4 hours of a day.
@@ -157,9 +157,8 @@ def run_days(spec: ModelSpec) -> tuple[date, date]:
     run = get_current_context()["dag_run"]
     due = run.logical_date or run.run_after  # the same for every task of the run, however long it takes
     first, last = days_asked(spec, params, partition, due)
-    today = datetime.now(ZoneInfo(spec.time.timezone)).date()
     for day in (first, last):
-        if fault := fault_of_day(day, today):
+        if fault := fault_of_day(day, today(spec.time.timezone)):
             raise AirflowFailException(f"day {fault}")
     return first, last
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 from functools import partial
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
-from esteira.spec import FIRST_DAY, fault_of_day
+from esteira.spec import FIRST_DAY, fault_of_day, today
 
 
 def until_today(zone: str) -> str:
@@ -29,4 +29,4 @@ def register() -> None:
 def _has_begun(zone: str, given: object) -> bool:
     if not isinstance(given, str):  # a field that is left empty
         return True
-    return not fault_of_day(date.fromisoformat(given), datetime.now(ZoneInfo(zone)).date())
+    return not fault_of_day(date.fromisoformat(given), today(zone))

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import (
@@ -27,7 +26,7 @@ from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach, SpecError
 from esteira.settings import settings
-from esteira.spec import CENTURY, ModelSpec, by_name, find, model_files
+from esteira.spec import CENTURY, ModelSpec, by_name, find, model_files, today
 from esteira.text import counted
 
 if TYPE_CHECKING:
@@ -170,8 +169,7 @@ def _told(spec: ModelSpec, mail: Mail, same: str, since: datetime) -> bool:
     from esteira import steps
     from esteira.store import outbox
 
-    today = datetime.now(ZoneInfo(spec.time.timezone)).date()
-    if outbox.is_queued(spec, same, since) or not steps.queue(spec, mail, today, "esteira_outbox"):
+    if outbox.is_queued(spec, same, since) or not steps.queue(spec, mail, today(spec.time.timezone), "esteira_outbox"):
         return False
     alerts.deliver_now(spec, mail)
     return True

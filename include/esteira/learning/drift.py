@@ -1,11 +1,12 @@
-"""Data drift: reference profiles saved with the model, PSI against them, and Evidently for the report."""
+"""Data drift: reference profiles saved with the model, the drift against them, and Evidently for the report."""
 
 from __future__ import annotations
 
 import hashlib
 import html
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,34 @@ import pandas as pd
 
 from esteira.spec import ModelSpec
 
-LIMIT = 0.2  # the usual reading of PSI: below 0.1 stable, above 0.2 drifted
 BINS = 10
 FLOOR = 1e-4  # the share that an empty bin is taken to have
 
 Profile = dict[str, dict[str, Any]]
+Shares = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How far one spread is from another: `function` takes the shares of the same bins then and now; above `limit` it drifted.
+
+    `name` is what the metrics table calls it, `title` what people do.
+    """
+
+    name: str
+    title: str
+    limit: float
+    function: Callable[[Shares, Shares], float]
+
+
+def _psi(then: Shares, now: Shares) -> float:
+    then, now = np.maximum(then, FLOOR), np.maximum(now, FLOOR)
+    return float(np.sum((now - then) * np.log(now / then)))
+
+
+# The population stability index: the sum of (now - then) * ln(now / then) over bins (Siddiqi 2006, Credit Risk Scorecards), 0
+# where the spread is the same. Its usual reading: below 0.1 stable, above 0.2 drifted.
+STATISTIC = Statistic("psi", "PSI", 0.2, _psi)
 
 
 def profile(spec: ModelSpec, frame: pd.DataFrame, weights: Mapping[str, float] | None = None) -> Profile:
@@ -74,17 +98,17 @@ def _categories(values: pd.Series, hidden: bool) -> pd.Series:
     return text.map(lambda value: hashlib.sha256(value.encode()).hexdigest()[:16]) if hidden else text
 
 
-def psi(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
-    """The population stability index of each profiled feature that `frame` has; 0 where the spread is the same.
-
-    Sum of (now - then) * ln(now / then) over bins (Siddiqi 2006, Credit Risk Scorecards).
-    """
+def measure(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
+    """The drift of each profiled feature that `frame` has, by STATISTIC."""
     return {
-        name: _index(shape, frame[name]) for name, shape in reference.items() if name in frame.columns and len(frame)
+        name: STATISTIC.function(*_spreads(shape, frame[name]))
+        for name, shape in reference.items()
+        if name in frame.columns and len(frame)
     }
 
 
-def _index(shape: dict[str, Any], values: pd.Series) -> float:
+def _spreads(shape: dict[str, Any], values: pd.Series) -> tuple[Shares, Shares]:
+    """The shares of the bins of a profile then and now."""
     if "edges" in shape:
         then = np.array(shape["shares"])
         now = np.array(_numeric_shares(values, np.array(shape["edges"])))
@@ -95,8 +119,7 @@ def _index(shape: dict[str, Any], values: pd.Series) -> float:
         now = np.array(
             [*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())]
         )
-    then, now = np.maximum(then, FLOOR), np.maximum(now, FLOOR)
-    return float(np.sum((now - then) * np.log(now / then)))
+    return then, now
 
 
 def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path: Path, rows: int = 5_000) -> None:

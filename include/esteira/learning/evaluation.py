@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
 from esteira import data
 from esteira.errors import SpecError
 from esteira.learning.metrics import METRICS
+from esteira.lifecycle import policy
+from esteira.lifecycle.policy import Gate
 from esteira.spec import ModelSpec
 
 if TYPE_CHECKING:
     from esteira.learning.metrics import Array
+
+K = TypeVar("K", bound=Hashable)
 
 
 def evaluate(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...] | list[str]) -> dict[str, float]:
@@ -55,6 +60,22 @@ def _own(spec: ModelSpec, name: str, labels: Array, predictions: Array, shown: A
 def better_by(spec: ModelSpec, name: str, old: float, new: float) -> float:
     """How much better `new` is than `old` in the metric's own unit; negative where it is worse."""
     return new - old if spec.higher_is_better(name) else old - new
+
+
+def best(spec: ModelSpec, values: Mapping[K, float]) -> K:
+    """The key whose value of the gate's metric is best; of equal ones the first."""
+    return (max if spec.higher_is_better(spec.check.metric) else min)(values, key=lambda key: values[key])
+
+
+def gate(spec: ModelSpec, champion: pd.DataFrame, challenger: pd.DataFrame, attempts: int = 1) -> Gate:
+    """What the gate sees of two versions' predictions of the same rows, by what the model.yaml asks of a promotion."""
+    return policy.gate(
+        daily_gains(spec, spec.check.metric, champion, challenger),
+        min_gain=spec.promote.min_gain,
+        confidence=spec.promote.confidence,
+        attempts=attempts,
+        seed=spec.train.seed,
+    )
 
 
 def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: pd.DataFrame) -> list[float]:

@@ -26,6 +26,16 @@ class Trial:
     trials: int = 0
 
 
+def best(
+    spec: ModelSpec, frame: pd.DataFrame, half_life: int | None = None, trials: int | None = None
+) -> tuple[int, Trial]:
+    """The candidate that does best by cross-validation over the days of `frame`, by its index, and what its search found."""
+    every = spec.train.candidates
+    found = [tune(spec, each, frame, half_life, trials, only=len(every) == 1) for each in every]
+    index = evaluation.best(spec, {number: each.value for number, each in enumerate(found)})
+    return index, found[index]
+
+
 def tune(
     spec: ModelSpec,
     candidate: Candidate,

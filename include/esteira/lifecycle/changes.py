@@ -123,8 +123,7 @@ def _why(bad: int, reason: str) -> str:
 def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -> Undone | None:
     """Take the last roll-back back; None where that was done. Raises Refused after a later promotion, or without one."""
     last = state.changes[-1] if state.changes else None
-    undone = [each for each in state.numbered if isinstance(each, Undone)]
-    if last is not None and any(each.number == last.number for each in undone):
+    if last is not None and any(each.number == last.number for each in state.of(Undone)):
         return None
     rollback = next((each for each in state.rollbacks if last is not None and each.number == last.number), None)
     if rollback is None:
@@ -141,7 +140,7 @@ def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -
 
 def pin(state: State, version: int, first: date, last: date, *, by: str, run: str = "") -> Pinned | None:
     """Choose a version for days by hand; None where it is so, or where the `run` has done it before: it may be let go since."""
-    done = any(isinstance(each, Pinned) and run and each.run == run for each in state.numbered)
+    done = any(run and each.run == run for each in state.of(Pinned))
     held = (state.pinned(day) for day in _days(first, last))
     if done or all(each is not None and each.version == version for each in held):
         return None

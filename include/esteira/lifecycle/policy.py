@@ -48,25 +48,33 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """The metrics of one window of days: `first` to `last`, both included.
+class Reached:
+    """What a metric came to, whether that is within what was asked of it then, and what that was, in words."""
 
-    `in_range` says of each metric whether it is within its limits; `days` and `rows` count what has a mature label and
-    was served by the version measured. `incomplete` says why its labels can't be trusted yet, where they can't.
+    value: float
+    in_range: bool
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one window of days, by name: `first` to `last`, both included.
+
+    `days` and `rows` count what has a mature label and was served by the version measured. `incomplete` says why its labels
+    can't be trusted yet, where they can't.
     """
 
     first: date
     last: date
     rows: int
     days: int
-    values: Mapping[str, float]
-    in_range: Mapping[str, bool]
+    metrics: Mapping[str, Reached]
     incomplete: str = ""
 
     @property
     def healthy(self) -> bool:
         """Whether every metric is within its limits."""
-        return all(self.in_range.values())
+        return all(each.in_range for each in self.metrics.values())
 
     def is_evidence(self, rules: Rules) -> bool:
         """Whether it has days, rows and labels enough to be judged by."""
@@ -74,7 +82,12 @@ class Measurement:
 
     def out_of_range(self) -> str:
         """The metrics that are out of range, with their values."""
-        return ", ".join(f"{name} = {self.values[name]:.4g}" for name, held in self.in_range.items() if not held)
+        return ", ".join(f"{name} = {each.value:.4g}" for name, each in self.bad.items())
+
+    @property
+    def bad(self) -> Mapping[str, Reached]:
+        """The metrics that are out of range."""
+        return {name: each for name, each in self.metrics.items() if not each.in_range}
 
 
 @dataclass(frozen=True)

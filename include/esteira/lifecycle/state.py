@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
+from typing import TypeVar
 
 from esteira.lifecycle.events import Dated, Event, Warned
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
+
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,14 @@ class State:
         """The last number of the sequence: what is computed from this state carries it. 0 before the first event."""
         return self.numbered[-1].number if self.numbered else 0
 
+    def of(self, kind: type[E]) -> tuple[E, ...]:
+        """Every event of a kind, in order."""
+        return tuple(each for each in (*self.numbered, *self.others) if isinstance(each, kind))
+
     @cached_property
     def promotions(self) -> tuple[Promoted, ...]:
         """Every promotion, in order, void or not."""
-        return tuple(each for each in self.numbered if isinstance(each, Promoted))
+        return self.of(Promoted)
 
     @cached_property
     def changes(self) -> tuple[Serving, ...]:
@@ -113,8 +120,8 @@ class State:
     @cached_property
     def rollbacks(self) -> tuple[RolledBack, ...]:
         """The roll-backs that stand: those that were not undone."""
-        undone = {each.undoes for each in self.numbered if isinstance(each, Undone)}
-        return tuple(each for each in self.numbered if isinstance(each, RolledBack) and each.number not in undone)
+        undone = {each.undoes for each in self.of(Undone)}
+        return tuple(each for each in self.of(RolledBack) if each.number not in undone)
 
     def pinned(self, day: date) -> Pinned | None:
         """The pin that holds a day: the last one for it, unless it was released since."""
@@ -154,7 +161,7 @@ class State:
 
     def was_warned(self, version: int, last: date) -> bool:
         """Whether the loop has failed on the window of a champion that ends with `last`."""
-        return any(isinstance(each, Warned) and (each.version, each.last) == (version, last) for each in self.others)
+        return any((each.version, each.last) == (version, last) for each in self.of(Warned))
 
 
 def fold(events: Iterable[Event], since: Mapping[int, date] | None = None) -> State:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
-from esteira.learning.drift import LIMIT
+from esteira.learning.drift import STATISTIC
 from esteira.lifecycle.events import Drifted, Verified, Warned
 from esteira.lifecycle.policy import best_attempt
-from esteira.spec import Limit, ModelSpec
+from esteira.spec import ModelSpec
 from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
 from esteira.text import counted, said
@@ -18,12 +18,6 @@ from esteira.views import Check
 
 def _n(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "unknown"
-
-
-def limit_of(spec: ModelSpec, name: str) -> Limit:
-    """The limit of a metric as a Measurement names it: `mae`, or `mae of site=A`."""
-    metric, _, segment = name.partition(" of ")
-    return spec.check.segments[segment.partition("=")[0]][metric] if segment else spec.check.metrics[metric]
 
 
 def receivers(spec: ModelSpec) -> tuple[str, ...]:
@@ -40,7 +34,7 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
         else f"version {found.champion} stays champion"
     )
     last = found.windows[-1]
-    wanted = ", ".join(f"{name} {limit_of(spec, name)}" for name, held in last.in_range.items() if not held)
+    wanted = ", ".join(f"{name} {each.wanted}" for name, each in last.bad.items())
     tries = counted(len(spec.recipes), "retraining attempt")
     return f"{last.out_of_range()} (wanted: {wanted}) and {tries} did not bring it back: {end}"
 
@@ -48,11 +42,11 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
 def warning(spec: ModelSpec, found: Check, warned: Warned, run_url: str = "") -> Mail:
     """The warning after a loop that did not bring the metric back."""
     last = found.windows[-1]
-    bad = next(name for name, held in last.in_range.items() if not held)
+    bad, reached = next(iter(last.bad.items()))
     return Mail(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {bad} = {_n(last.values[bad])} is out of range, and retraining did not help",
+        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range, and retraining did not help",
         lead=f"Model {spec.name}, check of {found.day}: {warned.why}.",
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
         links=_links(spec, found, run_url),
@@ -64,13 +58,13 @@ def _history(spec: ModelSpec, found: Check) -> Section:
         [
             f"{window.first} to {window.last}",
             name,
-            _n(value),
-            str(limit_of(spec, name)),
-            "in range" if window.in_range[name] else "OUT OF RANGE",
+            _n(reached.value),
+            reached.wanted,
+            "in range" if reached.in_range else "OUT OF RANGE",
             f"{counted(window.days, 'day')}, {counted(window.rows, 'row')}",
         ]
         for window in found.windows
-        for name, value in window.values.items()
+        for name, reached in window.metrics.items()
     ]
     return "What the champion reached", ["window", "metric", "value", "range", "verdict", "from"], rows
 
@@ -109,8 +103,13 @@ def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:
 
 
 def _drifted(moved: Iterable[measurements.Moved]) -> Section:
-    head = ["feature", f"PSI (above {LIMIT:g}: drift)", "share of importance", "importance × drift"]
-    rows = [[each.feature, _n(each.psi), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
+    head = [
+        "feature",
+        f"{STATISTIC.title} (above {STATISTIC.limit:g}: drift)",
+        "share of importance",
+        "importance × drift",
+    ]
+    rows = [[each.feature, _n(each.value), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
     return "Features that drifted, by importance × drift", head, rows
 
 
@@ -131,18 +130,18 @@ def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str]
 
 def drift_why(found: Check) -> str:
     """Which features drifted, as a sentence."""
-    moved = [name for name, value in found.drifts.items() if value > LIMIT]
+    moved = (each.feature for each in found.drifts if each.drifted)
     return f"{', '.join(moved)} drifted since the champion was trained"
 
 
 def drift(spec: ModelSpec, found: Check, drifted: Drifted, run_url: str = "") -> Mail:
     """The mail that says that too many features drifted."""
-    moved = [name for name, value in found.drifts.items() if value > LIMIT]
+    moved = sum(each.drifted for each in found.drifts)
     known = found.explanation.moved if found.explanation else ()
     return Mail(
         key=f"{spec.name}/{drifted.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {len(moved)} of {len(found.drifts)} features drifted",
+        subject=f"[esteira] {spec.name}: {moved} of {len(found.drifts)} features drifted",
         lead=f"Model {spec.name}, check of {found.day}: {drifted.why}. By itself this retrains nothing.",
         sections=(_drifted(known),),
         links=_links(spec, found, run_url),

@@ -30,12 +30,13 @@ def _policy(spec: ModelSpec, day: date) -> dict[str, Any]:
     found = checking.check(spec, day, keep_notebook=False)
     known = views.check(spec, day)
     seen, tried = known.windows, known.attempts.values() if found.outcomes else ()
+    reached = seen[-1].metrics.get(spec.check.metric) if seen else None
     return {
         "day": str(day),
         "champion": before.version,
         "decision": found.verdict.decision.value,
         "why": found.verdict.why,
-        spec.check.metric: seen[-1].values.get(spec.check.metric) if seen else None,
+        spec.check.metric: reached.value if reached else None,
         "window_end": str(seen[-1].last) if seen else None,
         "healthy": seen[-1].healthy if seen else None,
         "attempts": [

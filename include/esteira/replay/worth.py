@@ -8,7 +8,7 @@ from typing import Any
 from esteira.learning import evaluation
 from esteira.replay.plan import Plan, spans
 from esteira.spec import ModelSpec
-from esteira.steps import labelling, outcomes
+from esteira.steps import champions, labelling, outcomes
 from esteira.store import ledger
 
 
@@ -43,10 +43,12 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
         span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
         about = {"version": new.version, "replaced": old.version, **span, "gain": None}
         found.append(about)
-        before = outcomes.as_predicted_by(spec, old.version, rows)
+        if rows.empty:
+            continue
+        after, before = outcomes.paired(spec, champions.load_version(spec, old.version), rows)
         if before.empty:
             continue
-        values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, rows)]
+        values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, after)]
         gain = evaluation.better_by(spec, spec.check.metric, *values)
         about["gain"] = gain
     return found

@@ -11,6 +11,7 @@ from esteira.spec.words import (
     canonical,
     fault_of_day,
     nearest,
+    today,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "nearest",
     "prune",
     "require_one",
+    "today",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import date, datetime
 from difflib import get_close_matches
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from croniter import croniter
 from pydantic import (
@@ -45,6 +46,11 @@ RESERVED_COLUMNS = frozenset(
 CENTURY = 36_500  # days
 LAST_DAY = date(2200, 1, 1)
 FIRST_DAY = date(1900, 1, 1)  # from here on a hundred years back is a day, too
+
+
+def today(zone: str) -> date:
+    """The day it is in a time zone."""
+    return datetime.now(ZoneInfo(zone)).date()
 
 
 def fault_of_day(day: date, today: date) -> str:

@@ -18,8 +18,7 @@ from esteira.steps.evaluating import evaluate
 from esteira.steps.fitting import candidate, select
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.maintenance import maintain
-from esteira.steps.measuring import decide, measure
-from esteira.steps.measuring import labels as labels_for_check
+from esteira.steps.measuring import decide, measure, read_labels
 from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
@@ -40,7 +39,6 @@ __all__ = [
     "evidence",
     "extract",
     "features",
-    "labels_for_check",
     "lacking",
     "left_over",
     "limits",
@@ -52,6 +50,7 @@ __all__ = [
     "promote_chosen",
     "publish",
     "queue",
+    "read_labels",
     "recheck",
     "reconcile",
     "register",

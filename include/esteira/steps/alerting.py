@@ -56,7 +56,7 @@ class Found:
 
 def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding."""
-    found = verification.verified(spec, day)
+    found = verification.compare(spec, day)
     if found is None:
         return None
     mail = messages.worse(spec, day, found, run_url) if found.worse else None

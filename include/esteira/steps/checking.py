@@ -15,7 +15,6 @@ import pandas as pd
 from esteira import data, views
 from esteira.errors import DataError, EsteiraError
 from esteira.learning import drift, evaluation, pipelines, tuning
-from esteira.learning.pipelines import Model
 from esteira.lifecycle.actions import (
     Done,
     Evidence,
@@ -31,14 +30,14 @@ from esteira.lifecycle.actions import (
 )
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Verified, run_key
-from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, gate, judge
+from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, judge
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, champions, explaining, fitting, ingest, labelling, registering, scoring
-from esteira.steps.measuring import decide, drift_to_report, labels, measure, slice_days, spans, windows
-from esteira.steps.outcomes import rules, served
+from esteira.steps.measuring import decide, drift_to_report, measure, read_labels, slice_days, spans, windows
+from esteira.steps.outcomes import paired, rules, served
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
@@ -59,13 +58,8 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
             measurements.write(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     asked = spec.by_recipe(recipe)
-    every = asked.train.candidates
-    found = [
-        (tuning.tune(asked, candidate, frame, recipe.half_life, recipe.trials, only=len(every) == 1), index)
-        for index, candidate in enumerate(every)
-    ]
-    best, index = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
-    chosen = every[index]
+    index, best = tuning.best(asked, frame, recipe.half_life, recipe.trials)
+    chosen = asked.train.candidates[index]
     about = {
         "kind": "attempt",
         "as_of": day,
@@ -105,17 +99,8 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     now = ledger.require_champion(spec, day)
     challenger = runs.load(spec, run_id)
-    held_out = served(spec, now.version, *slice_days(spec, day))
-    unseen = held_out[held_out["day"] > pd.Timestamp(challenger.trained_through)]
-    old, new = _paired(spec, challenger, unseen)
-    gains = evaluation.daily_gains(spec, spec.check.metric, old, new)
-    seen = gate(
-        gains,
-        min_gain=spec.promote.min_gain,
-        confidence=spec.promote.confidence,
-        attempts=len(spec.recipes),
-        seed=spec.train.seed,
-    )
+    old, new = paired(spec, challenger, served(spec, now.version, *slice_days(spec, day)))
+    seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes))
     about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
@@ -128,24 +113,6 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
         "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
     )
     return outcome
-
-
-def _paired(spec: ModelSpec, challenger: Model, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same rows twice: as the champion served them, and as the challenger predicts them.
-
-    A row that was served but is no longer in the feature store (its source was corrected) can't be compared: it is left
-    out of both.
-    """
-    if rows.empty:
-        return rows, rows
-    frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
-    frame = frame.drop(columns=["event_time", *(name for name in spec.check.segments if name not in spec.key)])
-    known = rows.merge(frame, on=["day", *spec.key], how="inner", validate="one_to_one")
-    if known.empty:
-        return known, known
-    columns = ["day", "label", *spec.check.segments]
-    new = known[columns].join(pipelines.predict(spec, challenger, known))
-    return known[[*columns, "prediction", "probability"]], new
 
 
 def _attempt_records(spec: ModelSpec, champion: Record, old: pd.DataFrame, new: pd.DataFrame) -> list[Record]:
@@ -305,7 +272,7 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
     """
     promoted = ledger.promoted_by(spec, run_key(day))
     if promoted is None or measurements.decided(spec, day) is None:
-        labels(spec, day)
+        read_labels(spec, day)
         measure(spec, day)
         found = begin(spec, day)
     else:

@@ -89,5 +89,5 @@ def _errors(spec: ModelSpec, champion: Serving, day: date, span: tuple[date, dat
         value = float((both["value"] * both["n_rows"]).sum() / both["n_rows"].sum())
         found.append(replace(here, metric=name, value=value))
         error = float((both["value"] - both["real"]).abs().mean())
-        found.append(replace(here, metric=f"{name}_error", value=error))
+        found.append(replace(here, metric=measurements.error_of(name), value=error))
     return found

@@ -14,7 +14,6 @@ from esteira import data
 from esteira.errors import UnknownVersion
 from esteira.learning import evaluation, pipelines
 from esteira.learning.pipelines import Model
-from esteira.lifecycle import policy
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, fitting, preparing
@@ -127,10 +126,7 @@ def _against_champion(
             {},
         )
     before = pipelines.scored(spec, old, test[unseen])
-    gains = evaluation.daily_gains(spec, spec.check.metric, before, scored[unseen])
-    seen = policy.gate(
-        gains, min_gain=spec.promote.min_gain, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed
-    )
+    seen = evaluation.gate(spec, before, scored[unseen])
     values = evaluation.evaluate(spec, before, (spec.check.metric,))
     why = (
         f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "

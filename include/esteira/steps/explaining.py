@@ -26,10 +26,10 @@ def moved(spec: ModelSpec, day: date) -> list[Moved]:
     now = ledger.require_champion(spec, day)
     kept = drift.importance(runs.profile(runs.run_of(spec, now.version)))
     found = measurements.drifts(spec, day)
-    weight = {name: max(kept.get(name, 0.0), 0.0) for name in found}
+    weight = {each.feature: max(kept.get(each.feature, 0.0), 0.0) for each in found}
     total = sum(weight.values()) or 1.0
-    every = [Moved(name, psi, weight[name] / total) for name, psi in found.items()]
-    return sorted(every, key=lambda each: (each.weight, each.psi), reverse=True)
+    every = [Moved(each.feature, each.value, weight[each.feature] / total) for each in found]
+    return sorted(every, key=lambda each: (each.weight, each.value), reverse=True)
 
 
 def worsened(spec: ModelSpec, day: date, most: int = 5) -> list[Worsened]:

@@ -72,7 +72,7 @@ def require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.Da
 def select(spec: ModelSpec, run_ids: Sequence[str]) -> str:
     """The run of the candidate that did best on the validation part."""
     found = {run_id: Validated.of(runs.get(run_id).tags).value for run_id in run_ids}
-    best = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda run_id: found[run_id])
+    best = evaluation.best(spec, found)
     runs.log(best, tags={"selected": "yes"})
     return best
 

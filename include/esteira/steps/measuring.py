@@ -19,7 +19,7 @@ from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
 from esteira.steps.outcomes import rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
-from esteira.store.labels import read as read_labels
+from esteira.store.labels import read as known_labels
 from esteira.store.measurements import Drift
 from esteira.store.records import Record, Role, Window
 
@@ -50,7 +50,7 @@ def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
     return last - timedelta(days=spec.check.slice - 1), last
 
 
-def labels(spec: ModelSpec, day: date) -> int:
+def read_labels(spec: ModelSpec, day: date) -> int:
     """Read the labels that became mature since the oldest day that the check looks at; returns the days read."""
     now = ledger.champion(spec, day)
     if now is None:
@@ -163,14 +163,17 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
 
 def _drift_records(spec: ModelSpec, span: tuple[date, date], champion: Record) -> list[Record]:
     frame = lake.read("features", spec.name, columns=["day", *spec.features.all], day=span)
-    found = drift.psi(runs.profile(runs.run_of(spec, champion.version or 0)), frame)
+    found = drift.measure(runs.profile(runs.run_of(spec, champion.version or 0)), frame)
     if not found:
         return []
     about = replace(champion, role=Role.DRIFT, window=Window.WHOLE, first_day=span[0], last_day=span[1])
     about = replace(about, n_rows=len(frame), n_days=frame["day"].nunique())
-    limit = Limit(max=drift.LIMIT)
-    each = [replace(about, segment=name, metric="psi", value=value).beside(limit) for name, value in found.items()]
-    share = sum(value > drift.LIMIT for value in found.values()) / len(found)
+    limit = Limit(max=drift.STATISTIC.limit)
+    each = [
+        replace(about, segment=name, metric=drift.STATISTIC.name, value=value).beside(limit)
+        for name, value in found.items()
+    ]
+    share = sum(not one.in_range for one in each) / len(found)
     most = Limit(max=spec.check.drift.max_share)
     return [*each, replace(about, segment="", metric="drift_share", value=share).beside(most)]
 
@@ -183,7 +186,7 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
     rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
-    known = read_labels(spec, start, end)
+    known = known_labels(spec, start, end)
     if rows.empty or known.empty:
         return []
     rows = rows.merge(known, on=["day", *spec.key], how="left")
@@ -229,7 +232,7 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
 def _acted(spec: ModelSpec, day: date) -> bool:
     """Whether the day's check has promoted or warned: what it decided before stays as it is."""
     known, run = ledger.state(spec), run_key(day)
-    return any(each.by == run for each in (*known.promotions, *(e for e in known.others if isinstance(e, Warned))))
+    return any(each.by == run for each in (*known.promotions, *known.of(Warned)))
 
 
 def _explain(spec: ModelSpec, day: date) -> None:
@@ -266,6 +269,6 @@ def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:
     found = measurements.drift(spec, day)
     if found is None or not found.too_much or only_measured(spec, day):
         return None
-    known = (each for each in ledger.state(spec).others if isinstance(each, Drifted))
+    known = ledger.state(spec).of(Drifted)
     before = any((each.version, each.last) == (found.version, found.last) and each.by != run_key(day) for each in known)
     return None if before else found

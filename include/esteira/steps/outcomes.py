@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from esteira.learning import pipelines
+from esteira.learning.pipelines import Model
 from esteira.lifecycle.policy import Rules
 from esteira.spec import ModelSpec, canonical
 from esteira.steps import champions, labelling
@@ -34,14 +35,20 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
-def as_predicted_by(spec: ModelSpec, version: int, rows: pd.DataFrame) -> pd.DataFrame:
-    """Served rows as another version predicts them.
+def paired(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same rows twice: as they were served, and as a model predicts them; in neither those that it can't be asked for."""
+    mine = as_predicted_by(spec, model, rows)
+    key = ["day", *spec.key]
+    return rows[rows.set_index(key).index.isin(mine.set_index(key).index)], mine
+
+
+def as_predicted_by(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> pd.DataFrame:
+    """Served rows as another model predicts them.
 
     A row that it has seen, or whose features are gone since, is left out.
     """
     if rows.empty:
         return rows
-    model = champions.load_version(spec, version)
     segments = [name for name in spec.check.segments if name not in spec.key]
     frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
     columns = ["day", *spec.key, "label", *segments]

@@ -13,7 +13,7 @@ from esteira.lifecycle import changes
 from esteira.lifecycle.sequence import RolledBack, Undone
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
-from esteira.steps import scoring
+from esteira.steps import champions, scoring
 from esteira.steps.outcomes import as_predicted_by, served
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, runs
@@ -97,7 +97,7 @@ def _worth(spec: ModelSpec, version: int, days: list[date]) -> Worth:
     rows = served(spec, None, days[0], days[-1])
     rows = rows[rows["day"].dt.date.isin(days)] if len(rows) else rows
     try:
-        mine = as_predicted_by(spec, version, rows)
+        mine = as_predicted_by(spec, champions.load_version(spec, version), rows)
     except EsteiraError:  # it can't be asked any more: its days are told when they are brought along
         mine = rows.head(0)
     metric = spec.check.metric

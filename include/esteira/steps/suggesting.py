@@ -19,8 +19,8 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     """
     frame = preparing.rows(spec, as_of, None, preparing.prepare_all(spec, as_of, None))
     half_life = spec.train.half_life
-    found = [(tuning.tune(spec, each, frame, half_life), each) for each in spec.train.candidates]
-    best, chosen = (max if spec.higher_is_better(spec.check.metric) else min)(found, key=lambda pair: pair[0].value)
+    index, best = tuning.best(spec, frame, half_life)
+    chosen = spec.train.candidates[index]
     values = {
         name: tuning.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
     }

@@ -11,12 +11,12 @@ import pandas as pd
 
 from esteira.learning import evaluation
 from esteira.lifecycle.events import Verified, run_key
-from esteira.lifecycle.policy import Gate, gate
+from esteira.lifecycle.policy import Gate
 from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
-from esteira.steps import labelling
+from esteira.steps import champions, labelling
 from esteira.steps.measuring import spans
-from esteira.steps.outcomes import as_predicted_by, served
+from esteira.steps.outcomes import paired, served
 from esteira.store import ledger, measurements
 from esteira.store.records import Record, Role, Window
 from esteira.text import counted
@@ -48,7 +48,7 @@ def first_window(spec: ModelSpec, promoted: Promoted) -> tuple[date, date]:
     return promoted.day, promoted.day + timedelta(days=spec.check.every - 1)
 
 
-def verified(spec: ModelSpec, day: date) -> Verified | None:
+def compare(spec: ModelSpec, day: date) -> Verified | None:
     """Measure the champion against the version that it replaced, on its first window; returns what was found, if anything.
 
     The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. The
@@ -61,14 +61,11 @@ def verified(spec: ModelSpec, day: date) -> Verified | None:
     assert replaced is not None, "such a promotion is not verified"
     span = first_window(spec, promoted)
     labelling.store(spec, span[0], day)  # checks far apart may not have read them
-    new = served(spec, promoted.version, *span)
-    old = as_predicted_by(spec, replaced, new)
-    new = new[new.set_index(["day", *spec.key]).index.isin(old.set_index(["day", *spec.key]).index)]
+    new, old = paired(spec, champions.load_version(spec, replaced), served(spec, promoted.version, *span))
     if new["day"].nunique() < spec.check.min_days:
         return None
     metric = spec.check.metric
-    gains = evaluation.daily_gains(spec, metric, old, new)
-    seen = gate(gains, min_gain=0, confidence=spec.promote.confidence, attempts=1, seed=spec.train.seed)
+    seen = evaluation.gate(spec, old, new)
     if math.isnan(seen.gain):
         return None
     _write(spec, day, promoted, replaced, seen, old, new)

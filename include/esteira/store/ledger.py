@@ -65,7 +65,7 @@ def _since(spec: ModelSpec, known: State) -> dict[int, date]:
 
 def undated(known: State) -> list[Promoted]:
     """The promotions of 0.1 of which it is not written yet from which day on they had replaced predictions."""
-    dated = {each.promotion for each in known.others if isinstance(each, Dated)}
+    dated = {each.promotion for each in known.of(Dated)}
     return [each for each in known.promotions if each.replaces_from is None and each.number not in dated]
 
 
@@ -162,7 +162,7 @@ def evaluated(spec: ModelSpec, version: int) -> int | None:
 
 def registered(spec: ModelSpec, version: int) -> Registered | None:
     """The registration of a version; None where the ledger knows none."""
-    found = (each for each in state(spec).others if isinstance(each, Registered) and each.version == version)
+    found = (each for each in state(spec).of(Registered) if each.version == version)
     return next(found, None)
 
 

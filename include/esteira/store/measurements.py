@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from esteira.lifecycle.policy import Decision, Gate, Measurement, Outcome, Verdict
-from esteira.spec import ModelSpec
+from esteira.learning.drift import STATISTIC
+from esteira.lifecycle.policy import Decision, Gate, Measurement, Outcome, Reached, Verdict
+from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, schemas
 from esteira.store.records import Record, Role, Window
 
@@ -81,22 +82,25 @@ def windows(spec: ModelSpec, day: date, window: Window = Window.WHOLE) -> list[M
         names = [
             f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
         ]
-        held = dict(zip(names, part["in_range"].astype(bool), strict=True))
-        values = dict(zip(names, part["value"], strict=True))
-        whole = [name for name in spec.check.metrics if name in values]
-        ordered = [*whole, *(name for name in values if name not in whole)]
+        reached = dict(zip(names, map(_reached, _records(part)), strict=True))
+        whole = [name for name in spec.check.metrics if name in reached]
+        ordered = [*whole, *(name for name in reached if name not in whole)]
         found.append(
             Measurement(
                 first_row["first_day"].date(),
                 first_row["last_day"].date(),
                 int(first_row["n_rows"]),
                 int(first_row["n_days"]),
-                {name: values[name] for name in ordered},
-                {name: held[name] for name in ordered},
+                {name: reached[name] for name in ordered},
                 _incomplete(labels[labels["last_day"] == first_row["last_day"]], unknown),
             )
         )
     return found
+
+
+def _reached(row: Row) -> Reached:
+    bounds = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("min", "max")}
+    return Reached(float(row["value"]), bool(row["in_range"]), str(Limit(**bounds)))
 
 
 def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
@@ -152,6 +156,32 @@ def recorded(spec: ModelSpec, version: int, first: date, last: date) -> set[date
         spec, columns=["last_day"], check_day=(first, last), window=Window.DAY, version=version, role=Role.CHAMPION
     )
     return {moment.date() for moment in known["last_day"]}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of the days that have no labels yet; `off` is how far such estimates were off, where that is known."""
+
+    value: float
+    in_range: bool
+    off: float | None
+
+
+def error_of(metric: str) -> str:
+    """How the metrics table calls how far the estimates of a metric were off."""
+    return f"{metric}_error"
+
+
+def estimate(spec: ModelSpec, day: date) -> Estimate | None:
+    """What a day's check expects of the days that have no labels yet; None where it expects nothing."""
+    rows = read(spec, check_day=day, role=Role.ESTIMATED, attempt=CHECK)
+    metric = spec.check.metric
+    pending = rows[(rows["window"] == Window.PENDING) & (rows["metric"] == metric)]
+    if pending.empty:
+        return None
+    error = rows.loc[rows["metric"] == error_of(metric), "value"]
+    off = float(error.iloc[0]) if len(error) else None
+    return Estimate(float(pending["value"].iloc[0]), bool(pending["in_range"].iloc[0]), off)
 
 
 def estimates(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
@@ -251,25 +281,34 @@ def drift(spec: ModelSpec, day: date) -> Drift | None:
     return Drift(int(row["version"]), row["last_day"].date(), float(row["value"]), not row["in_range"])
 
 
-def drifts(spec: ModelSpec, day: date) -> dict[str, float]:
-    """Each feature's PSI in the latest window of a day's check, the largest first."""
-    rows = read(spec, check_day=day, attempt=CHECK, role=Role.DRIFT, metric="psi")
-    found = rows.sort_values("value", ascending=False)
-    return dict(zip(found["segment"], found["value"], strict=True))
+@dataclass(frozen=True)
+class FeatureDrift:
+    """How far a feature is from what it was when the champion was trained, and whether that is so far that it drifted."""
+
+    feature: str
+    value: float
+    drifted: bool
+
+
+def drifts(spec: ModelSpec, day: date) -> tuple[FeatureDrift, ...]:
+    """The drift of each feature in the latest window of a day's check, the largest first."""
+    rows = read(spec, check_day=day, attempt=CHECK, role=Role.DRIFT, metric=STATISTIC.name)
+    found = _records(rows.sort_values("value", ascending=False))
+    return tuple(FeatureDrift(row["segment"], float(row["value"]), not row["in_range"]) for row in found)
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A feature that drifted: its PSI, its share of the model's permutation importance, and their product."""
+    """A feature that drifted: how far, its share of the model's permutation importance, and their product."""
 
     feature: str
-    psi: float
+    value: float
     importance: float
 
     @property
     def weight(self) -> float:
         """How much the drift may matter to the model."""
-        return self.psi * self.importance
+        return self.value * self.importance
 
 
 @dataclass(frozen=True)
@@ -295,7 +334,9 @@ def write_explanation(spec: ModelSpec, day: date, found: Explanation, metric: st
     """Keep why the metrics of a day's check may have moved."""
     about = Record(check_day=day, attempt=EXPLANATION, role=Role.REPORT)
     moved = [
-        replace(about, role=Role.MOVED, segment=each.feature, metric="psi", value=each.psi, gain=each.importance)
+        replace(
+            about, role=Role.MOVED, segment=each.feature, metric=STATISTIC.name, value=each.value, gain=each.importance
+        )
         for each in found.moved
     ]
     worse = replace(about, role=Role.WORSENED, metric=metric)
@@ -318,4 +359,4 @@ def explanation(spec: ModelSpec, day: date) -> Explanation | None:
         Worsened(row["segment"], row["gain"], row["value"], int(row["n_rows"])) for row in parts.get(Role.WORSENED, ())
     )
     report = next((str(row["why"]) for row in parts.get(Role.REPORT, ())), "")
-    return Explanation(tuple(sorted(moved, key=lambda each: (each.weight, each.psi), reverse=True)), worsened, report)
+    return Explanation(tuple(sorted(moved, key=lambda each: (each.weight, each.value), reverse=True)), worsened, report)
