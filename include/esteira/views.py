@@ -32,7 +32,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Status:
-    """What a person wants to know first."""
+    """What a person wants to know first; `outdated` are days whose predictions are not of the version published for them."""
 
     model: str
     champion: Serving | None
@@ -44,6 +44,7 @@ class Status:
     last_window: Measured | None
     estimate: Estimate | None
     last_change: Event | None
+    outdated: tuple[date, ...]
 
 
 def status(spec: ModelSpec) -> Status:
@@ -63,6 +64,7 @@ def status(spec: ModelSpec) -> Status:
         last_window=latest,
         estimate=measurements.estimate(spec, checked[-1]) if checked else None,
         last_change=told[-1] if told else None,
+        outdated=tuple(ledger.outdated(spec, ledger.state(spec))),
     )
 
 
@@ -147,13 +149,18 @@ def _day_before(day: date | None) -> date | None:
 
 @dataclass(frozen=True)
 class ChampionAt:
-    """Who was to serve a day, as it was then, and whose predictions are published for it now, with the reasons."""
+    """Who was to serve a day, as it was then, and whose predictions are published for it now, with the reasons.
+
+    `held` is the version that its predictions are of, None where it has none: where that is another one, they wait to be
+    brought along.
+    """
 
     day: date
     served: int | None
     served_why: str
     published: int | None
     published_why: str
+    held: int | None
 
 
 def champion_at(spec: ModelSpec, day: date) -> ChampionAt:
@@ -161,7 +168,8 @@ def champion_at(spec: ModelSpec, day: date) -> ChampionAt:
     known = ledger.state(spec)
     serving, published = known.serving(day), known.published(day)
     why = next((each.why for each in known.numbered if serving and each.number == serving.number), "none was promoted")
-    return ChampionAt(day, serving.version if serving else None, why, published.version, published.why)
+    held = ledger.held(spec, known, [day]).get(day)
+    return ChampionAt(day, serving.version if serving else None, why, published.version, published.why, held)
 
 
 # ------------------------------------------------------------------------------------------------------------ checks

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -87,15 +88,15 @@ def callback(spec: ModelSpec, cleared: int = 0, number: int = 1, began: float = 
 
 def test_a_failed_run_is_told_once(spec: ModelSpec, sent: list[str], failing: list[Run]) -> None:
     failing.append(failed())
-    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
-    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert watch(spec) == {"sales": "1 mail queued"}
+    assert watch(spec) == {"sales": "0 mails queued"}
     assert sent == ["[esteira] sales: task features failed"]
 
 
 def test_what_the_task_has_told_is_not_told_again(spec: ModelSpec, sent: list[str], failing: list[Run]) -> None:
     callback(spec)
     failing.append(failed())
-    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert watch(spec) == {"sales": "0 mails queued"}
     assert len(sent) == 1
 
 
@@ -119,9 +120,9 @@ def test_a_run_that_is_made_anew_under_its_old_id_is_told_again(
     callback(spec, began=20)  # it was deleted in between, and so is cleared no times
     assert len(sent) == 2
     failing.append(failed(minutes_ago=20))
-    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert watch(spec) == {"sales": "0 mails queued"}
     failing[:] = [failed(minutes_ago=5)]
-    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
+    assert watch(spec) == {"sales": "1 mail queued"}
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
@@ -132,7 +133,7 @@ def test_a_worker_whose_clock_is_wrong_neither_silences_a_cleared_run_nor_tells_
     callback(spec, began=8)
     failing.append(failed(minutes_ago=2))  # cleared, it failed without a word
     watch(spec)
-    assert watch(spec) == {"sales": "0 mails queued, 1 told before"}
+    assert watch(spec) == {"sales": "0 mails queued"}
     assert len(sent) == 2
 
 
@@ -163,6 +164,30 @@ def test_a_callback_that_is_called_late_tells_nothing_that_the_watchdog_has_told
     assert len(sent) == 1
 
 
+def test_of_two_tasks_of_a_run_the_one_that_was_killed_is_told_though_the_other_told_itself(
+    spec: ModelSpec, sent: list[str], failing: list[Run]
+) -> None:
+    callback(spec)
+    run = failed()
+    failing.append(replace(run, tasks=(*run.tasks, replace(run.tasks[0], task_id="warn"))))
+    assert watch(spec) == {"sales": "1 mail queued"}
+    assert watch(spec) == {"sales": "0 mails queued"}
+    assert sent == ["[esteira] sales: task features failed", "[esteira] sales: task warn failed"]
+    (mail,) = [each for each in outbox.mails(spec, "failed/") if "/watchdog/" in each.key]
+    assert [row[0] for row in mail.sections[0][2]] == ["warn"]
+
+
+def test_of_two_tasks_that_the_watchdog_has_told_of_neither_tells_again(
+    spec: ModelSpec, sent: list[str], failing: list[Run]
+) -> None:
+    run = failed()
+    failing.append(replace(run, tasks=(replace(run.tasks[0], task_id="extract"), *run.tasks)))
+    watch(spec)
+    callback(spec)
+    assert watch(spec) == {"sales": "0 mails queued"}
+    assert sent == ["[esteira] sales: task extract failed"]
+
+
 def test_a_task_that_airflow_runs_once_more_by_itself_tells_once(spec: ModelSpec, sent: list[str]) -> None:
     """As it does where it did not hear how the first ended."""
     callback(spec, number=1)
@@ -180,7 +205,7 @@ def test_a_mail_that_no_server_takes_waits(
 
     monkeypatch.setattr(alerts, "connected", down)
     failing.append(failed())
-    assert watch(spec) == {"sales": "1 mail queued, 0 told before"}
+    assert watch(spec) == {"sales": "1 mail queued"}
     assert len(outbox.waiting(spec)) == 1
 
 

@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from esteira import data, steps, views
 from esteira.__main__ import app
 from esteira.cli import operations
+from esteira.errors import Refused
 from esteira.learning import drift
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
@@ -160,6 +161,14 @@ def test_a_warning_is_queued_without_any_server(tried: tuple[ModelSpec, date]) -
         mail = steps.warn(spec, day)
     assert queued(spec) == [mail]
     assert "What was tried" in rendering.text(mail)
+
+
+def test_where_nothing_is_out_of_range_there_is_nothing_to_warn_of(trained) -> None:
+    spec, day = trained(), FIRST + timedelta(days=8)
+    score_days(spec, data.days(FIRST, day))
+    steps.check(spec, day)
+    with pytest.raises(Refused, match="has found nothing out of range"):
+        steps.warn(spec, day)
 
 
 def test_a_warning_and_its_mail_are_one_commit(tried: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,23 @@ def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyP
         champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="x"))
 
 
+def test_an_alias_that_is_set_beside_a_roll_back_follows_it(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
+    champions.promote(spec, Proposal(2, AS_OF + timedelta(days=3), measured=1, why="x", by="x"))
+    runs.alias(spec, "champion", None)
+    real, meanwhile = runs.alias, [True]
+
+    def alias(spec: ModelSpec, name: str, version: int | None) -> None:
+        if meanwhile.pop() if meanwhile else False:
+            rollbacks.perform(spec, Asked(by="ana"))
+        real(spec, name, version)
+
+    monkeypatch.setattr(runs, "alias", alias)
+    champions.repair_aliases(spec)
+    assert runs.aliases(spec)["champion"] == 1
+
+
 def test_aliases_are_repaired_from_the_ledger(trained) -> None:
     spec = trained()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)

@@ -18,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 from esteira import steps
 from esteira.dags import alerts
 from esteira.notify import delivery, rendering
-from esteira.notify.delivery import Delivery, Postponed, Undeliverable, Unknown, Unreachable
+from esteira.notify.delivery import Barred, Delivery, Postponed, Undeliverable, Unknown, Unreachable
 from esteira.spec import ModelSpec
 from esteira.store import lake, outbox
 from esteira.store.outbox import Mail
@@ -196,6 +196,8 @@ def test_what_goes_over_the_wire_has_whole_line_ends_ascii_and_short_lines(odd: 
         ("MAIL", HANG_UP, Unreachable),
         ("RCPT", "451 greylisted", Postponed),
         ("RCPT", "550 no such user", Undeliverable),
+        ("RCPT", "550 5.7.1 recipient restricted", Barred),
+        ("RCPT", "550 5.1.1 no such user", Undeliverable),
         ("RCPT", HANG_UP, Postponed),
         ("RCPT", HANG, Postponed),
         ("DATA", "451 not now", Postponed),
@@ -204,6 +206,8 @@ def test_what_goes_over_the_wire_has_whole_line_ends_ascii_and_short_lines(odd: 
         ("DATA", HANG_UP, Postponed),
         ("END", "451 local error", Postponed),
         ("END", "552 too large", Undeliverable),
+        ("END", "554 5.7.1 looks like spam", Barred),
+        ("END", "354 go on", Unknown),
         ("END", HANG_UP, Unknown),
         ("END", HANG, Unknown),
         ("END", "what?", Unknown),

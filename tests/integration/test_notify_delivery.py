@@ -14,7 +14,7 @@ import pytest
 from esteira import steps
 from esteira.lifecycle.events import Noted
 from esteira.notify import delivery, messages
-from esteira.notify.delivery import COPIES, Delivery, Postponed, Send, Undeliverable, Unknown, Unreachable
+from esteira.notify.delivery import COPIES, Barred, Delivery, Postponed, Send, Undeliverable, Unknown, Unreachable
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
 from esteira.store.outbox import Mail
@@ -284,10 +284,46 @@ def test_a_mail_that_version_0_1_has_delivered_is_delivered_to_all(spec: ModelSp
 
 def test_a_mail_about_a_run_is_found_by_the_run(spec: ModelSpec, clock: Clock) -> None:
     queue(spec, messages.failure(spec, "extract", "sales_score/run", None, "no", ""))
-    assert outbox.is_queued(spec, "failed/sales_score/run/", clock.now - timedelta(minutes=1))
-    assert not outbox.is_queued(spec, "failed/sales_score/run/", clock.now + timedelta(minutes=1))
-    assert not outbox.is_queued(spec, "failed/sales_score/ru/", clock.now - timedelta(minutes=1))
-    assert not outbox.is_queued(spec, "failed/sales_check/run/", clock.now - timedelta(minutes=1))
+    soon, before = clock.now + timedelta(minutes=1), clock.now - timedelta(minutes=1)
+    assert [each.key for each in outbox.mails(spec, "failed/sales_score/run/", before)] == [
+        "sales/failed/sales_score/run/never-began/extract/cleared-0"
+    ]
+    assert outbox.mails(spec, "failed/sales_score/run/", soon) == []
+    assert outbox.mails(spec, "failed/sales_score/ru/", before) == []
+    assert outbox.mails(spec, "failed/sales_check/run/", before) == []
+
+
+def test_a_mail_that_a_policy_bars_stops_no_other_and_is_refused_once_the_server_has_taken_one(
+    spec: ModelSpec, clock: Clock
+) -> None:
+    server = Server(ops=Barred("550 5.7.1 recipient restricted"))
+    queue(spec, mail_of(to=(OPS, TEAM)))
+    found = tick(spec, server)
+    assert (found.sent, found.waiting, found.error) == (1, 1, "550 5.7.1 recipient restricted")
+    assert tick(spec, server) == Delivery(refused=1)
+    assert states(spec) == [("postponed", OPS), ("delivered", TEAM), ("refused", OPS)]
+    assert waiting(spec) == [("[esteira] sales: ops@example.com gets no mail", TEAM)]
+
+
+def test_while_a_server_takes_nothing_of_ours_no_mail_is_refused(spec: ModelSpec, clock: Clock) -> None:
+    queue(spec, mail_of("before", to=(TEAM,)))
+    assert tick(spec, Server()).sent == 1  # which says nothing of what it does now
+    server = Server(ops=Barred("550 5.7.1 relaying denied"), team=Barred("550 5.7.1 relaying denied"))
+    queue(spec, mail_of(to=(OPS, TEAM)))
+    for _ in range(5):
+        assert tick(spec, server).waiting == 2
+    server.says.clear()
+    assert tick(spec, server).sent == 2
+
+
+def test_a_mail_that_was_queued_by_a_clock_that_was_ahead_does_not_wait_until_then(
+    spec: ModelSpec, clock: Clock
+) -> None:
+    now = clock.now
+    clock.now = now + timedelta(days=3650)
+    queue(spec, mail_of())
+    clock.now = now
+    assert tick(spec, Server(), minutes=15).sent == 1
 
 
 def test_what_fails_beyond_sending_leaves_the_mail_queued(

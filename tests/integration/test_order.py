@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from esteira import data, steps
+from esteira import data, steps, views
+from esteira.__main__ import app
 from esteira.errors import DataError, Refused, SpecError
 from esteira.lifecycle.changes import Proposal
+from esteira.lifecycle.events import Event
+from esteira.lifecycle.sequence import RolledBack
 from esteira.spec import ModelSpec
-from esteira.steps import champions, checking, rollbacks, scoring
+from esteira.steps import champions, checking, evaluating, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger
+from typer.testing import CliRunner
 
 from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -62,6 +66,77 @@ def test_promoting_again_after_a_roll_back_promotes_no_bad_version(rolled_back: 
     with pytest.raises(Refused, match=f"version 2 was promoted by check:{day} before"):
         checking.promote_chosen(spec, day, 2, "commit")
     assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
+
+
+def test_an_attempt_that_is_made_again_after_a_roll_back_undoes_it_not(rolled_back: tuple[ModelSpec, date]) -> None:
+    """As where a person clears `attempt_1.retrain` with all that follows it."""
+    spec, day = rolled_back
+    after = day + timedelta(days=1)
+    score_days(spec, [after])
+    steps.recheck(spec, day, 1, steps.retrain(spec, day, 1))
+    version = steps.register_chosen(spec, day)
+    with pytest.raises(
+        Refused, match=f"version 2 was promoted by check:{day} before.*version {version} is not promoted"
+    ):
+        steps.promote_chosen(spec, day, version, "commit")
+    assert set().union(*versions(spec).values()) == {1}
+
+
+def test_a_training_that_is_said_again_does_not_promote_what_was_rolled_back(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = trained(), AS_OF + timedelta(days=2)
+    monkeypatch.setattr(evaluating, "_compare", lambda *_: (True, "it is better", {}))
+    said = steps.train(spec, day, "first")
+    assert "version 2 is the champion" in said
+    rollbacks.perform(spec, ANA)
+    with pytest.raises(Refused, match=r"version 2 was rolled back by ana, .*undo that .*or train it anew with --again"):
+        steps.train(spec, day, "another run")
+    assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
+    assert "version 3 is the champion" in steps.train(spec, day, "once more", again=True)
+
+
+def test_a_roll_back_is_of_the_champion_that_was_seen(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    plan = rollbacks.plan(spec, ANA)
+    steps.train(spec, day, "meanwhile", promoted=False)
+    champions.promote(spec, Proposal(3, day, measured=2, why="a mend", by="x"))
+    with pytest.raises(
+        Refused, match=r"its champion has changed meanwhile: version 3 serves from .* Nothing was rolled back"
+    ):
+        rollbacks.perform(spec, plan.asked)
+    assert ledger.champion(spec).version == 3  # type: ignore[union-attr]
+
+
+def test_a_promotion_while_a_roll_back_is_written_is_not_rolled_back_unseen(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day)
+    steps.train(spec, day, "meanwhile", promoted=False)
+    real, raced = ledger.write, []
+
+    def write(spec: ModelSpec, *events: Event) -> int:
+        if not raced and isinstance(events[0], RolledBack):
+            raced.append(True)
+            champions.promote(spec, Proposal(3, day, measured=2, why="a mend", by="x"))
+        return real(spec, *events)
+
+    monkeypatch.setattr(ledger, "write", write)
+    with pytest.raises(Refused, match="its champion has changed meanwhile"):
+        rollbacks.perform(spec, ANA)
+    assert ledger.champion(spec).version == 3  # type: ignore[union-attr]
+
+
+def test_what_a_run_has_let_go_it_does_not_let_go_again(trained) -> None:
+    spec, day = trained(), FIRST
+    steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
+    score_days(spec, [day], "by hand", version=1)
+    steps.score(spec, [day], "let go", champion=True)
+    score_days(spec, [day], "ana", version=2)
+    steps.score(spec, [day], "let go", champion=True)  # the task runs again
+    assert versions(spec)[day] == {2}
 
 
 def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> None:
@@ -161,12 +236,24 @@ def test_a_day_whose_features_are_gone_is_left_and_told(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     steps.check(spec, day)
     lake.replace_days("features", spec.name, lake.read("features", spec.name, day=CHANGE), [CHANGE], mark=7)
+    assert list(rollbacks.plan(spec, ANA).kept) == [CHANGE]
+    said = CliRunner().invoke(app, ["rollback", spec.name, "--dry-run"])
+    assert f"but for {CHANGE}, which would keep the predictions of now: its features are gone" in said.output
     _, done = rollbacks.perform(spec, ANA)
     assert list(done.kept) == [CHANGE]
     assert f"{CHANGE} left as it is: its features are gone, or of another model.yaml" in str(done)
     assert versions(spec)[CHANGE] == {2}
     assert versions(spec)[CHANGE + timedelta(days=1)] == {1}
+    assert views.status(spec).outdated == (CHANGE,)
+    for command in (["rollback", spec.name, "--yes"], ["reconcile", spec.name]):
+        assert CliRunner().invoke(app, command).exit_code == 1
+    with pytest.raises(DataError, match=f"{CHANGE} left as it is"):
+        steps.rescore(spec, day).require_whole(spec)
+    said = CliRunner().invoke(app, ["history", spec.name, "--day", str(CHANGE)])
+    assert "they are of version 2 still" in said.output
     score_days(spec, [CHANGE], run="built anew")
+    assert views.status(spec).outdated == ()
+    assert CliRunner().invoke(app, ["reconcile", spec.name]).exit_code == 0
     assert versions(spec) == published(spec)
 
 

@@ -73,7 +73,8 @@ def _promote_again(world: World, state: State) -> Numbered | None:
         return None
     old = world.random.choice(state.promotions)
     as_of = old.day - timedelta(days=1)
-    again = Proposal(old.version, as_of, measured=old.measured, why=old.why, by=old.by, replaces_from=old.replaces_from)
+    by = world.random.choice([old.by, f"another run {world.today}"])
+    again = Proposal(old.version, as_of, measured=old.measured, why=old.why, by=by, replaces_from=old.replaces_from)
     return changes.promote(state, again)
 
 
@@ -203,6 +204,10 @@ def _of_a_promotion(step: Step, event: Promoted) -> None:
             step.require(published == event.version, "a promotion replaces every day that it says")
     by = [(each.by, each.version) for each in step.after.promotions]
     step.require(len(by) == len(set(by)), "what a run has promoted it promotes once")
+    mine = [each for each in step.before.promotions if each.version == event.version]
+    void = {number for each in step.before.rollbacks for number in step.before.voided(each)}
+    stands = any(each.number not in void for each in mine)
+    step.require(stands or not mine, "what was rolled back is not promoted again")
     serves = step.after.champion is not None and step.after.champion.version == event.version
     step.require(serves, "the version promoted serves")
 
@@ -222,13 +227,20 @@ def _of_a_rollback(step: Step, event: RolledBack) -> None:
             step.require(
                 was_void or step.is_unchanged(day), "a roll-back leaves the days of other versions as they are"
             )
+    target = step.after.standing()[-1]
+    shown = {step.after.published(day).version for day in DAYS if not step.pinned(day)}
+    since = {each.version for each in step.after.promotions if each.number > target.number}
+    rest = {each.version for each in step.after.promotions if each.number <= target.number}
+    step.require(
+        bool(event.first_day) or not shown & (since - rest), "what came since the version gone back to is gone"
+    )
     standing = step.after.standing()
     step.require(not void & {each.number for each in standing}, "a promotion that was voided does not stand")
     last = standing[-1] if standing else None
     step.require(
         last is not None and last.version == event.version, "the last promotion that stands is that gone back to"
     )
-    step.require(last is not None and min(void) > last.number, "only what came after it is void")
+    step.require(last is not None and min(void, default=event.number) > last.number, "only what came after it is void")
     serves = step.after.champion is not None and step.after.champion.version == event.version
     step.require(serves, "the version gone back to serves")
 

@@ -22,6 +22,7 @@ from tests import models
 NOW = datetime(2026, 2, 2, 12, tzinfo=UTC)
 DAGS = ["sales_train", "sales_score", "sales_check"]
 WEB = "http://127.0.0.1:8080"
+Told = list[tuple[str, datetime]]
 
 
 class Airflow:
@@ -84,17 +85,26 @@ def spec(tmp_path: Path) -> ModelSpec:
     return models.write(tmp_path)
 
 
-def mails(spec: ModelSpec, ended: list[Run], hanging: list[Run], web: str = WEB) -> list[tuple[Mail, str, datetime]]:
-    return list(watchdog.mails(spec, DAGS, ended, hanging, NOW, web))
+def mails(
+    spec: ModelSpec, ended: list[Run], hanging: list[Run], web: str = WEB, told: Told | None = None
+) -> list[Mail]:
+    """The mails, where none was queued before; `told` keeps what was asked about those."""
+
+    def queued(start: str, since: datetime) -> list[Mail]:
+        if told is not None:
+            told.append((start, since))
+        return []
+
+    return list(watchdog.mails(spec, DAGS, ended, hanging, NOW, web, queued))
 
 
 def test_a_failed_run_is_told_with_its_task_and_its_link(spec: ModelSpec) -> None:
     airflow = Airflow()
     airflow.add("sales_train", "manual__1", ("features", "failed"), ("candidates", "upstream_failed"))
-    ((mail, same, since),) = mails(spec, airflow.failed(), [])
+    told: Told = []
+    (mail,) = mails(spec, airflow.failed(), [], told=told)
     assert mail.key == "sales/failed/sales_train/manual__1/20260202T105000/watchdog/features/3"
-    assert same == "failed/sales_train/manual__1/20260202T105000/"
-    assert since == NOW - timedelta(minutes=70)  # when the run started
+    assert told == [("failed/sales_train/manual__1/20260202T105000/", NOW - timedelta(minutes=70))]  # when it started
     assert mail.subject == "[esteira] sales: task features failed"
     assert mail.to == ("ops@example.com",)
     text = rendering.text(mail)
@@ -106,7 +116,7 @@ def test_a_failed_run_is_told_with_its_task_and_its_link(spec: ModelSpec) -> Non
 def test_a_failed_run_without_a_failed_task_is_told_too(spec: ModelSpec) -> None:
     airflow = Airflow()
     airflow.add("sales_score", "1", ("extract", "success"))
-    ((mail, _, _),) = mails(spec, airflow.failed(), [], web="")
+    (mail,) = mails(spec, airflow.failed(), [], web="")
     assert mail.subject == "[esteira] sales: a run failed"
     assert "the run failed, though none of its tasks did" in mail.lead
     assert mail.links == ()
@@ -182,11 +192,12 @@ def test_a_list_that_becomes_shorter_ends(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_hangs(spec: ModelSpec, state: str, minutes: int, run_id: str, is_stuck: bool) -> None:
     since = NOW - timedelta(minutes=minutes)
     run = Run("sales_score", run_id, NOW - timedelta(days=1), None, (Task("extract", state, 1, since),))
-    found = mails(spec, [], [run])
+    told: Told = []
+    found = mails(spec, [], [run], told=told)
     assert bool(found) == is_stuck
     if found:
-        ((mail, same, told_since),) = found
-        assert (same, told_since) == (f"stuck/sales_score/{run_id}/", since)
+        (mail,) = found
+        assert told == [(f"stuck/sales_score/{run_id}/", since)]
         assert mail.key == f"sales/stuck/sales_score/{run_id}/extract/1/{state}"
         assert f"task extract is {state} since 2026-02-02" in mail.lead
         assert ("The run in Airflow", f"{WEB}/dags/sales_score/runs/{run_id}") in mail.links
@@ -198,9 +209,10 @@ def test_of_a_run_that_hangs_only_what_hangs_is_told(spec: ModelSpec) -> None:
     airflow.add("sales_train", "2", ("features", "running"), state="running")
     airflow.add("other_train", "3", ("features", "queued"), state="running")
     airflow.tasks[1] |= {"map_index": 2}
-    ((mail, _, since),) = mails(spec, [], watchdog.unfinished(airflow.api(), DAGS))
+    told: Told = []
+    (mail,) = mails(spec, [], watchdog.unfinished(airflow.api(), DAGS), told=told)
     assert mail.subject == "[esteira] sales: task candidate[2] hangs"
-    assert since == NOW - timedelta(minutes=61)
+    assert [since for _, since in told] == [NOW - timedelta(minutes=61)]
     assert [row[0] for row in mail.sections[0][2]] == ["candidate[2]"]
     assert mail.links[1][1].endswith("/tasks/candidate/mapped/2?try_number=3")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from esteira.errors import Refused
@@ -79,6 +80,48 @@ def test_going_back_further_voids_all_that_came_since(two: State) -> None:
     assert event is not None
     assert (event.version, event.bad, event.voids, event.why) == (1, 3, (2, 3), "rolled back from version 3: a test")
     assert versions(after(three, event), range(18)) == [None, *[1] * 17]
+
+
+def test_going_back_further_voids_what_was_void_on_some_days_only(two: State) -> None:
+    three = promoted(two, 3, 14, back=12)
+    partly = after(three, changes.roll_back(three, to=None, last_served=day(16), first_day=day(15), by="x"))
+    assert versions(partly, range(10, 17)) == [2, 2, 3, 3, 3, 2, 2]
+    back = after(partly, changes.roll_back(partly, to=1, last_served=day(16), by="x"))
+    assert versions(back, range(18)) == [None, *[1] * 17]
+    again = after(back, changes.undo(back, last_served=day(17), by="x"))
+    assert versions(again, range(17)) == versions(partly, range(17))
+
+
+def test_a_rollback_goes_on_from_where_an_undoing_has_left_it(two: State) -> None:
+    three = promoted(two, 3, 14, back=12)
+    state = after(three, changes.roll_back(three, to=None, last_served=day(16), first_day=day(15), by="x"))
+    partly = versions(state, range(17))
+    state = after(state, changes.roll_back(state, to=None, last_served=day(16), by="x"))
+    widened = versions(state, range(17))
+    state = after(state, changes.undo(state, last_served=day(16), by="x"))
+    assert versions(state, range(17)) == partly
+    assert changes.roll_back(state, to=None, last_served=day(16), first_day=day(15), by="x") is None
+    state = after(state, changes.roll_back(state, to=None, last_served=day(16), by="x"))
+    assert versions(state, range(17)) == widened
+    assert state.champion is not None
+    assert state.champion.version == 2
+
+
+def test_a_version_that_was_rolled_back_is_promoted_by_no_other_run(two: State) -> None:
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="ana"))
+    again = Proposal(2, day(14), measured=1, why="better", by="another run")
+    with pytest.raises(Refused, match="version 2 was rolled back by ana, on the way to version 1; undo that"):
+        changes.promote(back, again)
+    undone = after(back, changes.undo(back, last_served=day(14), by="ana"))
+    assert changes.promote(undone, again) is None  # it is champion
+
+
+def test_a_run_that_promotes_once_promotes_no_other_version_either(two: State) -> None:
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="ana"))
+    other = Proposal(3, day(14), measured=1, why="better", by="check:2")
+    assert changes.promote(back, other) is not None
+    with pytest.raises(Refused, match=r"version 2 was promoted by check:2 before.*so version 3 is not promoted"):
+        changes.promote(back, replace(other, once=True))
 
 
 def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
@@ -201,6 +244,8 @@ MUTATIONS = {
         patch, "roll_back", lambda each: replace(each, voids=(1, *each.voids)) if each.voids[0] > 2 else each
     ),
     "what a run has promoted it promotes once": lambda patch: _forgetful(patch),
+    "what was rolled back is not promoted again": lambda patch: patch.setattr(State, "voided_by", lambda *_: None),
+    "what came since the version gone back to is gone": lambda patch: _narrow(patch),
     "the order in which rows are read": lambda patch: patch.setattr(
         lifecycle, "fold", lambda events: State(tuple(e for e in events if isinstance(e, lifecycle.Numbered)), (), {})
     ),
@@ -217,8 +262,21 @@ def _changed(patch: pytest.MonkeyPatch, name: str, change) -> None:
     patch.setattr(changes, name, made)
 
 
+def _narrow(patch: pytest.MonkeyPatch) -> None:
+    """As it was: a roll-back left alone what another one had voided on some days only."""
+    real = changes.roll_back
+
+    def made(state: State, **options: Any) -> RolledBack | None:
+        event = real(state, **options)
+        stands = {each.number for each in state.standing()}
+        return event and replace(event, voids=tuple(each for each in event.voids if each in stands))
+
+    patch.setattr(changes, "roll_back", made)
+
+
 def _forgetful(patch: pytest.MonkeyPatch) -> None:
     real = changes.promote
+    patch.setattr(State, "voided_by", lambda *_: None)
     patch.setattr(
         changes,
         "promote",

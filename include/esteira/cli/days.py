@@ -114,7 +114,7 @@ def requeue(
 def check(model: Model, day: Annotated[Any, day_option("Check as if this day had just ended.", "--day")]) -> None:
     """Measure the champion and, where its metric is out of range, retrain up to three times.
 
-    Exits with 3 where the loop ended in a warning. The warning is printed, and waits in the outbox: the DAG esteira_outbox
+    Exits with 3 where the loop ended in a warning, with 1 where days since the violation could not be scored again. The warning is printed, and waits in the outbox: the DAG esteira_outbox
     mails it.
     """
     from esteira import steps
@@ -129,8 +129,9 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
         typer.echo(f"attempt {number}: {outcome.value}")
     if found.promoted:
         typer.echo(
-            f"version {found.promoted} is the champion from the next day on; the days since the violation are scored again"
+            f"version {found.promoted} is the champion from the next day on; {found.rescored or 'nothing to score again'}"
         )
     if found.warning:
         typer.echo(f"\n{rendering.text(found.warning)}", err=True)
         raise typer.Exit(3)
+    raise typer.Exit(1 if found.rescored and found.rescored.kept else 0)

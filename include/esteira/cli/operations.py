@@ -12,6 +12,7 @@ import typer
 from esteira import spec as specs
 from esteira.errors import EsteiraError, SpecError
 from esteira.lifecycle.changes import named
+from esteira.text import shown_days
 
 if TYPE_CHECKING:
     from esteira.views import Status
@@ -37,7 +38,7 @@ def rollback(
 
     First it shows what it would do: the days, and what each version reaches on them. Only days change that the promotions
     taken back had replaced or served. What was served stays in the table `served`. Said again it finishes what was
-    interrupted, and else does nothing more; to go back further, say --to.
+    interrupted, and else does nothing more; to go back further, say --to. Exits with 1 where days could not be scored again.
     """
     from esteira.steps import rollbacks
 
@@ -45,9 +46,9 @@ def rollback(
     asked = rollbacks.Asked(by=getuser(), to=to, first_day=day, undo=undo, reason=reason)
     found = rollbacks.plan(spec, asked)
     if found.event is None and not dry_run:
-        done = rollbacks.perform(spec, asked)[1]
+        done = rollbacks.perform(spec, found.asked)[1]
         typer.echo(f"that is how it stands: version {found.champion} is the champion; {done}")
-        return
+        raise typer.Exit(1 if done.kept else 0)
     for line in rollbacks.shown(spec, found):
         typer.echo(line)
     if dry_run or found.event is None:
@@ -56,21 +57,29 @@ def rollback(
         if not sys.stdin.isatty():
             raise EsteiraError("nobody can be asked here, so nothing was done; look at the plan above, and say --yes")
         typer.confirm("Do it?", abort=True)
-    event, done = rollbacks.perform(spec, asked)
+    event, done = rollbacks.perform(spec, found.asked)
     serves = event.version if event else found.champion
     typer.echo(f"version {serves} is the champion; {done}")
     typer.echo(f"to take it back: esteira rollback {spec.name} {'--to …' if undo else '--undo'}")
+    raise typer.Exit(1 if done.kept else 0)
 
 
 @app.command()
 def reconcile(
     model: Annotated[str | None, typer.Argument(help="One model; none: all of them.", show_default=False)] = None,
 ) -> None:
-    """Bring predictions to the version that the ledger publishes for each day, where something died in between; Airflow does so hourly."""
+    """Bring predictions to the version that the ledger publishes for each day, where something died in between; Airflow does so hourly.
+
+    Exits with 1 where days are left that can't be: their features are gone, or of another model.yaml.
+    """
     from esteira import steps
 
+    kept = False
     for name in [model] if model else [path.parent.name for path in specs.model_files()]:
-        typer.echo(f"{name}: {steps.reconcile(find(name), f'reconcile/{uuid4()}')}")
+        found = steps.reconcile(find(name), f"reconcile/{uuid4()}")
+        typer.echo(f"{name}: {found}")
+        kept |= bool(found.kept)
+    raise typer.Exit(1 if kept else 0)
 
 
 @app.command()
@@ -123,7 +132,9 @@ def history(
     if day is not None:
         found = views.champion_at(spec, day)
         typer.echo(f"{day} was to be served by {named(found.served)}: {found.served_why}")
-        typer.echo(f"its predictions are of {named(found.published)}: {found.published_why}")
+        typer.echo(f"its predictions are to be of {named(found.published)}: {found.published_why}")
+        if found.held not in (None, found.published):
+            typer.echo(f"they are of {named(found.held)} still; see `esteira reconcile {spec.name}`")
         return
     for each in views.history(spec):
         about = f"version {each.version}" if each.version else "-"
@@ -152,5 +163,7 @@ def shown(found: Status) -> dict[str, str]:
         lines[f"estimated {found.metric}"] = (
             f"{guess.value:.4g}, {held[guess.in_range]}, of the days without labels{off}"
         )
+    if found.outdated:
+        lines["not as published"] = f"{shown_days(list(found.outdated))}; see `esteira reconcile {found.model}`"
     change = found.last_change
     return {**lines, "last change": f"{change.state}: {change.why}" if change else "none"}

@@ -92,13 +92,13 @@ def mail_failure_of(spec: ModelSpec) -> Any:
 
         instance, dag_run = context["task_instance"], context["dag_run"]
         run = f"{instance.dag_id}/{instance.run_id}"
-        if _told_by_watchdog(spec, run, dag_run.start_date):
-            log.warning("model %s: the watchdog has told already that %s failed", spec.name, run)
+        task = instance.task_id + (f"[{instance.map_index}]" if instance.map_index >= 0 else "")
+        if _told_by_watchdog(spec, task, run, dag_run.start_date):
+            log.warning("model %s: the watchdog has told already that %s of %s failed", spec.name, task, run)
             return
-        mapped = f"[{instance.map_index}]" if instance.map_index >= 0 else ""
         mail = messages.failure(
             spec,
-            f"{instance.task_id}{mapped}",
+            task,
             run,
             dag_run.start_date,
             context.get("exception"),
@@ -110,13 +110,14 @@ def mail_failure_of(spec: ModelSpec) -> Any:
     return mail_failure
 
 
-def _told_by_watchdog(spec: ModelSpec, run: str, began: datetime | None) -> bool:
-    """Whether the run was mailed about, as it is since it began: Airflow may call a callback late, where its processes were down."""
+def _told_by_watchdog(spec: ModelSpec, task: str, run: str, began: datetime | None) -> bool:
+    """Whether the task was mailed about, in the run since it began: Airflow may call a callback late, where its processes were down."""
     from esteira.notify import messages
     from esteira.store import outbox
 
     try:
-        return outbox.is_queued(spec, messages.of_run(run, began) + messages.UNREPORTED)
+        mails = outbox.mails(spec, messages.of_run(run, began) + messages.UNREPORTED)
+        return bool(messages.tasks_told(spec, run, began, mails) & {task, ""})
     except Exception:  # the lake may be what failed, and the mail is to say so
         log.exception("model %s: whether the watchdog has told of %s can't be seen", spec.name, run)
         return False

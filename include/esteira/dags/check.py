@@ -179,7 +179,7 @@ def _promotion(spec: ModelSpec) -> Any:
     def rescore() -> str:
         from esteira import steps
 
-        return str(steps.rescore(spec, run_day(spec)))
+        return steps.rescore(spec, run_day(spec)).require_whole(spec)
 
     commit, version = commit_notebook(), register()
     commit >> version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -140,6 +141,7 @@ where it has no account, and its log says so."""
 def _watched(specs: list[ModelSpec], age: timedelta) -> dict[str, str]:
     """Queue a mail about each run that failed at least `age` ago, or hangs, where none was queued about it yet."""
     from esteira.dags import watchdog
+    from esteira.store import outbox
 
     given, now = settings(), datetime.now(UTC)
     password = given.api_password.get_secret_value()
@@ -154,25 +156,24 @@ def _watched(specs: list[ModelSpec], age: timedelta) -> dict[str, str]:
     ended, hanging = watchdog.failed(api, every, now - watchdog.DAYS, now - age), watchdog.unfinished(api, every)
 
     def tell(spec: ModelSpec) -> str:
-        mails = watchdog.mails(spec, dag_ids[spec.name], ended, hanging, now, alerts.airflow_url())
-        new = [_told(spec, *each) for each in mails]
-        return f"{counted(sum(new), 'mail')} queued, {len(new) - sum(new):,} told before"
+        known = partial(outbox.mails, spec)
+        mails = watchdog.mails(spec, dag_ids[spec.name], ended, hanging, now, alerts.airflow_url(), known)
+        return f"{counted(sum(_told(spec, mail) for mail in mails), 'mail')} queued"
 
     return _each(specs, tell)
 
 
-def _told(spec: ModelSpec, mail: Mail, same: str, since: datetime) -> bool:
-    """Queue a mail, and try it, unless one that tells of the same was queued since; returns whether it was queued.
+def _told(spec: ModelSpec, mail: Mail) -> bool:
+    """Queue a mail, and try it; returns whether it was queued.
 
     A lake that can't be written is raised: a mail that was only sent would be sent again at every tick.
     """
     from esteira import steps
-    from esteira.store import outbox
 
-    if outbox.is_queued(spec, same, since) or not steps.queue(spec, mail, today(spec.time.timezone), "esteira_outbox"):
-        return False
-    alerts.deliver_now(spec, mail)
-    return True
+    new = steps.queue(spec, mail, today(spec.time.timezone), "esteira_outbox")
+    if new:
+        alerts.deliver_now(spec, mail)
+    return new
 
 
 def _delivered(spec: ModelSpec, minutes: float, connect: Connect) -> str:
@@ -211,7 +212,7 @@ A check, a roll-back, and scoring do so by themselves; this is for what died in 
             from esteira import steps
 
             run = context_of_run()[1]
-            return _each(specs, lambda spec: str(steps.reconcile(spec, run)))
+            return _each(specs, lambda spec: steps.reconcile(spec, run).require_whole(spec))
 
         reconcile()
     return dag

@@ -6,7 +6,7 @@ API and with an account of its own, and who was not told yet is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -179,21 +179,31 @@ def stuck(run: Run, now: datetime, timeout: timedelta) -> Run | None:
     return replace(run, since=min(since for since, _ in late), tasks=tuple(each for _, each in late)) if late else None
 
 
+Queued = Callable[[str, datetime], list[Mail]]  # the mails whose name begins so, that were queued since
+
+
 def mails(
-    spec: ModelSpec, dag_ids: Sequence[str], ended: Iterable[Run], hanging: Iterable[Run], now: datetime, web: str
-) -> Iterator[tuple[Mail, str, datetime]]:
-    """The mails about a model's runs, each with how the names of mails begin that tell of the same, and since when they count."""
-    timeout = timedelta(minutes=spec.timeout)
-    late = (stuck(run, now, timeout) for run in hanging)
+    spec: ModelSpec,
+    dag_ids: Sequence[str],
+    ended: Iterable[Run],
+    hanging: Iterable[Run],
+    now: datetime,
+    web: str,
+    queued: Queued,
+) -> Iterator[Mail]:
+    """The mails about a model's runs that tell of what no mail of `queued` has told of."""
     for run in ended:
         if run.dag_id in dag_ids:
-            rows = [each.row for each in run.tasks]
-            mail = messages.unreported(spec, run.name, run.began, rows, _links(run, web))
-            yield mail, messages.of_run(run.name, run.began), run.since
+            known = queued(messages.of_run(run.name, run.began), run.since)
+            told = messages.tasks_told(spec, run.name, run.began, known)
+            run = replace(run, tasks=tuple(each for each in run.tasks if each.name not in told))
+            if run.tasks or not told:
+                rows = [each.row for each in run.tasks]
+                yield messages.unreported(spec, run.name, run.began, rows, _links(run, web))
+    late = (stuck(run, now, timedelta(minutes=spec.timeout)) for run in hanging)
     for run in filter(None, late):
-        if run.dag_id in dag_ids:
-            mail = messages.stuck(spec, run.name, [each.row for each in run.tasks], _links(run, web))
-            yield mail, messages.of_stuck(run.name), run.since
+        if run.dag_id in dag_ids and not queued(messages.of_stuck(run.name), run.since):
+            yield messages.stuck(spec, run.name, [each.row for each in run.tasks], _links(run, web))
 
 
 def _links(run: Run, web: str) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ class Proposal:
     """A version that is to become champion, as of a day, with the reason and the numbers for it.
 
     `measured` is the champion that it was compared with, None where there was none. It takes the place of what is published
-    from `replaces_from` on, else from the day after `as_of`.
+    from `replaces_from` on, else from the day after `as_of`. `once`: the run promotes one version at most, whatever it is.
     """
 
     version: int
@@ -28,23 +28,31 @@ class Proposal:
     why: str
     by: str
     replaces_from: date | None = None
+    once: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def promote(state: State, proposal: Proposal) -> Promoted | None:
     """Make a version champion from the day after its `as_of` on; None where it is.
 
-    Raises Refused where another champion than the one measured came in between, or serves from a later day; and where the
-    same run had promoted the version before, for what it has promoted once it does not promote again: a person may have
-    rolled it back.
+    Raises Refused where another champion than the one measured came in between, or serves from a later day; where the same
+    run had promoted the version before, or, if it promotes but `once`, any; and where a roll-back stands that voids the
+    version: what a person has rolled back no task brings back.
     """
     now, version, as_of = state.champion, proposal.version, proposal.as_of
     if now is not None and now.version == version:
         return None
-    if any((each.by, each.version) == (proposal.by, version) for each in state.promotions):
+    mine = [each for each in state.promotions if each.by == proposal.by]
+    if any(proposal.once or each.version == version for each in mine):
         raise Refused(
-            f"version {version} was promoted by {proposal.by} before, and {named(now.version if now else None)} is the champion since; train "
-            "or check again"
+            f"{named(mine[-1].version)} was promoted by {proposal.by} before, and {named(now.version if now else None)} is the "
+            f"champion since, so version {version} is not promoted; train or check for a later day"
+        )
+    rolled_back = state.voided_by(version)
+    if rolled_back is not None:
+        raise Refused(
+            f"version {version} was rolled back by {rolled_back.by}, on the way to version {rolled_back.version}; undo that "
+            "(`esteira rollback --undo`), or train it anew with --again"
         )
     if (now.version if now else None) != proposal.measured:
         raise Refused(
@@ -72,13 +80,14 @@ def roll_back(
 ) -> RolledBack | None:
     """Go back to a version that was champion, by default the one before; None where that is how it stands.
 
-    All promotions since the one of that version that stands are void, from `first_day` on where it is given. The version
-    serves from the day after `last_served` on. Raises Refused where there is none to go back to.
+    All promotions since the one of that version that stands are void, from `first_day` on where it is given, those too that
+    were void on some days before. The version serves from the day after `last_served` on. Raises Refused where there is none
+    to go back to.
     """
     now, standing = state.champion, state.standing()
     if now is None:
         raise Refused("there is no champion yet, so there is nothing to roll back")
-    standing_back = next((each for each in state.rollbacks if each.number == now.number), None)
+    standing_back = state.standing_back
     if standing_back is not None and to in (None, now.version) and _is_wider(first_day, standing_back.first_day):
         return replace(
             standing_back,
@@ -103,7 +112,7 @@ def roll_back(
         number=state.number + 1,
         version=target.version,
         bad=now.version,
-        voids=tuple(each.number for each in standing if each.number > target.number),
+        voids=tuple(each.number for each in state.promotions if each.number > target.number),
         first_day=first_day,
         day=max(now.effective_day, _after(last_served), first_day or date.min),
         why=_why(now.version, reason),
@@ -148,11 +157,12 @@ def pin(state: State, version: int, first: date, last: date, *, by: str, run: st
     return Pinned(number=state.number + 1, version=version, day=first, last=last, why=why, by=by, run=run)
 
 
-def release(state: State, first: date, last: date, *, by: str) -> Released | None:
-    """Let go what was chosen by hand for days, and for no others; None where nothing was."""
-    if all(state.pinned(day) is None for day in _days(first, last)):
+def release(state: State, first: date, last: date, *, by: str, run: str = "") -> Released | None:
+    """Let go what was chosen by hand for days, and for no others; None where nothing was, or where the `run` has done it before."""
+    done = any(run and each.run == run for each in state.of(Released))
+    if done or all(state.pinned(day) is None for day in _days(first, last)):
         return None
-    return Released(number=state.number + 1, day=first, last=last, why="the champion again", by=by)
+    return Released(number=state.number + 1, day=first, last=last, why="the champion again", by=by, run=run)
 
 
 def _days(first: date, last: date) -> list[date]:

@@ -142,17 +142,19 @@ class Pinned(Numbered):
 
 @dataclass(frozen=True, kw_only=True)
 class Released(Numbered):
-    """For the days `day` to `last` no pin counts that was made before."""
+    """For the days `day` to `last` no pin counts that was made before; by a `run`, which rows of 0.1 do not say."""
 
     state: ClassVar[str] = "released"
 
     last: date
+    run: str = ""
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
         """From a row of its kind."""
-        return cls(number=int(kept.rest), last=date.fromisoformat(kept.facts["last_day"]), **kept.about)
+        last, run = date.fromisoformat(kept.facts["last_day"]), str(kept.facts.get("run", ""))
+        return cls(number=int(kept.rest), last=last, run=run, **kept.about)
 
     def evidence(self) -> Mapping[str, Any]:
-        """The last day."""
-        return {"last_day": str(self.last)}
+        """The last day, and the run."""
+        return {"last_day": str(self.last), "run": self.run}

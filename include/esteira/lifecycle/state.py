@@ -123,6 +123,21 @@ class State:
         undone = {each.undoes for each in self.of(Undone)}
         return tuple(each for each in self.of(RolledBack) if each.number not in undone)
 
+    @property
+    def standing_back(self) -> RolledBack | None:
+        """The roll-back by which the champion serves; where one that went further was undone, the one before it."""
+        undone = {each.undoes for each in self.of(Undone)}
+        kept = (each for each in reversed(self.numbered) if each.serves and not isinstance(each, Undone))
+        last = next((each for each in kept if each.number not in undone), None)
+        return last if isinstance(last, RolledBack) else None
+
+    def voided_by(self, version: int) -> RolledBack | None:
+        """The roll-back that voids a version: the last one that does, where no promotion of the version stands."""
+        mine = {each.number for each in self.promotions if each.version == version}
+        if any(each.version == version for each in self.standing()):
+            return None
+        return next((each for each in reversed(self.rollbacks) if mine & self.voided(each)), None)
+
     def pinned(self, day: date) -> Pinned | None:
         """The pin that holds a day: the last one for it, unless it was released since."""
         of_it = (each for each in reversed(self._by_hand) if each.day <= day <= each.last)

@@ -33,6 +33,10 @@ class Postponed(Exception):
     """The server has not taken the mail; it may later."""
 
 
+class Barred(Postponed):
+    """The server will not take the mail by a policy of its own: it may take none of ours, or not this one, or not for this receiver."""
+
+
 class Unreachable(Exception):
     """There is no server, or none that takes mails of ours: no other mail could be sent either."""
 
@@ -64,12 +68,15 @@ def deliver(spec: ModelSpec, minutes: float, connect: Connect, *, sender: str, o
     A mail is tried when it has been queued for `minutes` (younger ones are left to the task that queued them, and tries
     itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent stops none of
     the others. Where no server can be reached nothing is tried, and nothing written: an outage makes no pause longer.
+
+    A mail that a server's policy bars waits as long as the server has taken no other one since that was queued: it may take
+    none of ours, which is to be mended there. Once it has, the mail is refused.
     """
     done = Delivery()
     every = [each for each in outbox.waiting(spec) if only in ("", each.mail.key)]
     now = lake.clock()
     for number, each in enumerate(every):
-        if now < _due(each, minutes):
+        if now < _due(each, minutes, now):
             done = replace(done, waiting=done.waiting + 1)
             continue
         if each.unknown >= COPIES:
@@ -102,9 +109,11 @@ def once(connect: Connect) -> Connect:
     return connected
 
 
-def _due(given: Waiting, minutes: float) -> datetime:
-    pause = min(timedelta(minutes=minutes) * 2**given.tries, LONGEST)
-    due: datetime = (given.last or given.queued_at) + pause
+def _due(given: Waiting, minutes: float, now: datetime) -> datetime:
+    since = given.last or given.queued_at
+    if since > now:  # by a clock that was ahead: nobody knows when it was, and it must not wait until then
+        return now
+    due: datetime = since + min(timedelta(minutes=minutes) * 2**given.tries, LONGEST)
     return due
 
 
@@ -124,14 +133,11 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     if not ledger.write(spec, outbox.fate(spec, given, "sending", f"to {given.receiver}")):
         return replace(done, waiting=done.waiting + 1)  # another process makes this very try
     try:
-        send(rendering.message(given.mail, sender), given.receiver)
+        _give(spec, given, send, sender)
     except Undeliverable as error:
         said = printable(text.said(error))
         told = _refuse(spec, given, said)
         return replace(done, refused=done.refused + 1, error=done.error if told else f"nobody can be told: {said}")
-    except Unreachable as error:  # told by the server only when it was asked for this receiver
-        ledger.write(spec, outbox.fate(spec, given, "postponed", printable(text.said(error))))
-        raise
     except Unknown as error:
         said = printable(text.said(error))  # a log takes no half a character either
         log.warning("model %s: whether %r was taken is not known: %s", spec.name, given.mail.subject, said)
@@ -143,6 +149,16 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
         return replace(done, waiting=done.waiting + 1, error=said)
     ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
     return replace(done, sent=done.sent + 1)
+
+
+def _give(spec: ModelSpec, given: Waiting, send: Send, sender: str) -> None:
+    try:
+        send(rendering.message(given.mail, sender), given.receiver)
+    except Barred as error:
+        taken = outbox.last_delivered(spec)
+        if taken is not None and taken >= given.queued_at:
+            raise Undeliverable(text.said(error)) from error
+        raise
 
 
 def _refuse(spec: ModelSpec, given: Waiting, why: str) -> bool:

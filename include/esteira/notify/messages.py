@@ -203,6 +203,19 @@ TASKS = ["task", "state", "try", "since"]
 UNREPORTED = "watchdog/"  # how, after the run's, the names of such mails go on
 
 
+def tasks_told(spec: ModelSpec, run: str, began: datetime | None, mails: Iterable[Mail]) -> frozenset[str]:
+    """The tasks of a run that mails about its failure have told of; the run itself, of which no task failed, is ``."""
+    start = f"{spec.name}/{of_run(run, began)}"
+    found: set[str] = set()
+    for mail in mails:
+        rest = mail.key.removeprefix(start)
+        if rest.startswith(UNREPORTED):
+            found |= {row[0] for _, head, rows in mail.sections if head == TASKS for row in rows} or {""}
+        else:
+            found.add(rest.rpartition("/")[0])
+    return frozenset(found)
+
+
 def unreported(
     spec: ModelSpec, run: str, began: datetime | None, tasks: list[list[str]], links: Iterable[tuple[str, str]]
 ) -> Mail:

@@ -6,12 +6,13 @@ import re
 import smtplib
 from email.message import EmailMessage
 
-from esteira.notify.delivery import Postponed, Undeliverable, Unknown, Unreachable
+from esteira.notify.delivery import Barred, Postponed, Undeliverable, Unknown
 
 # Answers of a mail server, from the first to the last that means it.
 ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
-# Refusals, by their enhanced code (RFC 3463), that are of the sender or of a policy: such a server takes no mail of ours.
-OF_THE_SENDER = re.compile(r"5\.(1\.[78]|7\.\d+)\b")
+FAILED = 400
+# Refusals, by their enhanced code (RFC 3463), of the sender or by a policy, which may be about this mail, or this receiver, alone.
+BY_POLICY = re.compile(r"5\.(1\.[78]|7\.\d+)\b")
 
 
 def require_sender(client: smtplib.SMTP, origin: str) -> None:
@@ -25,8 +26,8 @@ def require_sender(client: smtplib.SMTP, origin: str) -> None:
 def give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, patience: float) -> None:
     """Give one mail to one receiver, step by step, so that it is known how far it came.
 
-    `patience` are the seconds that the server has to answer once it has the mail. Raises Postponed, Undeliverable or Unreachable
-    where it is certain that the server has not taken it, and Unknown where it is not.
+    `patience` are the seconds that the server has to answer once it has the mail. Raises Postponed, Undeliverable or Barred where
+    it is certain that the server has not taken it, and Unknown where it is not.
     """
     del mail["From"]
     mail["From"] = origin
@@ -45,7 +46,7 @@ def give(client: smtplib.SMTP, mail: EmailMessage, origin: str, receiver: str, p
         code, answer = client.getreply()
     except smtplib.SMTPException as error:
         raise Unknown(f"{type(error).__name__}: {error}") from error
-    if not ACCEPTED[0] <= code <= PERMANENT[1]:
+    if not ACCEPTED[0] <= code <= PERMANENT[1] or ACCEPTED[1] < code < FAILED:
         raise Unknown(f"{receiver}: the answer {code} {answer!r} says nothing")
     _require(ACCEPTED, code, answer, receiver)
 
@@ -54,6 +55,6 @@ def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -
     if wanted[0] <= code <= wanted[1]:
         return
     said = answer.decode(errors="replace")
-    if OF_THE_SENDER.match(said):
-        raise Unreachable(f"the mail server takes no mail of ours: {code} {said}")
+    if BY_POLICY.match(said):
+        raise Barred(f"{receiver}: {code} {said}")
     raise (Undeliverable if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")

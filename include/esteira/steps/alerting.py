@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from esteira import views
+from esteira.errors import Refused
 from esteira.lifecycle.events import Drifted, Verified, Warned, run_key
 from esteira.notify import messages
 from esteira.spec import ModelSpec
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     """Note that the loop of a day's check did not bring the metric back, and queue the warning; one for a champion and a window."""
     found = views.check(spec, day)
+    if not found.windows or found.windows[-1].healthy:
+        raise Refused(
+            f"model {spec.name}: the check of {day} has found nothing out of range, so there is nothing to warn of"
+        )
     warned = Warned(
         version=found.champion,
         last=found.windows[-1].last,

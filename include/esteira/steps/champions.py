@@ -13,6 +13,7 @@ from esteira.lifecycle import changes
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Registered, effective_day
 from esteira.lifecycle.sequence import Promoted
+from esteira.lifecycle.state import Serving
 from esteira.spec import ModelSpec
 from esteira.store import ledger, runs
 
@@ -59,7 +60,14 @@ def load_version(spec: ModelSpec, version: int) -> Model:
 
 def repair_aliases(spec: ModelSpec) -> None:
     """Point MLflow's alias `champion` at the ledger's champion; a challenger that became champion is none any more."""
-    now = ledger.champion(spec)
+    while True:
+        now = ledger.champion(spec)
+        _repair_aliases(spec, now)
+        if ledger.champion(spec) == now:  # else another one was set meanwhile, and this would have put the old one back
+            return
+
+
+def _repair_aliases(spec: ModelSpec, now: Serving | None) -> None:
     known = runs.aliases(spec)
     if now is None:
         if "champion" in known and ledger.exists(spec):  # a lake that is gone takes no alias along

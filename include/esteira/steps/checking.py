@@ -187,6 +187,7 @@ def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit:
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         replaces_from=violated_since(spec, day),
+        once=True,
         facts=facts,
     )
 
@@ -255,12 +256,13 @@ def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued."""
+    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued, the days scored again."""
 
     verdict: Verdict
     outcomes: tuple[Outcome, ...] = ()
     promoted: int | None = None
     warning: Mail | None = None
+    rescored: Reconciled | None = None
     worse: Verified | None = None
 
 
@@ -283,12 +285,12 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
 
 def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep_notebook: bool) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
-    warning, worse = None, None
+    warning, rescored, worse = None, None, None
     while True:
         match action := next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                return Checked(found.verdict, outcomes, promoted, warning, worse)
+                return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
             case Retrain(number):
                 found = found.tried(number, *_attempt(spec, day, number))
                 continue
@@ -300,7 +302,7 @@ def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep
                 commit = commit_notebook(spec, day) if keep_notebook else ""
                 promoted = promote_chosen(spec, day, register_chosen(spec, day), commit)
             case Reconcile():
-                rescore(spec, day)
+                rescored = rescore(spec, day)
             case Warn():
                 warning = alerting.warn(spec, day)
             case _ as unknown:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 
-from esteira.errors import EsteiraError, NoChampion
+from esteira.errors import EsteiraError, NoChampion, Refused
 from esteira.learning import evaluation
 from esteira.lifecycle import changes
 from esteira.lifecycle.sequence import RolledBack, Undone
@@ -17,7 +17,7 @@ from esteira.steps import champions, scoring
 from esteira.steps.outcomes import as_predicted_by, served
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, runs
-from esteira.text import counted
+from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
@@ -34,36 +34,53 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a roll-back, or its undoing, would do. `event` is None where that is how it stands."""
-
-    event: RolledBack | Undone | None
-    champion: int
-    target: int
-    days: tuple[date, ...]
-    rows: int
-    worth: tuple[Worth, ...]
-    last_window: measurements.Measured | None  # of the version gone to, when it last served
-
-
-@dataclass(frozen=True)
 class Asked:
-    """What a person asks for: to go back `to` a version (None: the one before), from a first day on, or to take that back."""
+    """What a person asks for: to go back `to` a version (None: the one before), from a first day on, or to take that back.
+
+    `seen` is the champion that the person saw, as the number of the event by which it serves.
+    """
 
     by: str
     to: int | None = None
     first_day: date | None = None
     undo: bool = False
     reason: str = ""
+    seen: int | None = None
 
     def event(self, spec: ModelSpec, known: State) -> RolledBack | Undone | None:
-        """The event that it makes of a state. Raises Refused."""
+        """The event that it makes of a state. Raises Refused, too where another champion than the one seen serves by now."""
         last = max(lake.days_of("served", spec.name), default=None)
         if self.undo:
-            return changes.undo(known, last_served=last, reason=self.reason, by=self.by)
-        return changes.roll_back(
-            known, to=self.to, last_served=last, first_day=self.first_day, reason=self.reason, by=self.by
-        )
+            found: RolledBack | Undone | None = changes.undo(known, last_served=last, reason=self.reason, by=self.by)
+        else:
+            found = changes.roll_back(
+                known, to=self.to, last_served=last, first_day=self.first_day, reason=self.reason, by=self.by
+            )
+        now = known.champion
+        if found is not None and now is not None and self.seen not in (None, now.number):
+            raise Refused(
+                f"its champion has changed meanwhile: version {now.version} serves from {now.effective_day}. Nothing was rolled "
+                "back; look at what it would do now (--dry-run), and say it again"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a roll-back, or its undoing, would do. `event` is None where that is how it stands.
+
+    `asked` is what to perform to do just that; `kept` are those of the days that could not be scored again, with why.
+    """
+
+    asked: Asked
+    event: RolledBack | Undone | None
+    champion: int
+    target: int
+    days: tuple[date, ...] = ()
+    rows: int = 0
+    worth: tuple[Worth, ...] = ()
+    last_window: measurements.Measured | None = None  # of the version gone to, when it last served
+    kept: Mapping[date, str] = field(default_factory=dict)
 
 
 def plan(spec: ModelSpec, asked: Asked) -> Plan:
@@ -71,10 +88,11 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
     known = ledger.state(spec)
     if known.champion is None:
         raise NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
+    asked = replace(asked, seen=known.champion.number)
     event = ledger.asked(spec, lambda state: asked.event(spec, state))
     assert event is None or isinstance(event, RolledBack | Undone), "nothing else is asked for"
     if event is None:
-        return Plan(None, known.champion.version, known.champion.version, (), 0, (), None)
+        return Plan(asked, None, known.champion.version, known.champion.version)
     runs.run_of(spec, event.version)
     after = replace(known, numbered=(*known.numbered, event))
     every = lake.days_of("predictions", spec.name)
@@ -83,6 +101,7 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
     versions = {known.published(day).version for day in days} | {after.published(day).version for day in days}
     windows = [each for each in measurements.history(spec, spec.check.metric) if each.version == event.version]
     return Plan(
+        asked,
         event,
         known.champion.version,
         event.version,
@@ -90,6 +109,7 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
         0 if rows is None else int(rows["day"].dt.date.isin(days).sum()),
         tuple(_worth(spec, version, days) for version in sorted(version for version in versions if version)),
         windows[-1] if windows else None,
+        scoring.lacking(spec, days),
     )
 
 
@@ -108,7 +128,13 @@ def _worth(spec: ModelSpec, version: int, days: list[date]) -> Worth:
 
 
 def perform(spec: ModelSpec, asked: Asked) -> tuple[RolledBack | Undone | None, Reconciled]:
-    """Write the event, and bring predictions to what is published then; asked again it finishes what died, and else does nothing."""
+    """Write the event, and bring predictions to what is published then; asked again it finishes what died, and else does nothing.
+
+    Raises Refused where another champion than the one `seen`, or than the first one found, serves by now.
+    """
+    now = ledger.champion(spec)
+    if asked.seen is None and now is not None:
+        asked = replace(asked, seen=now.number)
     event = ledger.change(spec, lambda known: asked.event(spec, known))
     assert event is None or isinstance(event, RolledBack | Undone), "nothing else is asked for"
     if event is not None:
@@ -124,6 +150,9 @@ def shown(spec: ModelSpec, found: Plan) -> Iterator[str]:
     yield f"model {spec.name}: version {found.target} becomes the champion in place of version {found.champion}"
     span = f", {found.days[0]} to {found.days[-1]}" if found.days else ""
     yield f"{counted(len(found.days), 'day')} with {counted(found.rows, 'row')} of predictions would be scored again{span}"
+    if found.kept:
+        days = sorted(found.kept)
+        yield f"  but for {shown_days(days)}, which would keep the predictions of now: {found.kept[days[0]]}"
     metric = f"{spec.check.metric} ({spec.check.metrics[spec.check.metric]})"
     for each in found.worth:
         if each.value is None:

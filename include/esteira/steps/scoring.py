@@ -21,8 +21,6 @@ from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
-# Marks of days of predictions: 1 is of version 0.1, which knew no numbers; else the number of the state that they are of, and 1.
-OLD = 1
 TRIES = 20  # to write days while promotions and roll-backs go on
 
 
@@ -48,15 +46,14 @@ def score(
         asked = version
         ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
     if champion:
-        release(spec, days, by or run)
+        release(spec, days, by or run, run)
     return _written(spec, days, run)
 
 
-def release(spec: ModelSpec, days: list[date], by: str) -> None:
-    """Let go the versions that were chosen by hand for the days; for other days they stay."""
+def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
+    """Let go the versions that were chosen by hand for the days, once for a run; for other days they stay."""
     first, last = min(days), max(days)
-    while any(ledger.state(spec).pinned(day) for day in days):
-        ledger.change(spec, lambda known: changes.release(known, first, last, by=by))
+    ledger.change(spec, lambda known: changes.release(known, first, last, by=by, run=run))
 
 
 def _written(spec: ModelSpec, days: list[date], run: str) -> int:
@@ -116,7 +113,7 @@ def _replace(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], know
     ]
     parts = [part for part in parts if len(part)]
     predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
-    lake.replace_days("predictions", spec.name, predictions, days, mark=known.number + 1, newest=True)
+    lake.replace_days("predictions", spec.name, predictions, days, mark=ledger.mark_of(known), newest=True)
     versions = ", ".join(map(str, sorted(set(chosen.values()))))
     sizes = counted(len(predictions), "row"), counted(len(days), "day")
     log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
@@ -170,6 +167,12 @@ class Reconciled:
     rows: int = 0
     kept: Mapping[date, str] = field(default_factory=dict)
 
+    def require_whole(self, spec: ModelSpec) -> str:
+        """What was done, in words. Raises DataError where days are left that are not as published."""
+        if self.kept:
+            raise DataError(f"model {spec.name}: {self}")
+        return str(self)
+
     def __str__(self) -> str:
         said = f"{counted(len(self.days), 'day')} scored again" + (
             f", {self.days[0]} to {self.days[-1]}" if self.days else ""
@@ -178,22 +181,6 @@ class Reconciled:
             days = sorted(self.kept)
             said += f"; {shown_days(days)} left as {'it is' if len(days) == 1 else 'they are'}: {self.kept[days[0]]}"
         return said
-
-
-def outdated(spec: ModelSpec, known: State, days: Iterable[date] | None = None) -> dict[date, int]:
-    """The days whose predictions are of another version than is published for them, and the version that they are of.
-
-    The rows are not read: each day's mark says of which state they are. Days of version 0.1, which wrote no such marks, are
-    as its events have left them.
-    """
-    every = lake.days_of("predictions", spec.name)
-    asked = every if days is None else sorted(set(every) & set(days))
-    found = {}
-    for day, mark in lake.marks("predictions", spec.name, asked).items():
-        then = known.at(known.old if mark in (None, OLD) else int(mark or 0) - 1).published(day).version
-        if then is not None and then != known.published(day).version:
-            found[day] = then
-    return found
 
 
 def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> Reconciled:
@@ -210,8 +197,8 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
     rows = 0
     while True:
         known = ledger.state(spec)
-        left = [day for day in outdated(spec, known, asked) if day not in kept]
-        kept |= _lacking(spec, left)
+        left = [day for day in ledger.outdated(spec, known, asked) if day not in kept]
+        kept |= lacking(spec, left)
         by_version: dict[int, list[date]] = {}
         for day in left:
             version = known.published(day).version
@@ -232,7 +219,7 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
     return Reconciled(tuple(sorted(set(done))), rows, kept)
 
 
-def _lacking(spec: ModelSpec, days: list[date]) -> dict[date, str]:
+def lacking(spec: ModelSpec, days: list[date]) -> dict[date, str]:
     """The days whose features can't be scored as they are, with why."""
     gone = lake.missing_days("features", spec.name, days, ingest.features_mark(spec)) if days else []
     why = "its features are gone, or of another model.yaml; `esteira score` builds them anew"

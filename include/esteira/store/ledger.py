@@ -19,6 +19,7 @@ from esteira.store import lake
 Fate = Literal["sending", "postponed", "delivered", "refused", "lost"]  # what came of a try to send a mail
 # The states of the outbox's rows, which are no part of a model's life.
 MAILS = ("queued", *get_args(Fate))
+OLD = 1  # the mark of days of predictions of version 0.1
 TRIES = 20  # to make an event while others make theirs
 
 
@@ -110,6 +111,32 @@ def asked(spec: ModelSpec, make: Callable[[State], Numbered | None]) -> Numbered
         return make(state(spec))
     except Refused as error:
         raise Refused(f"model {spec.name}: {error}") from None
+
+
+def mark_of(known: State) -> int:
+    """The mark of days of predictions that are computed from a state: above that of 0.1, which knew no numbers."""
+    return known.number + OLD
+
+
+def held(spec: ModelSpec, known: State, days: Iterable[date] | None = None) -> dict[date, int]:
+    """The version that the predictions of the days (none given: of all) are of, where they have rows.
+
+    The rows are not read: each day's mark says of which state they are. Days of version 0.1, which wrote no such marks, are
+    as its events have left them.
+    """
+    every = lake.days_of("predictions", spec.name)
+    asked = every if days is None else sorted(set(every) & set(days))
+    found = {}
+    for day, mark in lake.marks("predictions", spec.name, asked).items():
+        then = known.at(known.old if mark in (None, OLD) else int(mark or 0) - OLD).published(day).version
+        if then is not None:
+            found[day] = then
+    return found
+
+
+def outdated(spec: ModelSpec, known: State, days: Iterable[date] | None = None) -> dict[date, int]:
+    """The days whose predictions are of another version than is published for them, and the version that they are of."""
+    return {day: then for day, then in held(spec, known, days).items() if then != known.published(day).version}
 
 
 def champion(spec: ModelSpec, day: date = date.max) -> Serving | None:

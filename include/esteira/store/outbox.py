@@ -78,13 +78,19 @@ def waiting(spec: ModelSpec) -> list[Waiting]:
 
 def _queued_for_each(spec: ModelSpec, row: Mapping[Any, Any]) -> dict[tuple[str, str], Waiting]:
     """A mail as it was queued, for each of its receivers; nothing where its row can't be read, which must not stop the others."""
-    try:
-        mail = _restored(json.loads(row["evidence"])["mail"])
-    except (KeyError, TypeError, ValueError) as error:
-        log.error("model %s: the mail of row %r can't be read, and is not sent: %r", spec.name, row["id"], error)
+    mail = _restored_of(spec, row)
+    if mail is None:
         return {}
     about = row["effective_day"].date(), str(row["by"]), row["at"].to_pydatetime()
     return {(name_of(spec, mail), receiver): Waiting(mail, receiver, *about) for receiver in mail.to}
+
+
+def _restored_of(spec: ModelSpec, row: Mapping[Any, Any]) -> Mail | None:
+    try:
+        return _restored(json.loads(row["evidence"])["mail"])
+    except (KeyError, TypeError, ValueError) as error:
+        log.error("model %s: the mail of row %r can't be read, and is not sent: %r", spec.name, row["id"], error)
+        return None
 
 
 def _note(found: dict[tuple[str, str], Waiting], state: str, key: str, facts: dict[str, str], at: datetime) -> None:
@@ -120,11 +126,18 @@ def fate(spec: ModelSpec, given: Waiting, state: ledger.Fate, why: str) -> Noted
     )
 
 
-def is_queued(spec: ModelSpec, start: str, since: datetime | None = None) -> bool:
-    """Whether a mail whose name begins so was queued, ever, or at a moment or later by the clock of who queued it."""
-    rows = ledger.rows(spec, ["id", "at"], to_state="queued")
+def mails(spec: ModelSpec, start: str, since: datetime | None = None) -> list[Mail]:
+    """The mails whose name begins so, of those queued ever, or at a moment or later by the clock of who queued it."""
+    rows = ledger.rows(spec, ["id", "at", "evidence"], to_state="queued")
     rows = rows if since is None or rows.empty else rows[rows["at"] >= since]
-    return bool(rows["id"].str.startswith(f"queued:{start}").any()) if len(rows) else False
+    mine = rows[rows["id"].str.startswith(f"queued:{start}")] if len(rows) else rows
+    return [mail for mail in (_restored_of(spec, dict(row)) for row in mine.to_dict("records")) if mail is not None]
+
+
+def last_delivered(spec: ModelSpec) -> datetime | None:
+    """When a server last took a mail of the model; None where none did."""
+    rows = ledger.rows(spec, ["at"], to_state="delivered")
+    return rows["at"].max().to_pydatetime() if len(rows) else None
 
 
 def _restored(given: dict[str, Any]) -> Mail:
