@@ -13,6 +13,7 @@ from esteira import data, steps
 from esteira.lifecycle.actions import Evidence
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec
+from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements
 
 from tests import models
@@ -87,7 +88,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         "commit_notebook": lambda *_: "commit",
         "register_chosen": lambda *_: 2,
         "promote_chosen": lambda *_: 2,
-        "rescore": lambda *_: 10,
+        "rescore": lambda *_: Reconciled(),
         "warn": lambda *_: SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",)),
     }
     for name, function in scenario.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, measuring
+from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
 
 from tests import models
@@ -79,7 +81,7 @@ def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
     first = steps.check(spec, day)
     before = snapshot(spec)
     assert first.promoted is not None
-    assert steps.check(spec, day) == first
+    assert steps.check(spec, day) == replace(first, rescored=Reconciled())  # there was nothing left to score
     verdict = steps.decide(spec, day)
     assert verdict.decision is Decision.KEEP
     assert "only measured" in verdict.why

@@ -250,7 +250,7 @@ def test_a_day_whose_features_are_gone_is_left_and_told(trained) -> None:
     with pytest.raises(DataError, match=f"{CHANGE} left as it is"):
         steps.rescore(spec, day).require_whole(spec)
     said = CliRunner().invoke(app, ["history", spec.name, "--day", str(CHANGE)])
-    assert "they are of version 2 still" in said.output
+    assert "its predictions are still of version 2, and to be of version 1: " in said.output
     score_days(spec, [CHANGE], run="built anew")
     assert views.status(spec).outdated == ()
     assert CliRunner().invoke(app, ["reconcile", spec.name]).exit_code == 0

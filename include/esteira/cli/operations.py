@@ -132,9 +132,13 @@ def history(
     if day is not None:
         found = views.champion_at(spec, day)
         typer.echo(f"{day} was to be served by {named(found.served)}: {found.served_why}")
-        typer.echo(f"its predictions are to be of {named(found.published)}: {found.published_why}")
-        if found.held not in (None, found.published):
-            typer.echo(f"they are of {named(found.held)} still; see `esteira reconcile {spec.name}`")
+        if found.held in (None, found.published):
+            typer.echo(f"its predictions are of {named(found.published)}: {found.published_why}")
+        else:
+            typer.echo(
+                f"its predictions are still of {named(found.held)}, and to be of {named(found.published)}: {found.published_why}; "
+                f"see `esteira reconcile {spec.name}`"
+            )
         return
     for each in views.history(spec):
         about = f"version {each.version}" if each.version else "-"
