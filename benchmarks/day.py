@@ -82,7 +82,7 @@ def _score(spec: Any, day: date) -> None:
 def _check(spec: Any, day: date) -> None:
     from esteira import steps
 
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     steps.decide(spec, day)
 

@@ -75,11 +75,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[
         return f"run-{number}"
 
     scenario = {
-        "read_labels": lambda *_: 1,
+        "store_labels": lambda *_: 1,
         "measure": lambda *_: 1,
         "begin": lambda spec, _: begun(spec, decision),
-        "drift_report": lambda *_: "run-drift",
-        "report_drift": lambda *_: None,
+        "keep_drift_report": lambda *_: "run-drift",
+        "queue_drift_mail": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
         "evidence": lambda spec, day, tried: Evidence(
@@ -167,7 +167,7 @@ def test_drift_alone_is_reported_and_retrains_nothing(
 ) -> None:
     pretend(monkeypatch, Decision.KEEP, [])
     monkeypatch.setattr(steps, "begin", lambda spec, _: begun(spec, Decision.KEEP, drifted=True))
-    monkeypatch.setattr(steps, "report_drift", lambda *_: SimpleNamespace(subject="drift"))
+    monkeypatch.setattr(steps, "queue_drift_mail", lambda *_: SimpleNamespace(subject="drift"))
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert states["drift_report"] == states["keep"] == "success"
     assert states["attempt_1.retrain"] == "skipped"
@@ -297,3 +297,18 @@ def test_a_replay_decides_as_the_dags_do(
     use_home(tmp_path / "replay", monkeypatch)
     replay.walk(spec, plan, "policy")
     assert decisions(spec) == by_dags
+
+
+def test_a_check_that_has_promoted_before_does_only_what_it_has_left(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
+    """As where a person clears `decide` with all that follows it: no branch leads from there to the warning."""
+    spec = models.write(tmp_path, yaml=THREE)
+    pretend(monkeypatch, Decision.RETRAIN, [])
+    verdict = Verdict(Decision.RETRAIN, "pretended")
+    monkeypatch.setattr(steps, "begin", lambda *_: Evidence(verdict, 3, {}, promoted=True))
+    warning = SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",))
+    monkeypatch.setattr(steps, "act", lambda *_: SimpleNamespace(warning=warning))
+    states = run(spec, "check", day=str(FIRST))
+    assert {task for task, state in states.items() if task and state == "success"} == {"labels", "measure", "decide"}
+    assert [mail.subject for mail in sent] == ["the warning"]

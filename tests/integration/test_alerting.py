@@ -39,19 +39,19 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     monkeypatch.setattr(data, "read", warmer)
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     steps.decide(spec, day)
-    mail = steps.report_drift(spec, day)
+    mail = steps.queue_drift_mail(spec, day)
     assert mail is not None
     assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
     assert "By itself this retrains nothing" in mail.lead
-    again = steps.report_drift(spec, day)
+    again = steps.queue_drift_mail(spec, day)
     assert again is not None
     assert again.key == mail.key
     next_day = day + timedelta(days=1)
     steps.measure(spec, next_day)
-    assert steps.report_drift(spec, next_day) is None
+    assert steps.queue_drift_mail(spec, next_day) is None
     assert (lake.read("ledger", spec.name)["to_state"] == "drifted").sum() == 1
 
 
@@ -67,7 +67,7 @@ def test_status_says_what_a_person_wants_to_know(trained) -> None:
 
 def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     worse = explaining.worsened(spec, day)
     assert worse[0].segment.startswith("site=")
@@ -98,7 +98,7 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     day = CHANGE + timedelta(days=14)
     score_days(spec, data.days(FIRST, day))
     assert steps.check(spec, day).verdict.decision is Decision.RETRAIN
-    steps.drift_report(spec, day)
+    steps.keep_drift_report(spec, day)
     text = [caplog.text, rendering.text(steps.warn(spec, day)), str(operations.shown(views.status(spec)))]
     files = [*home.glob("mlflow/artifacts/**/*"), *home.glob("lake/**/_delta_log/*.json")]
     text += [
@@ -125,7 +125,7 @@ def hopeless(trained_once, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         spec = models.write(place / "models", noise=str(CHANGE))
         day = CHANGE + timedelta(days=14)
         score_days(spec, data.days(FIRST, day))
-        steps.read_labels(spec, day)
+        steps.store_labels(spec, day)
         steps.measure(spec, day)
         assert steps.decide(spec, day).decision is Decision.RETRAIN
         for number in range(1, len(spec.recipes) + 1):

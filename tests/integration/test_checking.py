@@ -29,7 +29,7 @@ from tests.worlds import KINDS, lived, segmented, snapshot
 def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
     """A training promoted a version while the attempts ran: the attempt was judged against another champion."""
     spec, day = lived(trained, change=str(CHANGE))
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     run_id = steps.retrain(spec, day, 2)
     assert steps.recheck(spec, day, 2, run_id) is Outcome.RECOVERS
@@ -42,7 +42,7 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
 
 def test_an_attempt_of_an_earlier_run_of_the_check_is_not_promoted(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     assert steps.recheck(spec, day, 2, steps.retrain(spec, day, 2)) is Outcome.RECOVERS
     steps.retrain(spec, day, 1)
@@ -103,13 +103,13 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     assert (states == "warned").sum() == (states == "queued").sum() == 1
     assert version is None
     for later in (day, day + timedelta(days=1)):
-        steps.read_labels(spec, later)
+        steps.store_labels(spec, later)
         steps.measure(spec, later)
         verdict = steps.decide(spec, later)
         assert verdict.decision is Decision.WATCH
         assert "it waits for one more window" in verdict.why
     score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=7)), run="later")
-    steps.read_labels(spec, day + timedelta(days=7))
+    steps.store_labels(spec, day + timedelta(days=7))
     steps.measure(spec, day + timedelta(days=7))
     assert steps.decide(spec, day + timedelta(days=7)).decision is Decision.RETRAIN
 
@@ -180,7 +180,7 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
     twice(steps.features, spec, days)
     twice(steps.score, spec, days, "r")
     twice(steps.publish, spec, days, "r")
-    twice(steps.read_labels, spec, day)
+    twice(steps.store_labels, spec, day)
     twice(steps.measure, spec, day)
     assert twice(steps.decide, spec, day).decision is Decision.RETRAIN
     for attempt in (1, 2):
@@ -197,9 +197,9 @@ def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
 
 def test_a_drift_report_is_kept_beside_the_run(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
-    run_id = steps.drift_report(spec, day)
+    run_id = steps.keep_drift_report(spec, day)
     assert [file.path for file in mlflow_tracking.client().list_artifacts(run_id)] == ["drift.html", "why.html"]
 
 

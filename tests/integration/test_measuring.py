@@ -23,7 +23,7 @@ from tests.worlds import SEGMENTED, binary_model
 
 
 def check(spec: ModelSpec, day: date) -> Decision:
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     return steps.decide(spec, day).decision
 
@@ -63,7 +63,7 @@ def test_a_range_day_by_day_and_at_once_measures_the_same_windows(trained, home,
     spec, last = trained(change=str(CHANGE)), FIRST + timedelta(days=35)
     score_days(spec, data.days(FIRST, last))
     for day in data.days(FIRST, last):
-        steps.read_labels(spec, day)
+        steps.store_labels(spec, day)
         steps.measure(spec, day)
     daily = measured(spec)
     for kind in ("metrics",):
@@ -142,7 +142,7 @@ def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypat
     spec = trained()
     days = data.days(FIRST, FIRST + timedelta(days=4))
     score_days(spec, days)
-    steps.read_labels(spec, days[-1])
+    steps.store_labels(spec, days[-1])
     assert len(outcomes.served(spec, 1, days[0], days[-1])) == 4 * 72
     rows = lake.read("served", spec.name)
     rows.loc[rows["day"] == pd.Timestamp(days[0]), "trained_through"] = pd.Timestamp(days[0])
@@ -170,7 +170,7 @@ def test_metrics_by_segment_count_where_they_have_limits(home: Path, tmp_path: P
     steps.train(spec, AS_OF, "t")
     score_days(spec, data.days(FIRST, CHANGE + timedelta(days=14)))
     day = CHANGE + timedelta(days=14)
-    steps.read_labels(spec, day)
+    steps.store_labels(spec, day)
     steps.measure(spec, day)
     verdict = steps.decide(spec, day)
     assert verdict.decision is Decision.RETRAIN

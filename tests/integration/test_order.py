@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from esteira import data, steps, views
 from esteira.__main__ import app
 from esteira.errors import DataError, Refused, SpecError
+from esteira.lifecycle.actions import Reconcile, Warn, upcoming
 from esteira.lifecycle.changes import Proposal
-from esteira.lifecycle.events import Event
+from esteira.lifecycle.events import Event, run_key
+from esteira.lifecycle.policy import Outcome
 from esteira.lifecycle.sequence import RolledBack
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, evaluating, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
 from esteira.steps.scoring import Reconciled
-from esteira.store import lake, ledger
+from esteira.store import lake, ledger, measurements, runs
+from esteira.store.measurements import Attempt
 from typer.testing import CliRunner
 
 from tests import models
@@ -71,15 +76,56 @@ def test_promoting_again_after_a_roll_back_promotes_no_bad_version(rolled_back: 
 def test_an_attempt_that_is_made_again_after_a_roll_back_undoes_it_not(rolled_back: tuple[ModelSpec, date]) -> None:
     """As where a person clears `attempt_1.retrain` with all that follows it."""
     spec, day = rolled_back
-    after = day + timedelta(days=1)
-    score_days(spec, [after])
-    steps.recheck(spec, day, 1, steps.retrain(spec, day, 1))
-    version = steps.register_chosen(spec, day)
-    with pytest.raises(
-        Refused, match=f"version 2 was promoted by check:{day} before.*version {version} is not promoted"
-    ):
-        steps.promote_chosen(spec, day, version, "commit")
+    score_days(spec, [day + timedelta(days=1)])
+    before = measurements.attempts(spec, day)
+    with pytest.raises(Refused, match=f"the check of {day} has promoted version 2, so it trains no more"):
+        steps.retrain(spec, day, 1)
+    assert measurements.attempts(spec, day) == before
+    assert upcoming(steps.evidence(spec, day, 1)) == (
+        Reconcile(),
+    )  # and so nothing more is trained, and nobody is warned
     assert set().union(*versions(spec).values()) == {1}
+
+
+def test_what_a_check_has_left_after_its_promotion_is_done_by_whoever_begins_it_again(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = lived(trained, noise=str(CHANGE + timedelta(days=7)), change=str(CHANGE))
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    steps.begin(spec, day)
+    improved = replace(chosen_of(spec, day), outcome=Outcome.IMPROVES)
+    monkeypatch.setattr(measurements, "attempts", lambda *_: {1: improved})
+    champions.promote(spec, Proposal(2, day, measured=1, why="better", by=run_key(day)))  # and then it dies
+    found = steps.begin(spec, day)
+    assert upcoming(found) == (Reconcile(), Warn())
+    assert steps.act(spec, day, found).warning is not None
+    assert upcoming(steps.begin(spec, day)) == (Reconcile(),)
+
+
+def chosen_of(spec: ModelSpec, day: date) -> Attempt:
+    """An attempt whose model is version 2."""
+    steps.train(spec, day, "t2", promoted=False)
+    return Attempt(1, runs.run_of(spec, 2), Outcome.RECOVERS, 0.5, 0.1, 0.05, 0.2, 7, 504, 1)
+
+
+def test_an_attempt_that_can_not_be_told_to_mlflow_has_crashed(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is promoted is what the table says: no attempt is better there that the check took for crashed."""
+    spec, day = lived(trained, change=str(CHANGE))
+    real = runs.log
+
+    def log(run_id: str, **given: Any) -> None:
+        if "outcome" in given.get("tags", {}):
+            raise ValueError("a tag that MLflow does not take")
+        real(run_id, **given)
+
+    monkeypatch.setattr(runs, "log", log)
+    found = steps.check(spec, day)
+    assert found.outcomes == (Outcome.FAILS, Outcome.FAILS)
+    assert measurements.attempts(spec, day) == {}
+    assert found.promoted is None
+    assert found.warning is not None
+    assert "version 1 stays champion" in found.warning.lead
 
 
 def test_a_training_that_is_said_again_does_not_promote_what_was_rolled_back(

@@ -68,7 +68,7 @@ def train(task: Task, spec: ModelSpec) -> None:
 
 def check(task: Task, spec: ModelSpec, day: date = DAY) -> None:
     """The check DAG of a day: it recovers, or it ends in a warning."""
-    task("labels", lambda: steps.read_labels(spec, day))
+    task("labels", lambda: steps.store_labels(spec, day))
     task("measure", lambda: steps.measure(spec, day))
     decision = task("decide", lambda: steps.decide(spec, day).decision.value)
     task("verify", lambda: steps.verify(spec, day))

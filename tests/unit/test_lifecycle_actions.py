@@ -67,8 +67,8 @@ FAILS, IMPROVES, RECOVERS, UNKNOWN = Outcome.FAILS, Outcome.IMPROVES, Outcome.RE
         ([RECOVERS, FAILS, FAILS], [Retrain(1), Promote(1), Reconcile(), Done()]),
         ([FAILS, RECOVERS, FAILS], [Retrain(1), Retrain(2), Promote(2), Reconcile(), Done()]),
         ([IMPROVES, RECOVERS, FAILS], [Retrain(1), Retrain(2), Promote(2), Reconcile(), Done()]),
-        ([IMPROVES, FAILS, IMPROVES], [Retrain(1), Retrain(2), Retrain(3), Promote(3), Reconcile(), Warn(3), Done()]),
-        ([FAILS, UNKNOWN, FAILS], [Retrain(1), Retrain(2), Retrain(3), Warn(None), Done()]),
+        ([IMPROVES, FAILS, IMPROVES], [Retrain(1), Retrain(2), Retrain(3), Promote(3), Reconcile(), Warn(), Done()]),
+        ([FAILS, UNKNOWN, FAILS], [Retrain(1), Retrain(2), Retrain(3), Warn(), Done()]),
     ],
 )
 def test_the_loop(outcomes: list[Outcome], taken: list[object]) -> None:

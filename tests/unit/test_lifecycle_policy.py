@@ -153,7 +153,7 @@ def test_the_bound_moves_with_the_days(values: list[int], shift: int) -> None:
     ],
 )
 def test_judge(evidence: Gate, healthy: bool, expected: Outcome) -> None:
-    assert judge(evidence, min_days=5, healthy=healthy) is expected
+    assert judge(evidence, 10, Rules(min_days=5), healthy=healthy) is expected
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,4 @@ def test_an_earlier_window_that_is_no_evidence_does_not_count() -> None:
 
 
 def test_too_few_rows_judge_nothing() -> None:
-    assert judge(Gate(0.1, 0.05, 0.15, 7, True), min_days=5, healthy=True, enough_rows=False) is Outcome.UNKNOWN
+    assert judge(Gate(0.1, 0.05, 0.15, 7, True), 10, Rules(min_days=5, min_rows=11), healthy=True) is Outcome.UNKNOWN

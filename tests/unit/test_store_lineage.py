@@ -6,8 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from esteira.lifecycle.policy import Outcome
-from esteira.store.lineage import DataVersions, DaysSeen, Evaluation, Judged, Tuned, Validated
+from esteira.store.lineage import DataVersions, DaysSeen, Evaluation, Tuned, Validated
 
 EVALUATION = {
     "accepted": "True",
@@ -29,7 +28,6 @@ EVALUATION = {
             Evaluation(False, "worse", None, DataVersions(0, 4), 7, ""),
             {"accepted": "False", "why": "worse", "measured": "0", "versions": "0/4", "window": "7", "identity": ""},
         ),
-        (Judged(Outcome.RECOVERS, 2), {"outcome": "recovers", "measured": "2"}),
         (
             DaysSeen(date(2026, 1, 2), date(2026, 2, 3)),
             {"first_day": "2026-01-02", "trained_through": "2026-02-03"},

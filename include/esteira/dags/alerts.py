@@ -117,7 +117,7 @@ def _told_by_watchdog(spec: ModelSpec, task: str, run: str, began: datetime | No
 
     try:
         mails = outbox.mails(spec, messages.of_run(run, began) + messages.UNREPORTED)
-        return bool(messages.tasks_told(spec, run, began, mails) & {task, ""})
+        return bool(messages.tasks_told(mails) & {task, ""})
     except Exception:  # the lake may be what failed, and the mail is to say so
         log.exception("model %s: whether the watchdog has told of %s can't be seen", spec.name, run)
         return False

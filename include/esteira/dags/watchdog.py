@@ -194,8 +194,7 @@ def mails(
     """The mails about a model's runs that tell of what no mail of `queued` has told of."""
     for run in ended:
         if run.dag_id in dag_ids:
-            known = queued(messages.of_run(run.name, run.began), run.since)
-            told = messages.tasks_told(spec, run.name, run.began, known)
+            told = messages.tasks_told(queued(messages.of_run(run.name, run.began), run.since))
             run = replace(run, tasks=tuple(each for each in run.tasks if each.name not in told))
             if run.tasks or not told:
                 rows = [each.row for each in run.tasks]

@@ -55,9 +55,7 @@ class Reconcile:
 
 @dataclass(frozen=True)
 class Warn:
-    """Tell people that the loop did not bring the metric back; `promoted` is the attempt that is better all the same."""
-
-    promoted: int | None
+    """Tell people that the loop did not bring the metric back."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,6 @@ class Evidence:
         """What is known once it is decided; before a retraining it is looked into what drifted, too much or not."""
         unreported = drifted or verdict.decision is Decision.RETRAIN
         return cls(verdict, recipes, {}, unverified=unverified, unreported=unreported)
-
-    def tried(self, attempt: int, outcome: Outcome, gain: float) -> Evidence:
-        """What is known once an attempt has ended."""
-        return replace(self, attempts={**self.attempts, attempt: (outcome, gain)})
 
     def after(self, action: Verify | ReportDrift | Promote | Reconcile | Warn) -> Evidence:
         """What is known once an action has been done of which nothing else can come."""
@@ -153,5 +147,5 @@ def _in_the_loop(found: Evidence) -> Action:
     if found.promoted and not found.reconciled:
         return Reconcile()
     if not recovered and not found.warned:
-        return Warn(best)
+        return Warn()
     return Done()

@@ -46,6 +46,10 @@ class Rules:
     min_rows: int = 1
     at_least: int = 1
 
+    def allow(self, days: int, rows: int) -> bool:
+        """Whether so many days and rows are enough to be judged by."""
+        return days >= self.min_days and rows >= self.min_rows
+
 
 @dataclass(frozen=True)
 class Reached:
@@ -78,7 +82,7 @@ class Measurement:
 
     def is_evidence(self, rules: Rules) -> bool:
         """Whether it has days, rows and labels enough to be judged by."""
-        return self.days >= rules.min_days and self.rows >= rules.min_rows and not self.incomplete
+        return rules.allow(self.days, self.rows) and not self.incomplete
 
     def out_of_range(self) -> str:
         """The metrics that are out of range, with their values."""
@@ -246,9 +250,9 @@ def _unseen(values: Sequence[float], size: int) -> float:
     return math.sqrt((1 + first) / (1 - first) / seen)
 
 
-def judge(evidence: Gate, *, min_days: int, healthy: bool, enough_rows: bool = True) -> Outcome:
-    """How an attempt ended, from the gate's evidence and whether the challenger is in range on the held-out slice."""
-    if evidence.days < min_days or not enough_rows:
+def judge(evidence: Gate, rows: int, rules: Rules, *, healthy: bool) -> Outcome:
+    """How a challenger did, from the gate's evidence, over so many rows, and whether it is in range on the held-out slice."""
+    if not rules.allow(evidence.days, rows):
         return Outcome.UNKNOWN
     if not evidence.passed:
         return Outcome.FAILS

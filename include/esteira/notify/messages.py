@@ -196,6 +196,7 @@ def failure(
         subject=f"[esteira] {spec.name}: task {task} failed",
         lead=f"Task {task} of run {run} failed: {said(error)[:2000]}",
         links=(("The log in Airflow", log_url),) if log_url else (),
+        tasks=(task,),
     )
 
 
@@ -203,17 +204,9 @@ TASKS = ["task", "state", "try", "since"]
 UNREPORTED = "watchdog/"  # how, after the run's, the names of such mails go on
 
 
-def tasks_told(spec: ModelSpec, run: str, began: datetime | None, mails: Iterable[Mail]) -> frozenset[str]:
-    """The tasks of a run that mails about its failure have told of; the run itself, of which no task failed, is ``."""
-    start = f"{spec.name}/{of_run(run, began)}"
-    found: set[str] = set()
-    for mail in mails:
-        rest = mail.key.removeprefix(start)
-        if rest.startswith(UNREPORTED):
-            found |= {row[0] for _, head, rows in mail.sections if head == TASKS for row in rows} or {""}
-        else:
-            found.add(rest.rpartition("/")[0])
-    return frozenset(found)
+def tasks_told(mails: Iterable[Mail]) -> frozenset[str]:
+    """The tasks that mails about a run's failure tell of; one that names none tells of the run itself, which is ``."""
+    return frozenset(task for mail in mails for task in mail.tasks or ("",))
 
 
 def unreported(
@@ -232,6 +225,7 @@ def unreported(
         ),
         sections=(("Tasks that failed", TASKS, tasks),) if tasks else (),
         links=tuple(links),
+        tasks=tuple(each[0] for each in tasks),
     )
 
 

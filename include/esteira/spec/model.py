@@ -106,6 +106,9 @@ class ModelSpec(Block):
 
     def mark(self, *blocks: str) -> int:
         """A number that changes when the blocks, or the model's own code, do: what was made before is stale then."""
+        unknown = set(blocks) - set(type(self).model_fields)
+        if unknown:  # it would be left out, and what was made of it would never be stale
+            raise ValueError(f"a model.yaml has no block {sorted(unknown)}")
         asked = self.model_dump(mode="json", include=set(blocks), exclude={"labels": {"settle"}})
         if asked.get("labels") and asked["labels"].get("source") is None:
             asked["labels"] = None  # as where there is no such block: labels are the source's own

@@ -1,13 +1,14 @@
 """What each task does: it performs one action. Every step may die anywhere and run again."""
 
-from esteira.steps.alerting import queue, report_drift, verify, warn
+from esteira.steps.alerting import queue, queue_drift_mail, verify, warn
 from esteira.steps.champions import repair_aliases
 from esteira.steps.checking import (
+    act,
     begin,
     check,
     commit_notebook,
-    drift_report,
     evidence,
+    keep_drift_report,
     promote_chosen,
     recheck,
     register_chosen,
@@ -18,7 +19,7 @@ from esteira.steps.evaluating import evaluate
 from esteira.steps.fitting import candidate, select
 from esteira.steps.ingest import extract, features, validate
 from esteira.steps.maintenance import maintain
-from esteira.steps.measuring import decide, measure, read_labels
+from esteira.steps.measuring import decide, measure, store_labels
 from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
@@ -29,16 +30,17 @@ from esteira.steps.training import train
 
 __all__ = [
     "accounted",
+    "act",
     "begin",
     "candidate",
     "check",
     "commit_notebook",
     "decide",
-    "drift_report",
     "evaluate",
     "evidence",
     "extract",
     "features",
+    "keep_drift_report",
     "lacking",
     "left_over",
     "limits",
@@ -50,19 +52,19 @@ __all__ = [
     "promote_chosen",
     "publish",
     "queue",
-    "read_labels",
+    "queue_drift_mail",
     "recheck",
     "reconcile",
     "register",
     "register_chosen",
     "repair_aliases",
-    "report_drift",
     "requeue",
     "require_fit",
     "rescore",
     "retrain",
     "score",
     "select",
+    "store_labels",
     "train",
     "validate",
     "verify",

@@ -38,7 +38,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     return mail
 
 
-def report_drift(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """Note that too many features drifted, and queue the mail, one a window; None where they did not."""
     if measuring.drift_to_report(spec, day) is None:
         return None
@@ -61,7 +61,7 @@ class Found:
 
 def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding."""
-    found = verification.compare(spec, day)
+    found = verification.measure_promotion(spec, day)
     if found is None:
         return None
     mail = messages.worse(spec, day, found, run_url) if found.worse else None

@@ -13,7 +13,7 @@ from typing import assert_never
 import pandas as pd
 
 from esteira import data, views
-from esteira.errors import DataError, EsteiraError
+from esteira.errors import DataError, EsteiraError, Refused
 from esteira.learning import drift, evaluation, pipelines, tuning
 from esteira.lifecycle.actions import (
     Done,
@@ -29,19 +29,19 @@ from esteira.lifecycle.actions import (
     next_action,
 )
 from esteira.lifecycle.changes import Proposal
-from esteira.lifecycle.events import Verified, run_key
+from esteira.lifecycle.events import Verified, Warned, run_key
 from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, judge
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, champions, explaining, fitting, ingest, labelling, registering, scoring
-from esteira.steps.measuring import decide, drift_to_report, measure, read_labels, slice_days, spans, windows
+from esteira.steps.measuring import decide, drift_to_report, measure, slice_days, spans, store_labels, windows
 from esteira.steps.outcomes import paired, rules, served
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
-from esteira.store.lineage import DataVersions, DaysSeen, Judged, Tuned
+from esteira.store.lineage import DataVersions, DaysSeen, Tuned
 from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
@@ -51,7 +51,15 @@ log = logging.getLogger(__name__)
 
 
 def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
-    """Train by the attempt's recipe, on mature rows before the held-out slice; returns the MLflow run that keeps the model."""
+    """Train by the attempt's recipe, on mature rows before the held-out slice; returns the MLflow run that keeps the model.
+
+    Raises Refused where the day's check has promoted before: what it rests on stays as it was.
+    """
+    promoted = ledger.promoted_by(spec, run_key(day))
+    if promoted is not None:
+        raise Refused(
+            f"model {spec.name}: the check of {day} has promoted version {promoted}, so it trains no more; check a later day"
+        )
     recipe = spec.recipes[attempt - 1]
     for number in measurements.attempts(spec, day):
         if number >= attempt:  # what an earlier run of this check left is not this one's
@@ -104,11 +112,11 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
-    enough = len(old) >= spec.check.min_rows
-    outcome = judge(seen, min_days=spec.check.min_days, healthy=healthy, enough_rows=enough)
+    outcome = judge(seen, len(old), rules(spec), healthy=healthy)
+    # Where it is read in MLflow; what the check goes on with is the table, which is written last.
+    told = {"outcome": outcome.value, "measured": str(now.version)}
+    runs.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags=told)
     measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)
-    judged = Judged(outcome, now.version)
-    runs.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags=judged.tags())
     log.info(
         "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
     )
@@ -183,7 +191,7 @@ def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit:
     return Proposal(
         version,
         day,
-        measured=Judged.of(runs.get(chosen.run_id).tags).measured,
+        measured=chosen.measured,
         why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         replaces_from=violated_since(spec, day),
@@ -210,7 +218,7 @@ def commit_notebook(spec: ModelSpec, day: date) -> str:
     return git.commit(spec.name, day, {"model": spec.name, "day": str(day)})
 
 
-def drift_report(spec: ModelSpec, day: date) -> str:
+def keep_drift_report(spec: ModelSpec, day: date) -> str:
     """Keep Evidently's report of the latest window against the champion's training rows, and why.html; returns the MLflow run."""
     now = ledger.require_champion(spec, day)
     seen = DaysSeen.of(runs.get(runs.run_of(spec, now.version)).tags)
@@ -235,23 +243,36 @@ def drift_report(spec: ModelSpec, day: date) -> str:
 
 
 def begin(spec: ModelSpec, day: date) -> Evidence:
-    """Decide, and see what else the check of a day is to do."""
+    """Decide, and see what else the check of a day is to do; where it has promoted before, what it has left to do."""
+    if ledger.promoted_by(spec, run_key(day)) is not None and measurements.decided(spec, day) is not None:
+        return evidence(spec, day, 0)
     verdict = decide(spec, day)
     due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
     return Evidence.decided(verdict, len(spec.recipes), **due)
 
 
 def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
-    """What a day's check has found so far. Attempts up to number `tried` have ended; of those one that left nothing has crashed."""
+    """What a day's check has found and done so far, as it is stored.
+
+    Attempts up to number `tried` have ended, and all of them where one was promoted; one that left nothing has crashed.
+    """
     verdict = measurements.decided(spec, day)
     if verdict is None:
         raise EsteiraError(f"model {spec.name}: nothing was decided for {day} yet; run measure and decide first")
-    measured = measurements.attempts(spec, day)
+    measured, run = measurements.attempts(spec, day), run_key(day)
+    promoted = ledger.promoted_by(spec, run) is not None
+    tried = max(tried, *measured) if promoted and measured else tried
     ended = {
         number: (measured[number].outcome, measured[number].gain) if number in measured else (Outcome.FAILS, math.nan)
         for number in range(1, tried + 1)
     }
-    return Evidence(verdict, len(spec.recipes), ended)
+    return Evidence(
+        verdict,
+        len(spec.recipes),
+        ended,
+        promoted=promoted,
+        warned=any(each.by == run for each in ledger.state(spec).of(Warned)),
+    )
 
 
 @dataclass(frozen=True)
@@ -272,35 +293,32 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
     A crash is an attempt that did not improve, but for an outage, which is raised. A check that died after its promotion,
     and runs again, does only what was left to do.
     """
-    promoted = ledger.promoted_by(spec, run_key(day))
-    if promoted is None or measurements.decided(spec, day) is None:
-        read_labels(spec, day)
+    if ledger.promoted_by(spec, run_key(day)) is None:
+        store_labels(spec, day)
         measure(spec, day)
-        found = begin(spec, day)
-    else:
-        tried = max(measurements.attempts(spec, day), default=0)
-        found = replace(evidence(spec, day, tried), promoted=True)
-    return _act(spec, day, found, promoted, keep_notebook)
+    return act(spec, day, begin(spec, day), keep_notebook=keep_notebook)
 
 
-def _act(spec: ModelSpec, day: date, found: Evidence, promoted: int | None, keep_notebook: bool) -> Checked:
+def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = True) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
     warning, rescored, worse = None, None, None
     while True:
         match action := next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
+                promoted = ledger.promoted_by(spec, run_key(day))
                 return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
             case Retrain(number):
-                found = found.tried(number, *_attempt(spec, day, number))
+                _attempt(spec, day, number)
+                found = replace(found, attempts=evidence(spec, day, number).attempts)
                 continue
             case Verify():
                 worse = _verified(spec, day)
             case ReportDrift():
-                alerting.report_drift(spec, day)
+                alerting.queue_drift_mail(spec, day)
             case Promote():
                 commit = commit_notebook(spec, day) if keep_notebook else ""
-                promoted = promote_chosen(spec, day, register_chosen(spec, day), commit)
+                promote_chosen(spec, day, register_chosen(spec, day), commit)
             case Reconcile():
                 rescored = rescore(spec, day)
             case Warn():
@@ -319,13 +337,10 @@ def _verified(spec: ModelSpec, day: date) -> Verified | None:
         return None
 
 
-def _attempt(spec: ModelSpec, day: date, number: int) -> tuple[Outcome, float]:
+def _attempt(spec: ModelSpec, day: date, number: int) -> None:
     try:
-        outcome = recheck(spec, day, number, retrain(spec, day, number))
+        recheck(spec, day, number, retrain(spec, day, number))
     except Exception as error:  # whatever it was, the next recipe may still help; it is in the log
         if is_outage(error):
             raise
         log.exception("model %s: attempt %d crashed", spec.name, number)
-        return Outcome.FAILS, math.nan
-    tried = measurements.attempts(spec, day).get(number)
-    return outcome, tried.gain if tried else math.nan  # another check of the day has begun anew

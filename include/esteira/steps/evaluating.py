@@ -17,6 +17,7 @@ from esteira.learning.pipelines import Model
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, fitting, preparing
+from esteira.steps.outcomes import rules
 from esteira.store import ledger, runs
 from esteira.store.lineage import DataVersions, Evaluation, Tuned
 from esteira.text import better_by, counted
@@ -118,13 +119,11 @@ def _against_champion(
         )
         return True, why, {}
     unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
-    days = test.loc[unseen, "day"].nunique()
-    if days < spec.check.min_days:
-        return (
-            False,
-            f"only {counted(days, 'day')} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} are needed",
-            {},
-        )
+    days, rows = test.loc[unseen, "day"].nunique(), int(unseen.sum())
+    if not rules(spec).allow(days, rows):
+        size = f"{counted(days, 'day')} and {counted(rows, 'row')}"
+        why = f"only {size} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} and {spec.check.min_rows} are needed"
+        return False, why, {}
     before = pipelines.scored(spec, old, test[unseen])
     seen = evaluation.gate(spec, before, scored[unseen])
     values = evaluation.evaluate(spec, before, (spec.check.metric,))

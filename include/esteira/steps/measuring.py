@@ -50,7 +50,7 @@ def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
     return last - timedelta(days=spec.check.slice - 1), last
 
 
-def read_labels(spec: ModelSpec, day: date) -> int:
+def store_labels(spec: ModelSpec, day: date) -> int:
     """Read the labels that became mature since the oldest day that the check looks at; returns the days read."""
     now = ledger.champion(spec, day)
     if now is None:

@@ -16,7 +16,7 @@ from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
 from esteira.steps.measuring import spans
-from esteira.steps.outcomes import paired, served
+from esteira.steps.outcomes import paired, rules, served
 from esteira.store import ledger, measurements
 from esteira.store.records import Record, Role, Window
 from esteira.text import counted
@@ -48,7 +48,7 @@ def first_window(spec: ModelSpec, promoted: Promoted) -> tuple[date, date]:
     return promoted.day, promoted.day + timedelta(days=spec.check.every - 1)
 
 
-def compare(spec: ModelSpec, day: date) -> Verified | None:
+def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     """Measure the champion against the version that it replaced, on its first window; returns what was found, if anything.
 
     The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. The
@@ -62,7 +62,7 @@ def compare(spec: ModelSpec, day: date) -> Verified | None:
     span = first_window(spec, promoted)
     labelling.store(spec, span[0], day)  # checks far apart may not have read them
     new, old = paired(spec, champions.load_version(spec, replaced), served(spec, promoted.version, *span))
-    if new["day"].nunique() < spec.check.min_days:
+    if not rules(spec).allow(new["day"].nunique(), len(new)):
         return None
     metric = spec.check.metric
     seen = evaluation.gate(spec, old, new)

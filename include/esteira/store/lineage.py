@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from esteira.lifecycle.policy import Outcome
-
 Tags = Mapping[str, str]
 
 
@@ -113,23 +111,6 @@ class Evaluation:
             window=int(tags["window"]),
             identity=tags.get("identity", ""),
         )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """How an attempt did against the champion, the version `measured`."""
-
-    outcome: Outcome
-    measured: int
-
-    def tags(self) -> Tags:
-        """As tags."""
-        return {"outcome": self.outcome.value, "measured": str(self.measured)}
-
-    @classmethod
-    def of(cls, tags: Tags) -> Judged:
-        """From a run's tags."""
-        return cls(Outcome(tags["outcome"]), int(tags["measured"]))
 
 
 @dataclass(frozen=True)

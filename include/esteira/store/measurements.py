@@ -194,7 +194,10 @@ def estimates(spec: ModelSpec, version: int, first: date, last: date) -> pd.Data
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt that was measured: the gate's metric and gain on the held-out slice, and the MLflow run with the model."""
+    """An attempt that was measured: the gate's metric and gain on the held-out slice, and the MLflow run with the model.
+
+    `measured` is the champion that it was compared with.
+    """
 
     number: int
     run_id: str
@@ -205,11 +208,15 @@ class Attempt:
     upper: float
     days: int
     rows: int
+    measured: int
 
 
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
-    rows = read(spec, check_day=day, role=Role.CHALLENGER, window=Window.SLICE, metric=spec.check.metric, segment="")
+    every = read(spec, check_day=day, window=Window.SLICE, metric=spec.check.metric, segment="")
+    champions = every[(every["role"] == Role.CHAMPION) & (every["attempt"] > CHECK)]
+    measured = dict(zip(champions["attempt"], champions["version"], strict=True))
+    rows = every[every["role"] == Role.CHALLENGER]
     found = [
         Attempt(
             int(row["attempt"]),
@@ -221,6 +228,7 @@ def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
             float(row["gain_upper"]),
             int(row["n_days"]),
             int(row["n_rows"]),
+            int(measured[row["attempt"]]),
         )
         for row in _records(rows)
     ]

@@ -21,7 +21,10 @@ Section = tuple[str, list[str], list[list[str]]]  # a title, the heads of its co
 
 @dataclass(frozen=True)
 class Mail:
-    """What is mailed, without a form yet. `key` gives it its Message-ID: the same mail again has the same one."""
+    """What is mailed, without a form yet. `key` gives it its Message-ID: the same mail again has the same one.
+
+    `tasks` are those whose failure it tells of.
+    """
 
     key: str
     to: tuple[str, ...]
@@ -29,6 +32,7 @@ class Mail:
     lead: str
     sections: tuple[Section, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 def queued(spec: ModelSpec, mail: Mail, day: date, by: str) -> Noted:
@@ -143,4 +147,12 @@ def last_delivered(spec: ModelSpec) -> datetime | None:
 def _restored(given: dict[str, Any]) -> Mail:
     sections = tuple((title, head, rows) for title, head, rows in given["sections"])
     links = tuple((name, link) for name, link in given["links"])
-    return Mail(given["key"], tuple(given["to"]), given["subject"], given["lead"], sections, links)
+    return Mail(
+        given["key"],
+        tuple(given["to"]),
+        given["subject"],
+        given["lead"],
+        sections,
+        links,
+        tuple(given.get("tasks", ())),
+    )
