@@ -48,6 +48,7 @@ ELSEWHERE = {
     "make bench-loop": "by hand: it takes two hours",
     "make bench-start": "by hand: it takes a quarter of an hour",
     "make simulate": "tests/unit/test_lifecycle_state.py::test_thousands_of_histories_keep_every_rule",
+    "make simulate-broken": "tests/unit/test_simulation.py::test_a_rule_that_is_broken_is_found",
     "make soak": "by hand: it takes an hour and a half",
     "make secrets": STACK,
     "make image": STACK,

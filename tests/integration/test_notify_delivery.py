@@ -14,7 +14,17 @@ import pytest
 from esteira import steps
 from esteira.lifecycle.events import Noted
 from esteira.notify import delivery, messages
-from esteira.notify.delivery import COPIES, Barred, Delivery, Postponed, Send, Undeliverable, Unknown, Unreachable
+from esteira.notify.delivery import (
+    BARRED,
+    COPIES,
+    Barred,
+    Delivery,
+    Postponed,
+    Send,
+    Undeliverable,
+    Unknown,
+    Unreachable,
+)
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
 from esteira.store.outbox import Mail
@@ -126,7 +136,7 @@ def test_a_receiver_that_is_refused_for_good_becomes_a_row_and_a_notice_to_the_o
     assert states(spec) == [("refused", OPS)]
     assert waiting(spec) == [("[esteira] sales: ops@example.com gets no mail", TEAM)]
     (notice,) = outbox.waiting(spec)
-    assert "refused 'one' for ops@example.com, for good: 550 no such user" in notice.mail.lead
+    assert "does not take 'one' for ops@example.com: 550 no such user" in notice.mail.lead
     tick(spec, server)
     tick(spec, server)
     assert [receiver for _, receiver in server.tried] == [OPS, TEAM]
@@ -300,9 +310,28 @@ def test_a_mail_that_a_policy_bars_stops_no_other_and_is_refused_once_the_server
     queue(spec, mail_of(to=(OPS, TEAM)))
     found = tick(spec, server)
     assert (found.sent, found.waiting, found.error) == (1, 1, "550 5.7.1 recipient restricted")
+    assert waiting(spec) == [("one", OPS), ("[esteira] sales: ops@example.com gets no mail", TEAM)]
+    assert tick(spec, server) == Delivery(sent=1, refused=1)
+    assert states(spec) == [("postponed", OPS), ("delivered", TEAM), ("refused", OPS), ("delivered", TEAM)]
+    assert waiting(spec) == []
+
+
+def test_a_receiver_that_a_policy_bars_is_shown_by_the_mail_to_the_owner(spec: ModelSpec, clock: Clock) -> None:
+    server = Server(ops=Barred("550 5.7.1 recipient restricted"))
+    queue(spec, mail_of())
+    assert tick(spec, server).waiting == 1
+    tick(spec, server)
     assert tick(spec, server) == Delivery(refused=1)
-    assert states(spec) == [("postponed", OPS), ("delivered", TEAM), ("refused", OPS)]
-    assert waiting(spec) == [("[esteira] sales: ops@example.com gets no mail", TEAM)]
+    assert server.took == [("[esteira] sales: ops@example.com gets no mail", TEAM)]
+
+
+def test_a_mail_that_is_barred_for_days_is_refused(spec: ModelSpec, clock: Clock) -> None:
+    server = Server(ops=Barred("550 5.7.1 no"), team=Barred("550 5.7.1 no"))
+    queue(spec, mail_of())
+    for _ in range(BARRED + 2):
+        tick(spec, server)
+    assert [state for state, _ in states(spec)].count("refused") == 2  # the mail, and the notice of it
+    assert waiting(spec) == []
 
 
 def test_while_a_server_takes_nothing_of_ours_no_mail_is_refused(spec: ModelSpec, clock: Clock) -> None:
@@ -311,9 +340,9 @@ def test_while_a_server_takes_nothing_of_ours_no_mail_is_refused(spec: ModelSpec
     server = Server(ops=Barred("550 5.7.1 relaying denied"), team=Barred("550 5.7.1 relaying denied"))
     queue(spec, mail_of(to=(OPS, TEAM)))
     for _ in range(5):
-        assert tick(spec, server).waiting == 2
+        assert tick(spec, server).refused == 0
     server.says.clear()
-    assert tick(spec, server).sent == 2
+    assert tick(spec, server).sent == 3  # and the notice, which waited, too
 
 
 def test_a_mail_that_was_queued_by_a_clock_that_was_ahead_does_not_wait_until_then(

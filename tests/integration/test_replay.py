@@ -219,11 +219,19 @@ def test_a_replay_that_is_stopped_leaves_no_worker(spec: ModelSpec, home: Path, 
         asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as started:
         parent = psutil.Process(started.pid)
-        workers = until(lambda: [each for each in parent.children() if "spawn_main" in " ".join(each.cmdline())])
+        workers = until(lambda: [each for each in parent.children() if "spawn_main" in " ".join(command(each))])
         started.send_signal(how)
         started.wait(30)
     gone, left = psutil.wait_procs(workers, timeout=30)
     assert left == [], f"{how.name} left {left}; {gone} ended"
+
+
+def command(process: psutil.Process) -> list[str]:
+    """How a process was called; one that has ended meanwhile was not."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def until(found: Callable[[], list], seconds: float = 60) -> list:

@@ -108,7 +108,7 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     back = rollback("--undo", "--yes")
     assert f"version 2 is the champion; 8 days scored again, {days[0]} to {days[-1]}" in back.output
     assert set(lake.read("predictions", spec.name, day=(days[0], days[-1]))["version"]) == {2}
-    assert "version 7 is no champion to go back to" in str(rollback("--to", "7").exception)
+    assert "version 7 was never champion" in str(rollback("--to", "7").exception)
 
 
 def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:

@@ -202,12 +202,13 @@ def _of_a_promotion(step: Step, event: Promoted) -> None:
         elif not step.pinned(day):
             published = step.after.published(day).version
             step.require(published == event.version, "a promotion replaces every day that it says")
-    by = [(each.by, each.version) for each in step.after.promotions]
+    by = [(each.by, each.version) for each in step.after.promotions if each.by != "somebody"]
     step.require(len(by) == len(set(by)), "what a run has promoted it promotes once")
     mine = [each for each in step.before.promotions if each.version == event.version]
     void = {number for each in step.before.rollbacks for number in step.before.voided(each)}
     stands = any(each.number not in void for each in mine)
-    step.require(stands or not mine, "what was rolled back is not promoted again")
+    by_hand = event.by == "somebody"  # who may take again what was rolled back
+    step.require(by_hand or stands or not mine, "what was rolled back is not promoted again")
     serves = step.after.champion is not None and step.after.champion.version == event.version
     step.require(serves, "the version promoted serves")
 

@@ -6,8 +6,10 @@ calls that led to it, which can be kept as a test in tests/unit/test_simulation.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -55,6 +57,7 @@ def model() -> ModelSpec:
     """The model, and a state folder of this process's own."""
     logging.disable(logging.CRITICAL)
     os.environ["ESTEIRA_HOME"] = tempfile.mkdtemp(prefix="esteira-simulation-")
+    atexit.register(shutil.rmtree, os.environ["ESTEIRA_HOME"], ignore_errors=True)
     return world.write(Path(os.environ["ESTEIRA_HOME"]) / "models")
 
 

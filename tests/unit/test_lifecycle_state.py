@@ -110,10 +110,33 @@ def test_a_rollback_goes_on_from_where_an_undoing_has_left_it(two: State) -> Non
 def test_a_version_that_was_rolled_back_is_promoted_by_no_other_run(two: State) -> None:
     back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="ana"))
     again = Proposal(2, day(14), measured=1, why="better", by="another run")
-    with pytest.raises(Refused, match="version 2 was rolled back by ana, on the way to version 1; undo that"):
+    with pytest.raises(Refused, match="version 2 was rolled back by ana, on the way to version 1; take it again"):
         changes.promote(back, again)
     undone = after(back, changes.undo(back, last_served=day(14), by="ana"))
     assert changes.promote(undone, again) is None  # it is champion
+
+
+def test_a_person_may_take_again_what_was_rolled_back(two: State) -> None:
+    """After another promotion, which an undoing would not survive."""
+    back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="ana"))
+    three = promoted(back, 3, 14)
+    with pytest.raises(Refused, match="the last change is no roll-back"):
+        changes.undo(three, last_served=day(16), by="ana")
+    again = after(three, changes.roll_back(three, to=2, last_served=day(16), reason="it was well", by="ana"))
+    assert again.champion is not None
+    assert (again.champion.version, again.champion.effective_day) == (2, day(17))
+    assert versions(again, range(14, 19)) == [1, 3, 3, 2, 2]
+    assert again.promotions[-1].why == "chosen again: it was well"
+    assert changes.roll_back(again, to=2, last_served=day(16), by="ana") is None
+
+
+def test_what_a_run_has_found_done_it_does_not_do_later(two: State) -> None:
+    state = after(two, changes.release(two, day(3), day(3), by="r", run="r"))
+    state = after(state, changes.pin(state, 1, day(3), day(3), by="ana", run="a"))
+    assert changes.release(state, day(3), day(3), by="r", run="r") is None
+    state = after(state, changes.pin(state, 1, day(3), day(3), by="b", run="b"))
+    state = after(state, changes.release(state, day(3), day(3), by="ana", run="c"))
+    assert changes.pin(state, 1, day(3), day(3), by="b", run="b") is None
 
 
 def test_a_run_that_promotes_once_promotes_no_other_version_either(two: State) -> None:
@@ -136,7 +159,7 @@ def test_a_task_that_runs_again_does_not_undo_a_rollback(two: State) -> None:
         (lambda state: changes.roll_back(fold([]), to=None, last_served=None, by="x"), "there is no champion yet"),
         (
             lambda state: changes.roll_back(state, to=7, last_served=None, by="x"),
-            "version 7 is no champion to go back to",
+            "version 7 was never champion",
         ),
         (lambda state: changes.undo(state, last_served=None, by="x"), "the last change is no roll-back"),
         (
@@ -268,8 +291,10 @@ def _narrow(patch: pytest.MonkeyPatch) -> None:
 
     def made(state: State, **options: Any) -> RolledBack | None:
         event = real(state, **options)
+        if not isinstance(event, RolledBack):
+            return event
         stands = {each.number for each in state.standing()}
-        return event and replace(event, voids=tuple(each for each in event.voids if each in stands))
+        return replace(event, voids=tuple(each for each in event.voids or () if each in stands))
 
     patch.setattr(changes, "roll_back", made)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import date, datetime
 from typing import Annotated, Any
 
 import typer
 
 from esteira import spec as specs
+from esteira.errors import EsteiraError, OutOfReach
 from esteira.spec import ModelSpec
 
 app = typer.Typer(
@@ -72,6 +74,20 @@ def _main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show ea
     # A person waits: a server that is down is told in seconds, one that hangs in a minute.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+def each_model(name: str | None, work: Callable[[ModelSpec], None]) -> None:
+    """Do the work for one model, or for all; one that fails keeps none of the others. Raises EsteiraError that names who failed."""
+    failed = []
+    for each in [name] if name else [path.parent.name for path in specs.model_files()]:
+        try:
+            work(find(each))
+        except (EsteiraError, OutOfReach) as error:
+            if name:
+                raise
+            failed.append(str(error))
+    if failed:
+        raise EsteiraError("\n".join(failed))
 
 
 def find(name: str) -> ModelSpec:

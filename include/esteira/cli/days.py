@@ -11,6 +11,7 @@ import typer
 from esteira import spec as specs
 from esteira.cli.common import LARGEST, AllowEmpty, Model, app, day_option, days_of, find
 from esteira.errors import EsteiraError
+from esteira.lifecycle.changes import named
 from esteira.store import places
 from esteira.text import counted
 
@@ -119,6 +120,7 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     """
     from esteira import steps
     from esteira.notify import rendering
+    from esteira.store import ledger
 
     spec = find(model)
     found = steps.check(spec, day)
@@ -127,7 +129,12 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     typer.echo(f"{found.verdict.decision.value}: {found.verdict.why}")
     for number, outcome in enumerate(found.outcomes, start=1):
         typer.echo(f"attempt {number}: {outcome.value}")
-    if found.promoted:
+    now = ledger.champion(spec)
+    if found.promoted and now is not None and now.version != found.promoted:
+        typer.echo(
+            f"version {found.promoted} was promoted by this check, and {named(now.version)} is the champion since; {found.rescored}"
+        )
+    elif found.promoted:
         typer.echo(
             f"version {found.promoted} is the champion from the next day on; {found.rescored or 'nothing to score again'}"
         )

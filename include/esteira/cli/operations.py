@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date
 from getpass import getuser
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -12,12 +13,13 @@ import typer
 from esteira import spec as specs
 from esteira.errors import EsteiraError, SpecError
 from esteira.lifecycle.changes import named
+from esteira.spec import ModelSpec
 from esteira.text import shown_days
 
 if TYPE_CHECKING:
     from esteira.views import Status
 
-from esteira.cli.common import LARGEST, Model, app, day_option, find
+from esteira.cli.common import LARGEST, Model, app, day_option, each_model, find
 
 
 @app.command()
@@ -41,6 +43,7 @@ def rollback(
     interrupted, and else does nothing more; to go back further, say --to. Exits with 1 where days could not be scored again.
     """
     from esteira.steps import rollbacks
+    from esteira.store import ledger
 
     spec = find(model)
     asked = rollbacks.Asked(by=getuser(), to=to, first_day=day, undo=undo, reason=reason)
@@ -58,9 +61,11 @@ def rollback(
             raise EsteiraError("nobody can be asked here, so nothing was done; look at the plan above, and say --yes")
         typer.confirm("Do it?", abort=True)
     event, done = rollbacks.perform(spec, found.asked)
-    serves = event.version if event else found.champion
-    typer.echo(f"version {serves} is the champion; {done}")
-    typer.echo(f"to take it back: esteira rollback {spec.name} {'--to …' if undo else '--undo'}")
+    if event is None:
+        typer.echo("somebody else has done so meanwhile; see `esteira history`")
+    typer.echo(f"{named(ledger.require_champion(spec, date.max).version)} is the champion; {done}")
+    if event is not None:
+        typer.echo(f"to take it back: esteira rollback {spec.name} {'--to …' if undo else '--undo'}")
     raise typer.Exit(1 if done.kept else 0)
 
 
@@ -74,12 +79,7 @@ def reconcile(
     """
     from esteira import steps
 
-    kept = False
-    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
-        found = steps.reconcile(find(name), f"reconcile/{uuid4()}")
-        typer.echo(f"{name}: {found}")
-        kept |= bool(found.kept)
-    raise typer.Exit(1 if kept else 0)
+    each_model(model, lambda spec: typer.echo(steps.reconcile(spec, f"reconcile/{uuid4()}").require_whole(spec)))
 
 
 @app.command()
@@ -98,8 +98,7 @@ def maintain(
     """Compact the tables, remove files that nothing needs any more, and write checkpoints; Airflow does so weekly."""
     from esteira import steps
 
-    for name in [model] if model else [path.parent.name for path in specs.model_files()]:
-        typer.echo(f"{name}: {steps.maintain(find(name), days)}")
+    each_model(model, lambda spec: typer.echo(f"{spec.name}: {steps.maintain(spec, days)}"))
 
 
 @app.command()
@@ -109,13 +108,14 @@ def status(
     """Show each model's champion, the last day scored and checked, and the last metric."""
     from esteira import views
 
-    names = [model] if model else [path.parent.name for path in specs.model_files()]
-    if not names:
-        raise SpecError("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS")
-    for name in names:
-        for key, value in shown(views.status(find(name))).items():
+    def show(spec: ModelSpec) -> None:
+        for key, value in shown(views.status(spec)).items():
             typer.echo(f"{key:<30} {value}")
         typer.echo("")
+
+    if model is None and not specs.model_files():
+        raise SpecError("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS")
+    each_model(model, show)
 
 
 @app.command()

@@ -32,6 +32,7 @@ from esteira.text import counted
 
 if TYPE_CHECKING:
     from esteira.notify.delivery import Connect
+    from esteira.steps.scoring import Reconciled
     from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
@@ -212,10 +213,19 @@ A check, a roll-back, and scoring do so by themselves; this is for what died in 
             from esteira import steps
 
             run = context_of_run()[1]
-            return _each(specs, lambda spec: steps.reconcile(spec, run).require_whole(spec))
+            return _each(specs, lambda spec: _reconciled(spec, steps.reconcile(spec, run)))
 
         reconcile()
     return dag
+
+
+def _reconciled(spec: ModelSpec, found: Reconciled) -> str:
+    """What was done, in words; where days are left that could not be, it is mailed, once for the same days, and raised."""
+    from esteira.notify import messages
+
+    if found.kept:
+        _told(spec, messages.left_behind(spec, found.kept, alerts.run_url()))
+    return found.require_whole(spec)
 
 
 BUILDERS: Mapping[str, Callable[[list[ModelSpec], list[str]], DAG]] = {

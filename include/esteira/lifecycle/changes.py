@@ -51,8 +51,8 @@ def promote(state: State, proposal: Proposal) -> Promoted | None:
     rolled_back = state.voided_by(version)
     if rolled_back is not None:
         raise Refused(
-            f"version {version} was rolled back by {rolled_back.by}, on the way to version {rolled_back.version}; undo that "
-            "(`esteira rollback --undo`), or train it anew with --again"
+            f"version {version} was rolled back by {rolled_back.by}, on the way to version {rolled_back.version}; take it again "
+            f"(`esteira rollback --to {version}`), or train it anew with --again"
         )
     if (now.version if now else None) != proposal.measured:
         raise Refused(
@@ -77,7 +77,7 @@ def promote(state: State, proposal: Proposal) -> Promoted | None:
 
 def roll_back(
     state: State, *, to: int | None, last_served: date | None, first_day: date | None = None, reason: str = "", by: str
-) -> RolledBack | None:
+) -> RolledBack | Promoted | None:
     """Go back to a version that was champion, by default the one before; None where that is how it stands.
 
     All promotions since the one of that version that stands are void, from `first_day` on where it is given, those too that
@@ -106,8 +106,20 @@ def roll_back(
         raise Refused(
             f"version {now.version} is the first champion, so there is none to go back to; train and promote a new version"
         )
+    if target is None and any(each.version == to for each in state.promotions):
+        # It was taken back itself: it is made champion again, from the first day that was asked for on, or from now on.
+        since = max(now.effective_day, _after(last_served))
+        return Promoted(
+            number=state.number + 1,
+            version=to or 0,
+            measured=now.version,
+            day=since,
+            replaces_from=first_day or since,
+            why="chosen again" + (f": {reason}" if reason else ""),
+            by=by,
+        )
     if target is None:
-        raise Refused(f"version {to} is no champion to go back to; promote it")
+        raise Refused(f"version {to} was never champion, so there is no going back to it")
     return RolledBack(
         number=state.number + 1,
         version=target.version,
@@ -148,19 +160,19 @@ def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -
 
 
 def pin(state: State, version: int, first: date, last: date, *, by: str, run: str = "") -> Pinned | None:
-    """Choose a version for days by hand; None where it is so, or where the `run` has done it before: it may be let go since."""
+    """Choose a version for days by hand; None where the `run` has done it before, or where it is so."""
     done = any(run and each.run == run for each in state.of(Pinned))
     held = (state.pinned(day) for day in _days(first, last))
-    if done or all(each is not None and each.version == version for each in held):
-        return None
+    if done or (not run and all(each is not None and each.version == version for each in held)):
+        return None  # by a run it is noted all the same: what it has found done it does not do later either
     why = f"version {version} was chosen by hand"
     return Pinned(number=state.number + 1, version=version, day=first, last=last, why=why, by=by, run=run)
 
 
 def release(state: State, first: date, last: date, *, by: str, run: str = "") -> Released | None:
-    """Let go what was chosen by hand for days, and for no others; None where nothing was, or where the `run` has done it before."""
+    """Let go what was chosen by hand for days, and for no others; None where the `run` has done it before, or where nothing was."""
     done = any(run and each.run == run for each in state.of(Released))
-    if done or all(state.pinned(day) is None for day in _days(first, last)):
+    if done or (not run and all(state.pinned(day) is None for day in _days(first, last))):
         return None
     return Released(number=state.number + 1, day=first, last=last, why="the champion again", by=by, run=run)
 

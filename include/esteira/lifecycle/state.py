@@ -12,6 +12,7 @@ from esteira.lifecycle.events import Dated, Event, Warned
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 E = TypeVar("E", bound=Event)
+ONLY_MEASURED = "only measured: "  # how the reason of a check begins that decides nothing
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,10 @@ class State:
     def only_measured(self, day: date, newest: date | None) -> str:
         """Why the check of a day only measures: the day `newest` was checked already, or another champion serves; else empty."""
         if newest is not None and newest > day:
-            return f"only measured: {newest} was checked already"
+            return f"{ONLY_MEASURED}{newest} was checked already"
         now, latest = self.serving(day), self.champion
         if now is not None and latest is not None and latest.number != now.number:
-            return f"only measured: version {latest.version} serves from {latest.effective_day} on"
+            return f"{ONLY_MEASURED}version {latest.version} serves from {latest.effective_day} on"
         return ""
 
     def was_warned(self, version: int, last: date) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from email.message import EmailMessage
 
 from esteira import text
+from esteira.lifecycle.events import Noted
 from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, outbox
@@ -18,6 +19,7 @@ from esteira.text import counted, printable
 
 log = logging.getLogger(__name__)
 
+BARRED = 10  # tries, four days long, of a mail that a server's policy bars, before it is taken for refused
 COPIES = 3  # of a mail of which nobody knows whether the server took it
 LONGEST = timedelta(days=1)  # between two tries
 
@@ -69,8 +71,9 @@ def deliver(spec: ModelSpec, minutes: float, connect: Connect, *, sender: str, o
     itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent stops none of
     the others. Where no server can be reached nothing is tried, and nothing written: an outage makes no pause longer.
 
-    A mail that a server's policy bars waits as long as the server has taken no other one since that was queued: it may take
-    none of ours, which is to be mended there. Once it has, the mail is refused.
+    A mail that a server's policy bars waits, for four days at most, as long as the server has taken no other one since that was
+    queued: it may take none of ours, which is to be mended there. The owner is mailed at once, which shows it. Once the server has
+    taken one, the mail is refused.
     """
     done = Delivery()
     every = [each for each in outbox.waiting(spec) if only in ("", each.mail.key)]
@@ -156,8 +159,9 @@ def _give(spec: ModelSpec, given: Waiting, send: Send, sender: str) -> None:
         send(rendering.message(given.mail, sender), given.receiver)
     except Barred as error:
         taken = outbox.last_delivered(spec)
-        if taken is not None and taken >= given.queued_at:
+        if (taken is not None and taken >= given.queued_at) or given.tries >= BARRED:
             raise Undeliverable(text.said(error)) from error
+        ledger.write(spec, *_notices(spec, given, printable(text.said(error))))
         raise
 
 
@@ -166,13 +170,18 @@ def _refuse(spec: ModelSpec, given: Waiting, why: str) -> bool:
 
     Never of a refused notice, nor to the refused address.
     """
-    notice = messages.refused(spec, given.mail, given.receiver, why)
-    is_notice = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/")
-    is_owner = spec.owner.casefold() == given.receiver.casefold()
-    rows = [] if is_notice or is_owner else [outbox.queued(spec, notice, given.day, given.by)]
+    rows = _notices(spec, given, why)
     ledger.write(spec, outbox.fate(spec, given, "refused", why), *rows)
     log.error("model %s: the mail server refuses %s for good: %s", spec.name, given.receiver, why)
     return bool(rows)
+
+
+def _notices(spec: ModelSpec, given: Waiting, why: str) -> list[Noted]:
+    """The notice to the owner that a receiver does not get a mail, to be queued; none of a notice, or to that receiver."""
+    notice = messages.refused(spec, given.mail, given.receiver, why)
+    is_notice = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/")
+    is_owner = spec.owner.casefold() == given.receiver.casefold()
+    return [] if is_notice or is_owner else [outbox.queued(spec, notice, given.day, given.by)]
 
 
 def deliver_now(spec: ModelSpec, mail: Mail, connect: Connect, *, sender: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
 from esteira.learning.drift import STATISTIC
@@ -12,7 +12,7 @@ from esteira.lifecycle.policy import best_attempt
 from esteira.spec import ModelSpec
 from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
-from esteira.text import counted, said
+from esteira.text import counted, said, shown_days
 from esteira.views import Check
 
 
@@ -251,6 +251,21 @@ def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tup
     )
 
 
+def left_behind(spec: ModelSpec, kept: Mapping[date, str], run_url: str) -> Mail:
+    """The mail about days whose predictions are not of the version that is published for them, and can't be scored again."""
+    days = sorted(kept)
+    return Mail(
+        key=f"{spec.name}/left-behind/{days[0]}/{days[-1]}/{len(days)}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: {counted(len(days), 'day')} could not be scored again",
+        lead=(
+            f"Model {spec.name}: the predictions of {shown_days(days)} are not of the version that is published for them: "
+            f"{kept[days[0]]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
+        ),
+        links=(("The run in Airflow", run_url),) if run_url else (),
+    )
+
+
 REFUSED = "refused"
 
 
@@ -261,7 +276,7 @@ def refused(spec: ModelSpec, mail: Mail, receiver: str, why: str) -> Mail:
         to=(spec.owner,),
         subject=f"[esteira] {spec.name}: {receiver} gets no mail",
         lead=(
-            f"The mail server refused {mail.subject!r} for {receiver}, for good: {why}. Correct alerts.email in the model.yaml of "
-            f"{spec.name}."
+            f"The mail server does not take {mail.subject!r} for {receiver}: {why}. Correct alerts.email in the model.yaml of "
+            f"{spec.name}, or let the server take such mails."
         ),
     )

@@ -11,8 +11,12 @@ from esteira.notify.delivery import Barred, Postponed, Undeliverable, Unknown
 # Answers of a mail server, from the first to the last that means it.
 ACCEPTED, GO_ON, PERMANENT = (200, 299), (354, 354), (500, 599)
 FAILED = 400
-# Refusals, by their enhanced code (RFC 3463), of the sender or by a policy, which may be about this mail, or this receiver, alone.
-BY_POLICY = re.compile(r"5\.(1\.[78]|7\.\d+)\b")
+# Refusals of the sender, by a policy, or of a server that takes nothing now; some are about this mail, or this receiver, alone.
+# By their enhanced code (RFC 3463), which may come in a later line, by the answer's own, or by words that servers without codes use.
+BY_POLICY = re.compile(r"(?m)^5\.(1\.[78]|3\.[0-35]|4\.\d+|5\.\d+|7\.\d+)\b")
+OF_THE_SENDER = (521, 530, 534, 535, 538)
+SAYS_SO = re.compile(r"relay|authenti|policy|spam|limit|quota exceeded for sender|blocked|blacklist|reputation", re.I)
+CODED = re.compile(r"(?m)^\d\.\d+\.\d+\b")
 
 
 def require_sender(client: smtplib.SMTP, origin: str) -> None:
@@ -55,6 +59,7 @@ def _require(wanted: tuple[int, int], code: int, answer: bytes, receiver: str) -
     if wanted[0] <= code <= wanted[1]:
         return
     said = answer.decode(errors="replace")
-    if BY_POLICY.match(said):
+    uncoded = PERMANENT[0] <= code <= PERMANENT[1] and not CODED.search(said)
+    if BY_POLICY.search(said) or code in OF_THE_SENDER or (uncoded and SAYS_SO.search(said)):
         raise Barred(f"{receiver}: {code} {said}")
     raise (Undeliverable if PERMANENT[0] <= code <= PERMANENT[1] else Postponed)(f"{receiver}: {code} {said}")

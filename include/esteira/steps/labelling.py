@@ -97,8 +97,9 @@ def _unsettled(spec: ModelSpec, known: pd.DataFrame, days: list[date]) -> set[da
     if not settling_days(spec):
         return set()
     marks = lake.named_marks("labels", spec.name, [_settled_name(day) for day in days])
+    long = settling_days(spec)
     return {moment.date() for moment in known["day"].unique()} & {
-        day for day in days if marks[_settled_name(day)] is None
+        day for day in days if (marks[_settled_name(day)] or 0) < long
     }
 
 
@@ -127,7 +128,8 @@ def _read_and_store(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_o
     # What a delivery does not hold any more stays known; what it holds anew is a row of its own, the latest.
     new = _corrections(spec, good, had)
     good = pd.concat([had[list(good.columns)], new], ignore_index=True) if len(had) else good
-    settled = {_settled_name(day): 1 for day in days if as_of is not None and day <= mature_through(spec, as_of)}
+    long = settling_days(spec)  # a longer time to settle, asked for later, lets them be read again
+    settled = {_settled_name(day): long for day in days if as_of is not None and day <= mature_through(spec, as_of)}
 
     def unless_moved(_: pd.DataFrame) -> pd.DataFrame:
         if lake.version("labels", spec.name) != version:  # a correction, perhaps, that this reading has not seen
@@ -141,7 +143,7 @@ def _read_and_store(spec: ModelSpec, days: list[date], known: pd.DataFrame, as_o
         good,
         days,
         mark=labels_mark(spec),
-        marks=settled if settling_days(spec) else {},
+        marks=settled if long else {},
         merge=unless_moved,
     )
     sizes = counted(len(new), "new label"), counted(len(known), "row"), counted(len(days), "day")

@@ -14,7 +14,7 @@ from esteira.learning import drift, evaluation
 from esteira.lifecycle import policy
 from esteira.lifecycle.events import Drifted, Warned, run_key
 from esteira.lifecycle.policy import Decision, Verdict
-from esteira.lifecycle.state import Serving
+from esteira.lifecycle.state import ONLY_MEASURED, Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
 from esteira.steps.outcomes import rules, segments, served
@@ -101,7 +101,7 @@ def measure(spec: ModelSpec, day: date) -> int:
     for before in _skipped(spec, day):
         _measure(spec, before)
         measurements.write_decision(
-            spec, before, Verdict(Decision.KEEP, f"only measured: it is part of a range that ends on {day}")
+            spec, before, Verdict(Decision.KEEP, f"{ONLY_MEASURED}it is part of a range that ends on {day}")
         )
     return _measure(spec, day)
 
@@ -261,7 +261,17 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def only_measured(spec: ModelSpec, day: date) -> str:
     """Why the check of a day only measures; empty where it decides."""
-    return ledger.state(spec).only_measured(day, max(measurements.days(spec), default=None))
+    return ledger.state(spec).only_measured(day, _decided_later(spec, day))
+
+
+def _decided_later(spec: ModelSpec, day: date) -> date | None:
+    """The newest day after a check's on which a check has decided something: one that knew too little moves nothing on."""
+    later = (each for each in reversed(measurements.days(spec)) if each > day)
+    return next((each for each in later if _moves_on(measurements.decided(spec, each))), None)
+
+
+def _moves_on(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.decision is not Decision.WAIT and not verdict.why.startswith(ONLY_MEASURED)
 
 
 def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:

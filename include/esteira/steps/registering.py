@@ -40,7 +40,7 @@ def challenger(spec: ModelSpec, run_id: str, as_of: date) -> int:
     champions.repair_aliases(spec)
     version = champions.register(spec, run_id, as_of)
     now = ledger.champion(spec)
-    if now is None or now.version != version:
+    if (now is None or now.version != version) and ledger.state(spec).voided_by(version) is None:
         runs.alias(spec, "challenger", version)
     return version
 

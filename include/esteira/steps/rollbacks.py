@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import date
 
 from esteira.errors import EsteiraError, NoChampion, Refused
 from esteira.learning import evaluation
 from esteira.lifecycle import changes
-from esteira.lifecycle.sequence import RolledBack, Undone
+from esteira.lifecycle.sequence import Promoted, RolledBack, Undone
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
 from esteira.steps import champions, scoring
 from esteira.steps.outcomes import as_predicted_by, served
 from esteira.steps.scoring import Reconciled
-from esteira.store import lake, ledger, measurements, runs
+from esteira.store import lake, ledger, measurements
 from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
+
+# What going back comes to: to a version that was itself taken back is a promotion.
+Change = RolledBack | Undone | Promoted
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class Asked:
     reason: str = ""
     seen: int | None = None
 
-    def event(self, spec: ModelSpec, known: State) -> RolledBack | Undone | None:
+    def event(self, spec: ModelSpec, known: State) -> Change | None:
         """The event that it makes of a state. Raises Refused, too where another champion than the one seen serves by now."""
         last = max(lake.days_of("served", spec.name), default=None)
         if self.undo:
-            found: RolledBack | Undone | None = changes.undo(known, last_served=last, reason=self.reason, by=self.by)
+            found: Change | None = changes.undo(known, last_served=last, reason=self.reason, by=self.by)
         else:
             found = changes.roll_back(
                 known, to=self.to, last_served=last, first_day=self.first_day, reason=self.reason, by=self.by
@@ -69,18 +72,18 @@ class Asked:
 class Plan:
     """What a roll-back, or its undoing, would do. `event` is None where that is how it stands.
 
-    `asked` is what to perform to do just that; `kept` are those of the days that could not be scored again, with why.
+    `asked` is what to perform to do just that; `rebuilt` are those of the days whose features are to be built anew first.
     """
 
     asked: Asked
-    event: RolledBack | Undone | None
+    event: Change | None
     champion: int
     target: int
     days: tuple[date, ...] = ()
     rows: int = 0
     worth: tuple[Worth, ...] = ()
     last_window: measurements.Measured | None = None  # of the version gone to, when it last served
-    kept: Mapping[date, str] = field(default_factory=dict)
+    rebuilt: tuple[date, ...] = ()
 
 
 def plan(spec: ModelSpec, asked: Asked) -> Plan:
@@ -90,10 +93,10 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
         raise NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
     asked = replace(asked, seen=known.champion.number)
     event = ledger.asked(spec, lambda state: asked.event(spec, state))
-    assert event is None or isinstance(event, RolledBack | Undone), "nothing else is asked for"
+    assert event is None or isinstance(event, Change), "nothing else is asked for"
     if event is None:
         return Plan(asked, None, known.champion.version, known.champion.version)
-    runs.run_of(spec, event.version)
+    scoring.require_usable(spec, event.version)
     after = replace(known, numbered=(*known.numbered, event))
     every = lake.days_of("predictions", spec.name)
     days = [day for day in every if known.published(day).version != after.published(day).version]
@@ -109,7 +112,7 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
         0 if rows is None else int(rows["day"].dt.date.isin(days).sum()),
         tuple(_worth(spec, version, days) for version in sorted(version for version in versions if version)),
         windows[-1] if windows else None,
-        scoring.lacking(spec, days),
+        tuple(scoring.lacking(spec, days)),
     )
 
 
@@ -127,7 +130,7 @@ def _worth(spec: ModelSpec, version: int, days: list[date]) -> Worth:
     return Worth(version, value, spec.check.metrics[metric].holds(value), int(mine["day"].nunique()), len(mine))
 
 
-def perform(spec: ModelSpec, asked: Asked) -> tuple[RolledBack | Undone | None, Reconciled]:
+def perform(spec: ModelSpec, asked: Asked) -> tuple[Change | None, Reconciled]:
     """Write the event, and bring predictions to what is published then; asked again it finishes what died, and else does nothing.
 
     Raises Refused where another champion than the one `seen`, or than the first one found, serves by now.
@@ -135,8 +138,11 @@ def perform(spec: ModelSpec, asked: Asked) -> tuple[RolledBack | Undone | None, 
     now = ledger.champion(spec)
     if asked.seen is None and now is not None:
         asked = replace(asked, seen=now.number)
+    planned = ledger.asked(spec, lambda known: asked.event(spec, known))
+    if isinstance(planned, Change):  # before it is written: a champion that can't score would stop each day's run
+        scoring.require_usable(spec, planned.version)
     event = ledger.change(spec, lambda known: asked.event(spec, known))
-    assert event is None or isinstance(event, RolledBack | Undone), "nothing else is asked for"
+    assert event is None or isinstance(event, Change), "nothing else is asked for"
     if event is not None:
         log.info("model %s: %s, by %s", spec.name, event.why, event.by)
     return event, scoring.reconcile(spec, f"rollback/{ledger.state(spec).number}")
@@ -150,9 +156,8 @@ def shown(spec: ModelSpec, found: Plan) -> Iterator[str]:
     yield f"model {spec.name}: version {found.target} becomes the champion in place of version {found.champion}"
     span = f", {found.days[0]} to {found.days[-1]}" if found.days else ""
     yield f"{counted(len(found.days), 'day')} with {counted(found.rows, 'row')} of predictions would be scored again{span}"
-    if found.kept:
-        days = sorted(found.kept)
-        yield f"  but for {shown_days(days)}, which would keep the predictions of now: {found.kept[days[0]]}"
+    if found.rebuilt:
+        yield f"  the features of {shown_days(found.rebuilt)} are gone, or of another model.yaml: they are built anew first, if they can be"
     metric = f"{spec.check.metric} ({spec.check.metrics[spec.check.metric]})"
     for each in found.worth:
         if each.value is None:

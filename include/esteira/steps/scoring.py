@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import pandas as pd
 
-from esteira.errors import DataError, EsteiraError, Superseded
+from esteira.errors import DataError, EsteiraError, Refused, Superseded, Unaccounted
 from esteira.learning import pipelines
 from esteira.lifecycle import changes
+from esteira.lifecycle.sequence import Released
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
 from esteira.steps import champions, ingest, labelling, quality
@@ -42,7 +43,7 @@ def score(
     champions.repair_aliases(spec)
     ledger.settle(spec)
     if version:
-        champions.load_version(spec, version)  # before it is chosen for good
+        require_usable(spec, version)  # before it is chosen for good
         asked = version
         ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
     if champion:
@@ -51,9 +52,19 @@ def score(
 
 
 def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
-    """Let go the versions that were chosen by hand for the days, once for a run; for other days they stay."""
+    """Let go the versions that were chosen by hand for the days, once for a run; for other days they stay.
+
+    Raises NoChampion where a day would then have no version.
+    """
     first, last = min(days), max(days)
-    ledger.change(spec, lambda known: changes.release(known, first, last, by=by, run=run))
+
+    def made(known: State) -> Released | None:
+        event = changes.release(known, first, last, by=by, run=run)
+        if event is not None:
+            ledger.require_published(spec, days, replace(known, numbered=(*known.numbered, event)))
+        return event
+
+    ledger.change(spec, made)
 
 
 def _written(spec: ModelSpec, days: list[date], run: str) -> int:
@@ -113,12 +124,30 @@ def _replace(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], know
     ]
     parts = [part for part in parts if len(part)]
     predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
-    lake.replace_days("predictions", spec.name, predictions, days, mark=ledger.mark_of(known), newest=True)
+    of = dict.fromkeys(map(_features_name, days), ingest.features_mark(spec))
+    lake.replace_days("predictions", spec.name, predictions, days, mark=ledger.mark_of(known), newest=True, marks=of)
     versions = ", ".join(map(str, sorted(set(chosen.values()))))
     sizes = counted(len(predictions), "row"), counted(len(days), "day")
     log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
     counts = predictions["day"].dt.date.value_counts().to_dict() if len(predictions) else {}
     return {day: int(counts.get(day, 0)) for day in days}
+
+
+def _features_name(day: date) -> str:
+    """The name of the mark that says of which features a day's predictions are."""
+    return f"features:{day}"
+
+
+def _rebuilt(spec: ModelSpec, days: Iterable[date] | None) -> set[date]:
+    """The days whose features were built anew, by another model.yaml, since they were predicted: by a training that needs them.
+
+    Predictions of version 0.1 do not say of which features they are.
+    """
+    every = lake.days_of("predictions", spec.name)
+    asked = every if days is None else sorted(set(every) & set(days))
+    of = lake.named_marks("predictions", spec.name, [_features_name(day) for day in asked])
+    now = lake.marks("features", spec.name, asked)
+    return {day for day in asked if of[_features_name(day)] not in (None, now[day])}
 
 
 def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -186,8 +215,9 @@ class Reconciled:
 def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> Reconciled:
     """Bring the predictions of the days (none given: of all) to the version that is published for each.
 
-    A day that is so is not touched. One that can't be computed again keeps its rows and is told: its features are gone or
-    of another model.yaml, or the version is not to be had.
+    A day that is so is not touched, unless its features were built anew since: then rows may have left quarantine, or come to
+    it, and the day is made whole. Where features are gone or of another model.yaml they are built anew, as for a training. A
+    day that can't be computed again keeps its rows and is told.
     """
     champions.repair_aliases(spec)
     ledger.settle(spec)
@@ -196,9 +226,10 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
     kept: dict[date, str] = {}
     rows = 0
     while True:
-        known = ledger.state(spec)
-        left = [day for day in ledger.outdated(spec, known, asked) if day not in kept]
-        kept |= lacking(spec, left)
+        known, rebuilt = ledger.state(spec), _rebuilt(spec, asked)
+        left = sorted(day for day in {*ledger.outdated(spec, known, asked), *rebuilt} if day not in kept)
+        rebuilt |= set(lacking(spec, left))
+        kept |= _built_anew(spec, lacking(spec, left))
         by_version: dict[int, list[date]] = {}
         for day in left:
             version = known.published(day).version
@@ -211,19 +242,40 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
         for some in by_version.values():  # by themselves: a version that is not to be had keeps none of the other days
             try:
                 rows += _written(spec, some, run)
+                publish(spec, sorted(rebuilt & set(some)), run)
                 done += some
-            except EsteiraError as error:
+            except (EsteiraError, Unaccounted) as error:
                 kept |= dict.fromkeys(some, str(error))
     if kept:
         log.warning("model %s: %s", spec.name, Reconciled((), 0, kept))
     return Reconciled(tuple(sorted(set(done))), rows, kept)
 
 
-def lacking(spec: ModelSpec, days: list[date]) -> dict[date, str]:
-    """The days whose features can't be scored as they are, with why."""
-    gone = lake.missing_days("features", spec.name, days, ingest.features_mark(spec)) if days else []
-    why = "its features are gone, or of another model.yaml; `esteira score` builds them anew"
-    return dict.fromkeys(gone, why)
+def _built_anew(spec: ModelSpec, days: list[date]) -> dict[date, str]:
+    """Build the features of days, as for a training; returns those that can't be built, with why."""
+    kept = {}
+    for day in days:
+        try:
+            ingest.ensure_features(spec, [day])
+        except EsteiraError as error:
+            kept[day] = f"its features are gone, or of another model.yaml, and can't be built anew: {error}"
+    return kept
+
+
+def lacking(spec: ModelSpec, days: list[date]) -> list[date]:
+    """The days whose features can't be scored as they are: they are gone, or of another model.yaml."""
+    return lake.missing_days("features", spec.name, days, ingest.features_mark(spec)) if days else []
+
+
+def require_usable(spec: ModelSpec, version: int) -> None:
+    """Refuse a version that can't score any more: its model is gone, or needs features that the model.yaml has not. Raises EsteiraError."""
+    model = champions.load_version(spec, version)
+    gone = [name for name in model.columns if name not in spec.features.all]
+    if gone:
+        raise Refused(
+            f"model {spec.name}: version {version} was trained on {gone}, which model.yaml no longer has among its features; put "
+            "them back, or train and promote a new version"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- publish
@@ -235,6 +287,8 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     What was served never changes: a later scoring adds the rows that were not there yet, such as those that were mended
     since. Raises Unaccounted where rows read are missing.
     """
+    if not days:
+        return 0
     rows = lake.read("predictions", spec.name, day=(min(days), max(days)))
     rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
     if len(rows):
@@ -258,6 +312,10 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     Their labels are read again, too, where they were read before. Returns what was read, published and is left in
     quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
     """
+    if (
+        spec.labels and spec.labels.source
+    ):  # a source of their own may have them, though that of the rows has let go the days
+        labelling.store_again(spec, days)
     ingest.extract(spec, days, when_gone)
     ingest.validate(spec, days)
     quality.require_fit(spec, days)
