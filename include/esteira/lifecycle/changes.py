@@ -81,13 +81,12 @@ def roll_back(
     """Go back to a version that was champion, by default the one before; None where that is how it stands.
 
     All promotions since the one of that version that stands are void, from `first_day` on where it is given, those too that
-    were void on some days before. The version serves from the day after `last_served` on. Raises Refused where there is none
-    to go back to.
+    were void on some days before. The version serves from the day after `last_served` on. One that was itself taken back is
+    promoted again. Raises Refused where there is none to go back to.
     """
-    now, standing = state.champion, state.standing()
+    now, standing_back = state.champion, state.standing_back
     if now is None:
         raise Refused("there is no champion yet, so there is nothing to roll back")
-    standing_back = state.standing_back
     if standing_back is not None and to in (None, now.version) and _is_wider(first_day, standing_back.first_day):
         return replace(
             standing_back,
@@ -100,34 +99,38 @@ def roll_back(
         )
     if to == now.version or (to is None and standing_back is not None):
         return None
-    others = [each for each in standing if each.version != now.version]
+    others = [each for each in state.standing() if each.version != now.version]
     target = next((each for each in reversed(others) if to in (None, each.version)), None)
+    since = max(now.effective_day, _after(last_served))
     if target is None and to is None:
         raise Refused(
             f"version {now.version} is the first champion, so there is none to go back to; train and promote a new version"
         )
-    if target is None and any(each.version == to for each in state.promotions):
-        # It was taken back itself: it is made champion again, from the first day that was asked for on, or from now on.
-        since = max(now.effective_day, _after(last_served))
-        return Promoted(
-            number=state.number + 1,
-            version=to or 0,
-            measured=now.version,
-            day=since,
-            replaces_from=first_day or since,
-            why="chosen again" + (f": {reason}" if reason else ""),
-            by=by,
-        )
     if target is None:
-        raise Refused(f"version {to} was never champion, so there is no going back to it")
+        return _chosen_again(state, to or 0, since, first_day, reason, by)
     return RolledBack(
         number=state.number + 1,
         version=target.version,
         bad=now.version,
         voids=tuple(each.number for each in state.promotions if each.number > target.number),
         first_day=first_day,
-        day=max(now.effective_day, _after(last_served), first_day or date.min),
+        day=max(since, first_day or date.min),
         why=_why(now.version, reason),
+        by=by,
+    )
+
+
+def _chosen_again(state: State, version: int, since: date, first_day: date | None, reason: str, by: str) -> Promoted:
+    """Promote a version that was taken back, from `since` on; it replaces from the first day that was asked for on."""
+    if all(each.version != version for each in state.promotions):
+        raise Refused(f"version {version} was never champion, so there is no going back to it")
+    return Promoted(
+        number=state.number + 1,
+        version=version,
+        measured=state.champion.version if state.champion else None,
+        day=since,
+        replaces_from=first_day or since,
+        why="chosen again" + (f": {reason}" if reason else ""),
         by=by,
     )
 

@@ -128,6 +128,10 @@ def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str]
     return tuple((name, link) for name, link in known if link)
 
 
+def _run(run_url: str) -> tuple[tuple[str, str], ...]:
+    return (("The run in Airflow", run_url),) if run_url else ()
+
+
 def drift_why(found: Check) -> str:
     """Which features drifted, as a sentence."""
     moved = (each.feature for each in found.drifts if each.drifted)
@@ -155,7 +159,7 @@ def worse(spec: ModelSpec, day: date, found: Verified, run_url: str = "") -> Mai
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
         lead=f"Model {spec.name}, check of {day}: {found.why}. To go back: esteira rollback {spec.name} --to {found.replaced}",
-        links=(("The run in Airflow", run_url),) if run_url else (),
+        links=_run(run_url),
     )
 
 
@@ -170,7 +174,7 @@ def late(spec: ModelSpec, days: list[date], run: str, state: str, deadline: str,
             f"{shown} should have been scored by {deadline}, {_span(spec.score.deadline or 0)} after the run {run} was queued; "
             f"the run is {state}. Its log says what it waits for; when it ends well, the day is whole."
         ),
-        links=(("The run in Airflow", run_url),) if run_url else (),
+        links=_run(run_url),
     )
 
 
@@ -262,7 +266,7 @@ def left_behind(spec: ModelSpec, kept: Mapping[date, str], run_url: str) -> Mail
             f"Model {spec.name}: the predictions of {shown_days(days)} are not of the version that is published for them: "
             f"{kept[days[0]]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
         ),
-        links=(("The run in Airflow", run_url),) if run_url else (),
+        links=_run(run_url),
     )
 
 
