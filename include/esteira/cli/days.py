@@ -115,8 +115,8 @@ def requeue(
 def check(model: Model, day: Annotated[Any, day_option("Check as if this day had just ended.", "--day")]) -> None:
     """Measure the champion and, where its metric is out of range, retrain up to three times.
 
-    Exits with 3 where the loop ended in a warning, with 1 where days since the violation could not be scored again. The warning is printed, and waits in the outbox: the DAG esteira_outbox
-    mails it.
+    Exits with 3 where the loop ended in a warning, with 1 where days since the violation could not be scored again. The
+    warning is printed, and waits in the outbox: the DAG esteira_outbox mails it.
     """
     from esteira import steps
     from esteira.notify import rendering
@@ -132,7 +132,7 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     now = ledger.champion(spec)
     if found.promoted and now is not None and now.version != found.promoted:
         typer.echo(
-            f"version {found.promoted} was promoted by this check, and {named(now.version)} is the champion since; {found.rescored}"
+            f"version {found.promoted} was promoted by this check, and {named(now.version)} is the champion since; {found.rescored or 'nothing to score again'}"
         )
     elif found.promoted:
         typer.echo(

@@ -79,7 +79,11 @@ def reconcile(
     """
     from esteira import steps
 
-    each_model(model, lambda spec: typer.echo(steps.reconcile(spec, f"reconcile/{uuid4()}").require_whole(spec)))
+    def bring(spec: ModelSpec) -> None:
+        found = steps.reconcile(spec, f"reconcile/{uuid4()}")
+        typer.echo(f"{spec.name}: {found.require_whole(spec)}")
+
+    each_model(model, bring)
 
 
 @app.command()

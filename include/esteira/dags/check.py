@@ -119,9 +119,7 @@ def _measured(spec: ModelSpec) -> Any:
 
         found = steps.begin(spec, run_day(spec))
         log.info("%s: %s", found.verdict.decision.value, found.verdict.why)
-        if (
-            found.promoted
-        ):  # in an earlier run of this task: only what that has left is done, and here, for no branch leads there
+        if found.promoted:  # before: only what was left is done, and here, for no branch leads there
             done = steps.act(spec, run_day(spec), found)
             if done.warning:
                 alerts.deliver_now(spec, done.warning)
