@@ -8,8 +8,9 @@ from datetime import date
 import pytest
 from esteira.errors import UnknownEvent
 from esteira.lifecycle.events import Drifted, Event, Noted, Registered, Verified, Warned
-from esteira.lifecycle.rows import from_row
+from esteira.lifecycle.rows import KINDS, NUMBERED, from_row
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
+from esteira.store import ledger
 
 DAY = date(2026, 2, 1)
 ABOUT = {"day": DAY, "by": "check:2026-01-31", "why": "because"}
@@ -72,3 +73,9 @@ def test_a_row_about_a_version_that_names_none_is_refused() -> None:
     row = {**EVERY[0].row(), "version": None}
     with pytest.raises(UnknownEvent, match=r"the ledger's row challenger:3 \('challenger'\) names no version"):
         from_row(row)
+
+
+def test_no_event_of_a_model_s_life_has_a_mail_s_state() -> None:
+    """Both are rows of one ledger, told apart by it."""
+    states = {each.state for each in (*KINDS.values(), *NUMBERED.values())}
+    assert states.isdisjoint(ledger.MAILS)

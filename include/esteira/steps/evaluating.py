@@ -35,7 +35,8 @@ def evaluate(
     """
     tuned = Tuned.of(runs.get(candidate_run).tags)
     chosen = spec.train.candidates[tuned.candidate]
-    past, test = data.split_days(spec, preparing.rows(spec, as_of, window, versions), 0.85, 0.15)
+    parts = data.split_days(spec, preparing.rows(spec, as_of, window, versions))
+    past, test = parts.before_test, parts.test
     with runs.tracked(
         spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
     ) as run_id:

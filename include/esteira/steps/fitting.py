@@ -28,7 +28,8 @@ def candidate(
 ) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
-    past, validation, _ = data.split_days(spec, preparing.rows(spec, as_of, window, versions), 0.70, 0.15, 0.15)
+    parts = data.split_days(spec, preparing.rows(spec, as_of, window, versions))
+    past, validation = parts.past, parts.validation
     with runs.tracked(
         spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
     ) as run_id:

@@ -24,7 +24,8 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     values = {
         name: tuning.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
     }
-    past, test = data.split_days(spec, frame, 0.85, 0.15)
+    parts = data.split_days(spec, frame)
+    past, test = parts.before_test, parts.test
     chance = evaluation.evaluate(spec, pipelines.scored(spec, pipelines.baseline(spec, past), test), tuple(values))
     return chosen.name, {
         name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value, chance[name])
