@@ -54,10 +54,9 @@ def stop(processes: Iterable[psutil.Process], data: Path) -> None:
 
 def wake(processes: Iterable[psutil.Process]) -> None:
     """Let processes that were stopped (SIGSTOP) go on: one of them would hear no signal but SIGKILL, and answer nobody."""
-    for process in processes:
+    for process in processes:  # whatever their status: one that was told to stop a moment ago does not show it yet
         try:
-            if process.status() == psutil.STATUS_STOPPED:
-                process.resume()
+            process.resume()
         except psutil.Error:
             continue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -36,13 +37,14 @@ LISTENER = (
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """A set-up, in a folder with a space and a per cent sign in its name, that was not started."""
     home = tmp_path / "a 100% home"
     home.mkdir()
     for name in ("ESTEIRA_DATABASE_URL", "ESTEIRA_LAKE"):
         monkeypatch.delenv(name, raising=False)
-    return Stack(home, 1, 2, 3)
+    yield Stack(home, 1, 2, 3)
+    shutil.rmtree(places.short_folder(home), ignore_errors=True)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def _measured(spec: ModelSpec) -> Any:
         log.info("%s: %s", found.verdict.decision.value, found.verdict.why)
         if found.promoted:  # before: only what was left is done, and here, for no branch leads there
             done = steps.act(spec, run_day(spec), found)
-            if done.warning:
+            if done.warning:  # one that was delivered is not sent again
                 alerts.deliver_now(spec, done.warning)
             return []
         return _tasks_of(upcoming(found))

@@ -38,6 +38,12 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
     return mail
 
 
+def warning_of(spec: ModelSpec, day: date) -> Mail | None:
+    """The warning that a day's check has queued, in whichever run of it; None where it has not."""
+    warned = next((each for each in ledger.state(spec).of(Warned) if each.by == run_key(day)), None)
+    return next(iter(outbox.mails(spec, warned.id)), None) if warned else None
+
+
 def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """Note that too many features drifted, and queue the mail, one a window; None where they did not."""
     if measuring.drift_to_report(spec, day) is None:

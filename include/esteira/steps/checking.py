@@ -277,7 +277,10 @@ def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued, the days scored again."""
+    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued, the days scored again.
+
+    What it has promoted and warned of counts, too, where an earlier run of it has done so.
+    """
 
     verdict: Verdict
     outcomes: tuple[Outcome, ...] = ()
@@ -301,12 +304,12 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
 
 def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = True) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
-    warning, rescored, worse = None, None, None
+    rescored, worse = None, None
     while True:
         match action := next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                promoted = ledger.promoted_by(spec, run_key(day))
+                promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day)
                 return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
             case Retrain(number):
                 _attempt(spec, day, number)
@@ -322,7 +325,7 @@ def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = Tr
             case Reconcile():
                 rescored = rescore(spec, day)
             case Warn():
-                warning = alerting.warn(spec, day)
+                alerting.warn(spec, day)
             case _ as unknown:
                 assert_never(unknown)
         found = found.after(action)
