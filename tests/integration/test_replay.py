@@ -215,15 +215,19 @@ def test_a_window_of_one_class_does_not_stop_a_replay(home: Path, tmp_path: Path
 def test_a_replay_that_is_stopped_leaves_no_worker(spec: ModelSpec, home: Path, how: signal.Signals) -> None:
     last = str(FIRST + timedelta(days=60))
     asked = [sys.executable, "-m", "esteira", "replay", spec.name, "--from", str(FIRST), "--to", last, "--fresh"]
-    with subprocess.Popen(
-        asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as started:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(asked, **quiet, start_new_session=True, preexec_fn=hear_interrupts) as started:
         parent = psutil.Process(started.pid)
         workers = until(lambda: [each for each in parent.children() if "spawn_main" in " ".join(command(each))])
         started.send_signal(how)
         started.wait(30)
     gone, left = psutil.wait_procs(workers, timeout=30)
     assert left == [], f"{how.name} left {left}; {gone} ended"
+
+
+def hear_interrupts() -> None:
+    """As in a terminal: what a shell runs in the background ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def command(process: psutil.Process) -> list[str]:
