@@ -341,6 +341,17 @@ def test_days_that_a_training_has_built_anew_are_made_whole(trained, tmp_path: P
     assert steps.reconcile(loose, "hourly") == Reconciled()
 
 
+def test_a_feature_that_is_dropped_leaves_the_days_of_older_versions_as_they_are(trained, tmp_path: Path) -> None:
+    """A training builds their features anew, which their version can't score: they are as published, and nothing is red."""
+    spec = trained()
+    score_days(spec, [FIRST])
+    before = lake.read("predictions", spec.name)
+    fewer = models.write(tmp_path / "models", yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [heat]"))
+    steps.train(fewer, FIRST + timedelta(days=2), "t2", promoted=False)
+    assert steps.reconcile(fewer, "hourly") == Reconciled()
+    assert lake.read("predictions", spec.name).equals(before)
+
+
 def test_a_check_of_a_day_too_late_does_not_switch_the_loop_off(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     assert steps.check(spec, day + timedelta(days=200)).verdict.decision is Decision.WAIT

@@ -217,19 +217,24 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
 
     A day that is so is not touched, unless its features were built anew since: then rows may have left quarantine, or come to
     it, and the day is made whole. Where features are gone or of another model.yaml they are built anew, as for a training. A
-    day that can't be computed again keeps its rows and is told.
+    day that can't be computed again keeps its rows, and is told, unless it is as published and no row of it is missing.
     """
     champions.repair_aliases(spec)
     ledger.settle(spec)
     asked = None if days is None else list(days)
     done: list[date] = []
     kept: dict[date, str] = {}
+    whole: set[date] = (
+        set()
+    )  # days as published, of which no row is missing, whose new features their version can't score
     rows = 0
     while True:
         known, rebuilt = ledger.state(spec), _rebuilt(spec, asked)
-        left = sorted(day for day in {*ledger.outdated(spec, known, asked), *rebuilt} if day not in kept)
-        rebuilt |= set(lacking(spec, left))
-        kept |= _built_anew(spec, lacking(spec, left))
+        outdated = ledger.outdated(spec, known, asked)
+        left = sorted(day for day in {*outdated, *rebuilt} if day not in {*kept, *whole})
+        gone = lacking(spec, left)
+        rebuilt |= set(gone)
+        kept |= _built_anew(spec, gone)
         by_version: dict[int, list[date]] = {}
         for day in left:
             version = known.published(day).version
@@ -245,10 +250,19 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
                 publish(spec, sorted(rebuilt & set(some)), run)
                 done += some
             except (EsteiraError, Unaccounted) as error:
-                kept |= dict.fromkeys(some, str(error))
+                whole |= {day for day in some if day not in outdated and _adds_up(spec, day)}
+                kept |= {day: str(error) for day in some if day not in whole}
     if kept:
         log.warning("model %s: %s", spec.name, Reconciled((), 0, kept))
     return Reconciled(tuple(sorted(set(done))), rows, kept)
+
+
+def _adds_up(spec: ModelSpec, day: date) -> bool:
+    try:
+        quality.accounted(spec, [day])
+    except (EsteiraError, Unaccounted):
+        return False
+    return True
 
 
 def _built_anew(spec: ModelSpec, days: list[date]) -> dict[date, str]:
@@ -312,9 +326,7 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     Their labels are read again, too, where they were read before. Returns what was read, published and is left in
     quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
     """
-    if (
-        spec.labels and spec.labels.source
-    ):  # a source of their own may have them, though that of the rows has let go the days
+    if spec.labels and spec.labels.source:  # which may have them, though the source of the rows has let go the days
         labelling.store_again(spec, days)
     ingest.extract(spec, days, when_gone)
     ingest.validate(spec, days)
