@@ -40,6 +40,9 @@ SETTINGS = {
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # The workers of a scheduler that was killed live on and hold its connections open, so that the server does not see it
+    # die: locks that it held would keep every later scheduler from handing out a task, for ever.
+    "idle_in_transaction_session_timeout": "60s",
     # A statement that failed may hold what a log must not.
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
