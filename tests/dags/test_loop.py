@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -299,8 +299,9 @@ def test_a_replay_decides_as_the_dags_do(
     assert decisions(spec) == by_dags
 
 
+@pytest.mark.parametrize("kept", [{}, {FIRST: "its features are gone"}])
 def test_a_check_that_has_promoted_before_does_only_what_it_has_left(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list, kept: dict[date, str]
 ) -> None:
     """As where a person clears `decide` with all that follows it: no branch leads from there to the warning."""
     spec = models.write(tmp_path, yaml=THREE)
@@ -308,7 +309,11 @@ def test_a_check_that_has_promoted_before_does_only_what_it_has_left(
     verdict = Verdict(Decision.RETRAIN, "pretended")
     monkeypatch.setattr(steps, "begin", lambda *_: Evidence(verdict, 3, {}, promoted=True))
     warning = SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",))
-    monkeypatch.setattr(steps, "act", lambda *_: SimpleNamespace(warning=warning))
+    monkeypatch.setattr(steps, "act", lambda *_: SimpleNamespace(warning=warning, rescored=Reconciled(kept=kept)))
     states = run(spec, "check", day=str(FIRST))
-    assert {task for task, state in states.items() if task and state == "success"} == {"labels", "measure", "decide"}
-    assert [mail.subject for mail in sent] == ["the warning"]
+    done = {task for task, state in states.items() if task and state == "success"}
+    assert done == {"labels", "measure", *(() if kept else ("decide",))}  # red over days that are not as published
+    assert [mail.subject for mail in sent] == [
+        "the warning",
+        *(["[esteira] sales: task decide failed"] if kept else []),
+    ]

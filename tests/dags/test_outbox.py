@@ -17,7 +17,7 @@ import pytest
 from esteira import steps
 from esteira.dags import alerts, operations, watchdog
 from esteira.dags.watchdog import Run, Task
-from esteira.errors import EsteiraError
+from esteira.errors import EsteiraError, OutOfReach
 from esteira.notify.delivery import Send, Unreachable
 from esteira.spec import ModelSpec
 from esteira.store import lake, outbox
@@ -279,3 +279,40 @@ def test_a_watch_that_fails_is_red_and_mails_are_sent_nevertheless(
     steps.queue(spec, outbox.Mail("sales/one", ("ops@example.com",), "one", ""), datetime.now(UTC).date(), "r")
     assert tick() == {"watch": "failed", "deliver": "success", "watched": "upstream_failed", "": "failed"}
     assert sent == ["one"]
+
+
+def test_a_second_task_of_a_run_that_hangs_is_told(
+    spec: ModelSpec, sent: list[str], failing: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = timedelta(hours=1)
+    tasks = tuple(Task("candidate", "queued", 1, NOW - 2 * hour + n * hour / 2, n) for n in (0, 1))
+    hanging = [Run("sales_train", RUN, NOW - 3 * hour, NOW - 3 * hour, tasks[:1])]
+    monkeypatch.setattr(watchdog, "unfinished", lambda *_: hanging)
+    watch(spec)
+    hanging[:] = [replace(hanging[0], tasks=tasks)]
+    assert watch(spec) == {"sales": "1 mail queued"}
+    assert watch(spec) == {"sales": "0 mails queued"}
+    assert sent == [f"[esteira] sales: task candidate[{n}] hangs" for n in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "told"),
+    [(ValueError("no"), 1, 1), (OutOfReach("MLflow is down"), 1, 0), (OutOfReach("MLflow is down"), 3, 1)],
+)
+def test_predictions_that_can_not_be_reconciled_are_told_once_a_day(
+    spec: ModelSpec, sent: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, number: int, told: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    context = {
+        "ti": SimpleNamespace(try_number=number, max_tries=2),
+        "dag_run": SimpleNamespace(dag_id="d", run_id="r"),
+    }
+    for module in (operations, alerts):
+        monkeypatch.setattr(module, "get_current_context", lambda: context)
+    monkeypatch.setattr(steps, "reconcile", fail)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            operations._reconciled(spec, "r")
+    assert sent == ["[esteira] sales: predictions could not be reconciled"] * told

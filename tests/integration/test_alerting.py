@@ -14,11 +14,12 @@ from esteira.__main__ import app
 from esteira.cli import operations
 from esteira.errors import Refused
 from esteira.learning import drift
+from esteira.lifecycle.events import Warned
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
 from esteira.spec import ModelSpec
 from esteira.steps import explaining
-from esteira.store import lake, ledger, outbox, runs
+from esteira.store import lake, ledger, measurements, outbox, runs
 from esteira.store.outbox import Mail
 from typer.testing import CliRunner
 
@@ -196,3 +197,12 @@ def test_a_check_by_hand_queues_the_mail_of_the_window(tried: tuple[ModelSpec, d
     by_dag = steps.warn(spec, day, "http://airflow/run")  # that of the DAG, for the same window
     assert by_dag.key == by_hand.key
     assert queued(spec) == [by_hand]
+
+
+def test_a_check_that_finds_its_window_warned_of_by_another_says_so_too(tried: tuple[ModelSpec, date]) -> None:
+    """As where another day's check ran whole between this one's attempts and its warning."""
+    spec, day = tried
+    found = steps.evidence(spec, day, len(spec.recipes))
+    other = Warned(version=1, last=measurements.windows(spec, day)[-1].last, day=day, by="check/another", why="x")
+    ledger.write(spec, other)
+    assert steps.act(spec, day, found).warning is not None  # by which the command line ends with 3

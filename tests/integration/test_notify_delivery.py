@@ -15,8 +15,8 @@ from esteira import steps
 from esteira.lifecycle.events import Noted
 from esteira.notify import delivery, messages
 from esteira.notify.delivery import (
-    BARRED,
     COPIES,
+    LONG,
     Barred,
     Delivery,
     Postponed,
@@ -191,10 +191,11 @@ def test_a_row_that_can_not_be_read_stops_no_other(spec: ModelSpec, caplog: pyte
 def test_a_server_that_never_answers_gets_three_copies_at_growing_pauses(spec: ModelSpec, clock: Clock) -> None:
     server = Server(ops=Unknown("timed out"))
     queue(spec, mail_of())
-    began, at, minutes = clock.now, [], 15
+    began, at, errors, minutes = clock.now, [], [], 15
     for _ in range(6 * 24 * 3):  # three days of ticks
         before = len(server.tried)
         found = tick(spec, server, minutes)
+        errors += [found.error] if found.lost else []
         if len(server.tried) > before:
             at.append(round((clock.now - began) / timedelta(minutes=1)))
         clock.now += timedelta(minutes=10)
@@ -202,20 +203,28 @@ def test_a_server_that_never_answers_gets_three_copies_at_growing_pauses(spec: M
     assert at == [20, 50, 110]  # 15 minutes, 30, an hour, as seen at each tenth
     assert found == Delivery()
     assert states(spec) == [("lost", OPS)]
+    assert errors == [ledger.rows(spec, to_state="lost")["why"].item()]  # which makes the task red, once
     why = ledger.rows(spec, to_state="lost")["why"].item()
     assert why == "nobody knows whether ops@example.com has it: 3 copies were sent, and the server never answered"
     assert len(waiting(spec)) == 0
 
 
-def test_a_mail_that_is_postponed_is_not_given_up(spec: ModelSpec, clock: Clock) -> None:
-    server = Server(ops=Postponed("451"))
+def test_a_mail_that_is_postponed_is_not_given_up_and_the_owner_is_told(spec: ModelSpec, clock: Clock) -> None:
+    server = Server(ops=Postponed("450 4.1.2 Domain not found"))
     queue(spec, mail_of())
-    for _ in range(20):
+    for _ in range(100):  # which is beyond what a pause that doubled each time could be computed for
         tick(spec, server, 15)
         clock.now += delivery.LONGEST
-    assert len(server.tried) == 19
+    assert len([to for _, to in server.tried if to == OPS]) == 99
     (left,) = outbox.waiting(spec)
-    assert (left.tries, left.unknown) == (19, 0)
+    assert (left.tries, left.unknown) == (99, 0)
+    (told,) = server.took
+    assert told[1] == spec.owner
+    assert "ops@example.com: 450 4.1.2 Domain not found" in ledger.rows(spec, to_state="queued")["evidence"].str.cat()
+    queue(spec, mail_of("two", (TEAM,)))
+    clock.now += delivery.LONGEST
+    tick(spec, server, 15)
+    assert server.took[-1] == ("two", TEAM)
 
 
 def test_a_young_mail_is_left_to_who_queued_it(spec: ModelSpec, clock: Clock) -> None:
@@ -233,7 +242,7 @@ def test_a_process_that_dies_while_it_sends_has_sent_a_copy(spec: ModelSpec) -> 
         with pytest.raises(KeyboardInterrupt):
             tick(spec, server)
     assert [each.unknown for each in outbox.waiting(spec)] == [3]
-    assert tick(spec, server) == Delivery(lost=1)
+    assert tick(spec, server).lost == 1
     assert len(server.tried) == COPIES
 
 
@@ -328,7 +337,7 @@ def test_a_receiver_that_a_policy_bars_is_shown_by_the_mail_to_the_owner(spec: M
 def test_a_mail_that_is_barred_for_days_is_refused(spec: ModelSpec, clock: Clock) -> None:
     server = Server(ops=Barred("550 5.7.1 no"), team=Barred("550 5.7.1 no"))
     queue(spec, mail_of())
-    for _ in range(BARRED + 2):
+    for _ in range(LONG + 2):
         tick(spec, server)
     assert [state for state, _ in states(spec)].count("refused") == 2  # the mail, and the notice of it
     assert waiting(spec) == []

@@ -64,6 +64,7 @@ def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pyte
     with pytest.raises(MemoryError):
         rollbacks.perform(spec, Asked(by="ana"))
     monkeypatch.setattr(scoring, "_replace", real)
+    assert rollbacks.plan(spec, Asked(by="ana", undo=True)).days == ()  # they are version 2's still
     event, done = rollbacks.perform(spec, Asked(by="ana"))
     assert event is None
     assert done.days == tuple(days)
@@ -108,7 +109,12 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     back = rollback("--undo", "--yes")
     assert f"version 2 is the champion; 8 days scored again, {days[0]} to {days[-1]}" in back.output
     assert set(lake.read("predictions", spec.name, day=(days[0], days[-1]))["version"]) == {2}
+    assert back.output.endswith(f"to take it back: esteira rollback {spec.name} --to 1\n")
     assert "version 7 was never champion" in str(rollback("--to", "7").exception)
+    rollback("--yes")
+    assert rollback("--to", "2", "--yes").output.endswith("--to 1\n")  # it is a promotion, which nothing undoes
+    late = rollback("--to", "2", "--day", str(days[0]), "--yes")
+    assert "its promotion replaces predictions from" in str(late.exception)
 
 
 def test_a_rollback_undoes_a_promotion_that_has_not_served_yet(trained) -> None:

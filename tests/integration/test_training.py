@@ -140,15 +140,35 @@ def test_a_champion_that_was_deleted_in_mlflow_can_be_replaced(trained, caplog: 
     assert runs.aliases(spec)["champion"] == 2
 
 
-def test_two_trainings_of_a_model_from_the_command_line_do_not_meet(home: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("command", [("train", "--as-of"), ("check", "--day")])
+def test_two_trainings_or_checks_of_a_model_from_the_command_line_do_not_meet(
+    home: Path, tmp_path: Path, monkeypatch, command: tuple[str, str]
+) -> None:
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
     models.write(tmp_path / "models")
-    with FileLock(home / "train-sales.lock"):
+    with FileLock(home / f"{command[0]}-sales.lock"):
         code = "from esteira.__main__ import main; main()"
-        asked = [sys.executable, "-c", code, "train", "sales", "--as-of", str(AS_OF)]
+        asked = [sys.executable, "-c", code, command[0], "sales", command[1], str(AS_OF)]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "another `esteira train` of it is at work on this machine; wait for it" in done.stderr
+    assert f"another {command[0]} of it is at work on this machine; wait for it" in done.stderr
+
+
+def test_a_training_that_died_before_the_ledger_knew_its_version_s_digest_notes_it_when_it_is_said_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.write(tmp_path / "models")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "model_digest", lambda _: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            steps.train(spec, AS_OF, "t")
+    assert runs.version_of(spec, runs.run_of(spec, 1)) == 1
+    assert ledger.registered(spec, 1) is None
+    steps.train(spec, AS_OF, "t")
+    found = ledger.registered(spec, 1)
+    assert found is not None
+    assert found.sha256 == runs.model_digest(runs.run_of(spec, 1))
+    assert [each.number for each in runs.versions(spec)] == [1]
 
 
 def test_train_registers_and_promotes_with_its_lineage(trained) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from esteira import data, steps
+from esteira.steps import rollbacks
+from esteira.steps.rollbacks import Asked
 from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger
 
 from tests.models import CHANGE, score_days
-from tests.worlds import lived
+from tests.worlds import lived, promoted_worse
 
 
 def test_the_first_window_verifies_a_promotion(trained) -> None:
@@ -27,3 +30,15 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
     assert values["champion"] < values["replaced"]
     assert (rows["n_rows"] == 7 * 72).all()
     assert "queued" not in set(ledger.rows(spec)["to_state"])
+
+
+def test_a_promotion_whose_roll_back_was_undone_is_verified(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, days = promoted_worse(trained, monkeypatch)
+    rollbacks.perform(spec, Asked(by="ana"))
+    assert to_verify(spec, days[-1] + timedelta(days=1)) is None
+    rollbacks.perform(spec, Asked(by="ana", undo=True))
+    day = days[-1] + timedelta(days=1)
+    score_days(spec, [day])
+    found = steps.check(spec, day).worse
+    assert found is not None
+    assert (found.version, found.replaced, found.worse) == (2, 1, True)

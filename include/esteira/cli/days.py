@@ -10,7 +10,6 @@ import typer
 
 from esteira import spec as specs
 from esteira.cli.common import LARGEST, AllowEmpty, Model, app, day_option, days_of, find
-from esteira.errors import EsteiraError
 from esteira.lifecycle.changes import named
 from esteira.store import places
 from esteira.text import counted
@@ -34,20 +33,11 @@ def train(
     Only rows whose labels were mature on the as-of day are seen. A version promoted for a day serves from the next. Said
     twice it registers one version.
     """
-    from filelock import FileLock, Timeout
-
     from esteira import steps
 
     spec, run = find(model), f"cli/train/{as_of}"
-    lock = places.home() / f"train-{spec.name}.lock"
-    places.make_home()
-    try:
-        with FileLock(lock, timeout=0):  # two of them would take each other's runs for what a killed one left
-            typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
-    except Timeout:
-        raise EsteiraError(
-            f"model {spec.name}: another `esteira train` of it is at work on this machine; wait for it ({lock})"
-        ) from None
+    with places.alone("train", spec.name):
+        typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
 
 
 @app.command()
@@ -123,7 +113,8 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     from esteira.store import ledger
 
     spec = find(model)
-    found = steps.check(spec, day)
+    with places.alone("check", spec.name):
+        found = steps.check(spec, day)
     if found.worse and found.worse.worse:
         typer.echo(f"{found.worse.why}\n", err=True)
     typer.echo(f"{found.verdict.decision.value}: {found.verdict.why}")

@@ -32,6 +32,7 @@ from esteira.lifecycle.actions import (
     upcoming,
 )
 from esteira.spec import ModelSpec
+from esteira.store import places
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,8 @@ def _measured(spec: ModelSpec) -> Any:
             done = steps.act(spec, run_day(spec), found)
             if done.warning:  # one that was delivered is not sent again
                 alerts.deliver_now(spec, done.warning)
+            if done.rescored:
+                done.rescored.require_whole(spec)
             return []
         return _tasks_of(upcoming(found))
 
@@ -142,13 +145,15 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
         def retrain() -> str:
             from esteira import steps
 
-            return steps.retrain(spec, run_day(spec), number)
+            with places.alone("check", spec.name, wait=True):  # of the command line
+                return steps.retrain(spec, run_day(spec), number)
 
         @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
         def recheck(model_run: str) -> str:
             from esteira import steps
 
-            return steps.recheck(spec, run_day(spec), number, model_run).value
+            with places.alone("check", spec.name, wait=True):
+                return steps.recheck(spec, run_day(spec), number, model_run).value
 
         @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
         def verdict() -> list[str]:

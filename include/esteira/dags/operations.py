@@ -26,13 +26,13 @@ from esteira.dags.building import Budget, loaded
 from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach, SpecError
+from esteira.outages import is_outage
 from esteira.settings import settings
 from esteira.spec import CENTURY, ModelSpec, by_name, find, model_files, today
 from esteira.text import counted
 
 if TYPE_CHECKING:
     from esteira.notify.delivery import Connect
-    from esteira.steps.scoring import Reconciled
     from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
@@ -210,19 +210,25 @@ A check, a roll-back, and scoring do so by themselves; this is for what died in 
 
         @task
         def reconcile() -> dict[str, str]:
-            from esteira import steps
-
             run = context_of_run()[1]
-            return _each(specs, lambda spec: _reconciled(spec, steps.reconcile(spec, run)))
+            return _each(specs, lambda spec: _reconciled(spec, run))
 
         reconcile()
     return dag
 
 
-def _reconciled(spec: ModelSpec, found: Reconciled) -> str:
+def _reconciled(spec: ModelSpec, run: str) -> str:
     """What was done, in words; where days are left that could not be, it is mailed, once for the same days, and raised."""
+    from esteira import steps
     from esteira.notify import messages
 
+    try:
+        found = steps.reconcile(spec, run)
+    except Exception as error:
+        instance = get_current_context()["ti"]
+        if not is_outage(error) or instance.try_number > instance.max_tries:
+            _told(spec, messages.not_reconciled(spec, today(spec.time.timezone), error, alerts.run_url()))
+        raise
     if found.kept:
         _told(spec, messages.left_behind(spec, found.kept, alerts.run_url()))
     return found.require_whole(spec)

@@ -199,9 +199,11 @@ def mails(
             if run.tasks or not told:
                 rows = [each.row for each in run.tasks]
                 yield messages.unreported(spec, run.name, run.began, rows, _links(run, web))
-    late = (stuck(run, now, timedelta(minutes=spec.timeout)) for run in hanging)
+    late = (stuck(run, now, timedelta(minutes=spec.timeout)) for run in hanging if run.dag_id in dag_ids)
     for run in filter(None, late):
-        if run.dag_id in dag_ids and not queued(messages.of_stuck(run.name), run.since):
+        told = messages.tasks_told(queued(messages.of_stuck(run.name), run.since))
+        run = replace(run, tasks=tuple(each for each in run.tasks if each.name not in told))
+        if run.tasks and "" not in told:
             yield messages.stuck(spec, run.name, [each.row for each in run.tasks], _links(run, web))
 
 

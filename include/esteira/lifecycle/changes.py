@@ -10,7 +10,7 @@ from typing import Any
 from esteira.errors import Refused
 from esteira.lifecycle.events import effective_day
 from esteira.lifecycle.sequence import Pinned, Promoted, Released, RolledBack, Undone
-from esteira.lifecycle.state import State
+from esteira.lifecycle.state import Serving, State
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def roll_back(
             by=by,
         )
     if to == now.version or (to is None and standing_back is not None):
+        _require_its_days(state, now, first_day)
         return None
     others = [each for each in state.standing() if each.version != now.version]
     target = next((each for each in reversed(others) if to in (None, each.version)), None)
@@ -118,6 +119,17 @@ def roll_back(
         why=_why(now.version, reason),
         by=by,
     )
+
+
+def _require_its_days(state: State, now: Serving, first_day: date | None) -> None:
+    """Raise Refused where days are asked for that the champion's promotion does not replace: no going back gives it those."""
+    promoted = state.promotion_of(now)
+    if promoted is not None and first_day is not None and first_day < state.replaces_from(promoted):
+        raise Refused(
+            f"version {now.version} is the champion already, and its promotion replaces predictions from "
+            f"{state.replaces_from(promoted)} on, not from {first_day}; score the days before with it "
+            f"(`esteira score --day {first_day} --last-day … --version {now.version}`)"
+        )
 
 
 def _chosen_again(state: State, version: int, since: date, first_day: date | None, reason: str, by: str) -> Promoted:

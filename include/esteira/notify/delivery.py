@@ -19,9 +19,11 @@ from esteira.text import counted, printable
 
 log = logging.getLogger(__name__)
 
-BARRED = 10  # tries, four days long, of a mail that a server's policy bars, before it is taken for refused
+# Tries, four days long, after which a mail that a server's policy bars is taken for refused, and the owner is told of one that it postpones.
+LONG = 10
 COPIES = 3  # of a mail of which nobody knows whether the server took it
 LONGEST = timedelta(days=1)  # between two tries
+DOUBLED = 20  # times at most that a pause doubles: of days of the longest one nothing more comes, and no moment is so far ahead
 
 Send = Callable[[EmailMessage, str], None]  # gives a mail to the server for one receiver
 Connect = Callable[[], AbstractContextManager[Send]]  # to a server that takes mails of ours; raises Unreachable
@@ -71,9 +73,9 @@ def deliver(spec: ModelSpec, minutes: float, connect: Connect, *, sender: str, o
     itself), and then after pauses that double, up to a day. `only` names one mail. A mail that can't be sent stops none of
     the others. Where no server can be reached nothing is tried, and nothing written: an outage makes no pause longer.
 
-    A mail that a server's policy bars waits, for four days at most, as long as the server has taken no other one since that was
-    queued: it may take none of ours, which is to be mended there. The owner is mailed at once, which shows it. Once the server has
-    taken one, the mail is refused.
+    A mail that a server postpones is tried for ever, and the owner is told after four days. One that a policy of it bars waits, for
+    four days at most, as long as the server has taken no other one since that was queued: it may take none of ours, which is to be
+    mended there. The owner is mailed at once, which shows it. Once the server has taken one, the mail is refused.
     """
     done = Delivery()
     every = [each for each in outbox.waiting(spec) if only in ("", each.mail.key)]
@@ -116,7 +118,7 @@ def _due(given: Waiting, minutes: float, now: datetime) -> datetime:
     since = given.last or given.queued_at
     if since > now:  # by a clock that was ahead: nobody knows when it was, and it must not wait until then
         return now
-    due: datetime = since + min(timedelta(minutes=minutes) * 2**given.tries, LONGEST)
+    due: datetime = since + min(timedelta(minutes=minutes) * 2 ** min(given.tries, DOUBLED), LONGEST)
     return due
 
 
@@ -127,7 +129,7 @@ def _given_up(spec: ModelSpec, given: Waiting, done: Delivery) -> Delivery:
     )
     ledger.write(spec, outbox.fate(spec, given, "lost", why))
     log.error("model %s: %r is given up: %s", spec.name, given.mail.subject, why)
-    return replace(done, lost=done.lost + 1)
+    return replace(done, lost=done.lost + 1, error=why)
 
 
 def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delivery) -> Delivery:
@@ -148,7 +150,9 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
     except Exception as error:  # whatever it was, the other mails are sent
         said, unexpected = printable(text.said(error)), not isinstance(error, Postponed)
         log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, said, exc_info=unexpected)
-        ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {said}"))
+        # After a try or two it may be a greylist, or a full mailbox.
+        notices = _notices(spec, given, said) if given.tries >= LONG else []
+        ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {said}"), *notices)
         return replace(done, waiting=done.waiting + 1, error=said)
     ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
     return replace(done, sent=done.sent + 1)
@@ -159,7 +163,7 @@ def _give(spec: ModelSpec, given: Waiting, send: Send, sender: str) -> None:
         send(rendering.message(given.mail, sender), given.receiver)
     except Barred as error:
         taken = outbox.last_delivered(spec)
-        if (taken is not None and taken >= given.queued_at) or given.tries >= BARRED:
+        if (taken is not None and taken >= given.queued_at) or given.tries >= LONG:
             raise Undeliverable(text.said(error)) from error
         ledger.write(spec, *_notices(spec, given, printable(text.said(error))))
         raise

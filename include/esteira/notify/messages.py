@@ -252,6 +252,7 @@ def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tup
         ),
         sections=(("Tasks that hang", TASKS, tasks),),
         links=tuple(links),
+        tasks=tuple(each[0] for each in tasks),
     )
 
 
@@ -265,6 +266,20 @@ def left_behind(spec: ModelSpec, kept: Mapping[date, str], run_url: str) -> Mail
         lead=(
             f"Model {spec.name}: the predictions of {shown_days(days)} are not of the version that is published for them: "
             f"{kept[days[0]]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
+        ),
+        links=_run(run_url),
+    )
+
+
+def not_reconciled(spec: ModelSpec, day: date, error: object, run_url: str) -> Mail:
+    """The mail about predictions that could not be brought to what is published; one a day."""
+    return Mail(
+        key=f"{spec.name}/not-reconciled/{day}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: predictions could not be reconciled",
+        lead=(
+            f"Model {spec.name}: it could not be seen to that every day has the predictions of the version that is published for "
+            f"it: {said(error)[:2000]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
         ),
         links=_run(run_url),
     )

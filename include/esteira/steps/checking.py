@@ -304,12 +304,12 @@ def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
 
 def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = True) -> Checked:
     """Do the next action, and look again, until nothing is left to do."""
-    rescored, worse = None, None
+    rescored, worse, told = None, None, None
     while True:
         match action := next_action(found):
             case Keep() | Wait() | Done():
                 outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day)
+                promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day) or told
                 return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
             case Retrain(number):
                 _attempt(spec, day, number)
@@ -325,7 +325,7 @@ def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = Tr
             case Reconcile():
                 rescored = rescore(spec, day)
             case Warn():
-                alerting.warn(spec, day)
+                told = alerting.warn(spec, day)  # of this window another day's check may have warned before
             case _ as unknown:
                 assert_never(unknown)
         found = found.after(action)

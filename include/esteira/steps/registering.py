@@ -31,7 +31,7 @@ def register(spec: ModelSpec, run_id: str, as_of: date, *, again: bool = False) 
         if before is not None:
             champions.repair_aliases(spec)
             log.info("model %s: version %d is of the same day, spec and data: none is registered", spec.name, before)
-            return before
+            return champions.register(spec, runs.run_of(spec, before), as_of)  # which may have died before its row
     return challenger(spec, run_id, as_of)
 
 

@@ -98,10 +98,10 @@ def plan(spec: ModelSpec, asked: Asked) -> Plan:
         return Plan(asked, None, known.champion.version, known.champion.version)
     scoring.require_usable(spec, event.version)
     after = replace(known, numbered=(*known.numbered, event))
-    every = lake.days_of("predictions", spec.name)
-    days = [day for day in every if known.published(day).version != after.published(day).version]
+    held = ledger.held(spec, known)
+    days = [day for day, version in sorted(held.items()) if version != after.published(day).version]
     rows = lake.read("predictions", spec.name, columns=["day"], day=(days[0], days[-1])) if days else None
-    versions = {known.published(day).version for day in days} | {after.published(day).version for day in days}
+    versions = {held[day] for day in days} | {after.published(day).version for day in days}
     windows = [each for each in measurements.history(spec, spec.check.metric) if each.version == event.version]
     return Plan(
         asked,

@@ -7,10 +7,11 @@ from datetime import date
 
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import preparing
+from esteira.steps import champions, preparing
 from esteira.steps.evaluating import evaluate, identity
 from esteira.steps.fitting import candidate, select
 from esteira.steps.registering import promote, refit, register, trained_before
+from esteira.store import runs
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
     versions = preparing.prepare_all(spec, as_of, window)
     before = None if again else trained_before(spec, identity(spec, as_of, versions, window))
     if before is not None:
+        champions.register(spec, runs.run_of(spec, before), as_of)  # which may have died before its row
         said = promote(spec, as_of, before, run) if promoted else f"version {before} is registered"
         return f"trained before, of the same day, spec and data (--again trains anew): {said}"
     indices = candidates if candidates is not None else range(len(spec.train.candidates))

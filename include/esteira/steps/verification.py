@@ -28,7 +28,7 @@ def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
     """The promotion whose first window is whole by the day, and was verified by no other day's check."""
     known = ledger.state(spec)
     now = known.serving(day)
-    promoted = next((each for each in known.promotions if now is not None and each.number == now.number), None)
+    promoted = known.promotion_of(now) if now is not None else None
     if promoted is None or replaced_by(spec, promoted) is None or known.is_void(promoted, promoted.day):
         return None
     if first_window(spec, promoted)[1] > labelling.mature_through(spec, day):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from esteira.errors import OutOfReach
+from esteira.errors import EsteiraError, OutOfReach
 from esteira.settings import settings
 
 
@@ -21,3 +23,23 @@ def make_home() -> None:
         raise OutOfReach(
             f"the state folder {home()} can't be made: {error.strerror}; set ESTEIRA_HOME to a folder that can"
         ) from None
+
+
+@contextmanager
+def alone(work: str, model: str, *, wait: bool = False) -> Iterator[None]:
+    """Do a work of a model while no other process of this machine does: they would take each other's runs for what a killed one left.
+
+    Raises EsteiraError where another does, unless it is to `wait` for it.
+    """
+    from filelock import FileLock, Timeout  # which imports asyncio, and this module is parsed with the DAGs
+
+    make_home()
+    lock = FileLock(home() / f"{work}-{model}.lock", timeout=-1 if wait else 0)
+    try:
+        held = lock.acquire()
+    except Timeout:
+        raise EsteiraError(
+            f"model {model}: another {work} of it is at work on this machine; wait for it ({lock.lock_file})"
+        ) from None
+    with held:
+        yield
