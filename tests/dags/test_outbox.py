@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from esteira import steps
 from esteira.dags import alerts, operations, watchdog
 from esteira.dags.watchdog import Run, Task
@@ -297,10 +298,15 @@ def test_a_second_task_of_a_run_that_hangs_is_told(
 
 @pytest.mark.parametrize(
     ("error", "number", "told"),
-    [(ValueError("no"), 1, 1), (OutOfReach("MLflow is down"), 1, 0), (OutOfReach("MLflow is down"), 3, 1)],
+    [
+        (ValueError("no"), 1, 1),
+        (AirflowTaskTimeout("too long"), 1, 1),
+        (OutOfReach("MLflow is down"), 1, 0),
+        (OutOfReach("MLflow is down"), 3, 1),
+    ],
 )
 def test_predictions_that_can_not_be_reconciled_are_told_once_a_day(
-    spec: ModelSpec, sent: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, number: int, told: int
+    spec: ModelSpec, sent: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, number: int, told: int
 ) -> None:
     def fail(*_: object) -> None:
         raise error

@@ -40,6 +40,31 @@ def test_a_promotion_cites_the_champion_that_was_measured(trained) -> None:
         steps.promote_chosen(spec, day, version, "commit")
 
 
+def test_a_version_that_is_not_of_the_chosen_attempt_is_not_promoted(trained) -> None:
+    """A check by hand made the next attempt while the DAG's registered one."""
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    steps.recheck(spec, day, 2, steps.retrain(spec, day, 2))
+    version = steps.register_chosen(spec, day)
+    again = steps.retrain(spec, day, 2)
+    steps.recheck(spec, day, 2, again)
+    with pytest.raises(
+        Refused, match=f"version {version} is not of attempt 2, which the check of {day} has come to since"
+    ):
+        steps.promote_chosen(spec, day, version, "commit")
+    steps.promote_chosen(spec, day, steps.register_chosen(spec, day), "commit")
+
+
+def test_an_attempt_whose_run_another_process_has_replaced_is_judged_by_that(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    mine, other = steps.retrain(spec, day, 2), steps.retrain(spec, day, 2)
+    assert steps.recheck(spec, day, 2, mine) is Outcome.RECOVERS
+    assert measurements.attempts(spec, day)[2].run_id == other
+
+
 def test_an_attempt_of_an_earlier_run_of_the_check_is_not_promoted(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     steps.store_labels(spec, day)

@@ -221,6 +221,12 @@ def test_a_mail_that_is_postponed_is_not_given_up_and_the_owner_is_told(spec: Mo
     (told,) = server.took
     assert told[1] == spec.owner
     assert "ops@example.com: 450 4.1.2 Domain not found" in ledger.rows(spec, to_state="queued")["evidence"].str.cat()
+    server.says = {"ops": Undeliverable("550 no such user")}
+    clock.now += delivery.LONGEST
+    assert tick(spec, server, 15).refused == 1
+    clock.now += delivery.LONGEST
+    tick(spec, server, 15)
+    assert [to for _, to in server.took] == [spec.owner] * 2  # of that, too
     queue(spec, mail_of("two", (TEAM,)))
     clock.now += delivery.LONGEST
     tick(spec, server, 15)

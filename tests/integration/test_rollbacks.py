@@ -110,6 +110,8 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     assert f"version 2 is the champion; 8 days scored again, {days[0]} to {days[-1]}" in back.output
     assert set(lake.read("predictions", spec.name, day=(days[0], days[-1]))["version"]) == {2}
     assert back.output.endswith(f"to take it back: esteira rollback {spec.name} --to 1\n")
+    rollback("--day", str(days[4]), "--yes")
+    assert rollback("--undo", "--yes").output.endswith(f"--to 1 --day {days[4]}\n")
     assert "version 7 was never champion" in str(rollback("--to", "7").exception)
     rollback("--yes")
     assert rollback("--to", "2", "--yes").output.endswith("--to 1\n")  # it is a promotion, which nothing undoes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import skops.io
-from esteira.errors import EsteiraError, ModelRefused, UnknownVersion
+from esteira.errors import EsteiraError, ModelRefused, OutOfReach, UnknownVersion
 from esteira.learning import drift, pipelines
 from esteira.spec import ModelSpec
 from esteira.store import mlflow_tracking, model_files, runs
@@ -148,6 +148,20 @@ def test_a_run_is_found_by_a_key_with_quotes(home: Path, spec: ModelSpec) -> Non
         with runs.tracked(spec, key, "test", kind="attempt"):
             pass
     assert [len(runs.search(spec, key=key)) for key in keys] == [1, 1, 1, 1]
+
+
+def test_a_run_that_another_process_has_replaced_is_tried_again(home: Path, spec: ModelSpec) -> None:
+    def replaced() -> None:
+        with runs.tracked(spec, "k", "attempt 1") as run_id:
+            with runs.tracked(spec, "k", "attempt 1"):
+                pass
+            runs.log(run_id, tags={"a": "b"})
+
+    with pytest.raises(OutOfReach, match="another process makes attempt 1 at the same time"):
+        replaced()
+    (left,) = runs.search(spec, key="k")
+    assert left.status == "FINISHED"
+    assert runs.finished(spec, "k", left.id) == runs.finished(spec, "k", "one that is gone") == left.id
 
 
 def test_processes_that_make_the_registry_at_once_all_find_it_whole(tmp_path: Path) -> None:

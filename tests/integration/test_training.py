@@ -13,13 +13,14 @@ from esteira import data, steps
 from esteira.errors import (
     DataError,
     EsteiraError,
+    OutOfReach,
     UnknownVersion,
 )
 from esteira.learning import tuning
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, find
 from esteira.steps import champions, training
-from esteira.store import lake, ledger, mlflow_tracking, runs, schemas
+from esteira.store import lake, ledger, mlflow_tracking, places, runs, schemas
 from filelock import FileLock
 
 from tests import models
@@ -138,6 +139,15 @@ def test_a_champion_that_was_deleted_in_mlflow_can_be_replaced(trained, caplog: 
     said = steps.train(spec, AS_OF + timedelta(days=1), "next")
     assert "version 2 is the champion from 2026-02-02 on: the champion, version 1, is no longer in MLflow" in said
     assert runs.aliases(spec)["champion"] == 2
+
+
+def test_a_lock_that_can_not_be_had_says_so(home: Path) -> None:
+    (home / "check-sales.lock").mkdir(parents=True)
+    with (
+        pytest.raises(OutOfReach, match=r"check-sales\.lock can't be locked: .*; it must be a file"),
+        places.alone("check", "sales"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("command", [("train", "--as-of"), ("check", "--day")])

@@ -198,7 +198,7 @@ def test_what_hangs(spec: ModelSpec, state: str, minutes: int, run_id: str, is_s
     if found:
         (mail,) = found
         assert told == [(f"stuck/sales_score/{run_id}/", since)]
-        assert mail.key == f"sales/stuck/sales_score/{run_id}/extract/1/{state}"
+        assert mail.key == f"sales/stuck/sales_score/{run_id}/extract/1/{state}/{since:%Y-%m-%d-%H:%M}-UTC"
         assert f"task extract is {state} since 2026-02-02" in mail.lead
         assert ("The run in Airflow", f"{WEB}/dags/sales_score/runs/{run_id}") in mail.links
 

@@ -107,6 +107,25 @@ def test_a_rollback_goes_on_from_where_an_undoing_has_left_it(two: State) -> Non
     assert state.champion.version == 2
 
 
+def test_the_promotion_by_which_a_version_serves(two: State) -> None:
+    def by(state: State) -> int | None:
+        found = state.promotion_of(state.champion) if state.champion else None
+        return found.version if found else None
+
+    three = promoted(two, 3, 14)
+    back = after(three, changes.roll_back(three, to=None, last_served=day(16), by="x"))
+    undone = after(back, changes.undo(back, last_served=day(16), by="x"))
+    assert [by(state) for state in (two, three, back, undone)] == [2, 3, None, 3]
+    further = after(back, changes.roll_back(back, to=1, last_served=day(16), by="x"))
+    assert by(after(further, changes.undo(further, last_served=day(16), by="x"))) is None  # the first roll-back stands
+
+
+def test_no_going_back_gives_the_champion_days_that_its_promotion_does_not_replace(two: State) -> None:
+    with pytest.raises(Refused, match="its promotion replaces predictions from 2026-01-09 on, not from 2026-01-03"):
+        changes.roll_back(two, to=2, last_served=day(12), first_day=day(2), by="x")
+    assert changes.roll_back(two, to=2, last_served=day(12), first_day=day(8), by="x") is None
+
+
 def test_a_version_that_was_rolled_back_is_promoted_by_no_other_run(two: State) -> None:
     back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="ana"))
     again = Proposal(2, day(14), measured=1, why="better", by="another run")

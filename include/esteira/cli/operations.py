@@ -13,7 +13,6 @@ import typer
 from esteira import spec as specs
 from esteira.errors import EsteiraError, SpecError
 from esteira.lifecycle.changes import named
-from esteira.lifecycle.sequence import RolledBack
 from esteira.spec import ModelSpec
 from esteira.text import shown_days
 
@@ -66,8 +65,7 @@ def rollback(
         typer.echo("somebody else has done so meanwhile; see `esteira history`")
     typer.echo(f"{named(ledger.require_champion(spec, date.max).version)} is the champion; {done}")
     if event is not None:
-        back = "--undo" if isinstance(event, RolledBack) else f"--to {found.champion}"
-        typer.echo(f"to take it back: esteira rollback {spec.name} {back}")
+        typer.echo(f"to take it back: esteira rollback {spec.name} {rollbacks.opposite(spec, event, found.champion)}")
     raise typer.Exit(1 if done.kept else 0)
 
 

@@ -32,7 +32,6 @@ from esteira.lifecycle.actions import (
     upcoming,
 )
 from esteira.spec import ModelSpec
-from esteira.store import places
 from esteira.text import counted
 
 log = logging.getLogger(__name__)
@@ -145,15 +144,13 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
         def retrain() -> str:
             from esteira import steps
 
-            with places.alone("check", spec.name, wait=True):  # of the command line
-                return steps.retrain(spec, run_day(spec), number)
+            return steps.retrain(spec, run_day(spec), number)
 
         @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
         def recheck(model_run: str) -> str:
             from esteira import steps
 
-            with places.alone("check", spec.name, wait=True):
-                return steps.recheck(spec, run_day(spec), number, model_run).value
+            return steps.recheck(spec, run_day(spec), number, model_run).value
 
         @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
         def verdict() -> list[str]:

@@ -18,7 +18,7 @@ from airflow.sdk import (
     get_parsing_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
 from esteira import text
 from esteira.dags import alerts
@@ -224,7 +224,7 @@ def _reconciled(spec: ModelSpec, run: str) -> str:
 
     try:
         found = steps.reconcile(spec, run)
-    except Exception as error:
+    except (Exception, AirflowTaskTimeout) as error:
         instance = get_current_context()["ti"]
         if not is_outage(error) or instance.try_number > instance.max_tries:
             _told(spec, messages.not_reconciled(spec, today(spec.time.timezone), error, alerts.run_url()))

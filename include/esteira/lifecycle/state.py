@@ -169,10 +169,10 @@ class State:
     def promotion_of(self, serving: Serving) -> Promoted | None:
         """The promotion by which a version serves, though it was rolled back and that undone; None where it does by a roll-back."""
         event = next(each for each in self.numbered if each.number == serving.number)
-        if isinstance(event, RolledBack):
-            return None
-        mine = (each for each in reversed(self.promotions) if each.version == serving.version)
-        return next((each for each in mine if each.number <= event.number), None)
+        if isinstance(event, Undone):
+            before = self.at(event.undoes - 1)
+            return before.promotion_of(before.champion) if before.champion else None
+        return event if isinstance(event, Promoted) else None
 
     def only_measured(self, day: date, newest: date | None) -> str:
         """Why the check of a day only measures: the day `newest` was checked already, or another champion serves; else empty."""

@@ -151,7 +151,7 @@ def _sent(spec: ModelSpec, given: Waiting, send: Send, sender: str, done: Delive
         said, unexpected = printable(text.said(error)), not isinstance(error, Postponed)
         log.warning("model %s: %r was not sent: %s", spec.name, given.mail.subject, said, exc_info=unexpected)
         # After a try or two it may be a greylist, or a full mailbox.
-        notices = _notices(spec, given, said) if given.tries >= LONG else []
+        notices = _notices(spec, given, said, waits=True) if given.tries >= LONG else []
         ledger.write(spec, outbox.fate(spec, given, "postponed", f"{type(error).__name__}: {said}"), *notices)
         return replace(done, waiting=done.waiting + 1, error=said)
     ledger.write(spec, outbox.fate(spec, given, "delivered", f"mailed to {given.receiver}"))
@@ -180,9 +180,9 @@ def _refuse(spec: ModelSpec, given: Waiting, why: str) -> bool:
     return bool(rows)
 
 
-def _notices(spec: ModelSpec, given: Waiting, why: str) -> list[Noted]:
-    """The notice to the owner that a receiver does not get a mail, to be queued; none of a notice, or to that receiver."""
-    notice = messages.refused(spec, given.mail, given.receiver, why)
+def _notices(spec: ModelSpec, given: Waiting, why: str, *, waits: bool = False) -> list[Noted]:
+    """The notice to the owner that a receiver does not get a mail, or not yet, to be queued; none of a notice, or to that receiver."""
+    notice = messages.refused(spec, given.mail, given.receiver, why, waits=waits)
     is_notice = given.mail.key.startswith(f"{spec.name}/{messages.REFUSED}/")
     is_owner = spec.owner.casefold() == given.receiver.casefold()
     return [] if is_notice or is_owner else [outbox.queued(spec, notice, given.day, given.by)]

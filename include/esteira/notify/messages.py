@@ -242,7 +242,7 @@ def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tup
     """The mail about a run whose tasks wait, or run, for too long. `tasks` are rows of TASKS."""
     name, state, number, since = tasks[0]
     return Mail(
-        key=f"{spec.name}/{of_stuck(run)}{name}/{number}/{state}",
+        key=f"{spec.name}/{of_stuck(run)}{name}/{number}/{state}/{since.replace(' ', '-')}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: task {name} hangs",
         lead=(
@@ -288,10 +288,10 @@ def not_reconciled(spec: ModelSpec, day: date, error: object, run_url: str) -> M
 REFUSED = "refused"
 
 
-def refused(spec: ModelSpec, mail: Mail, receiver: str, why: str) -> Mail:
-    """The notice to the owner that a receiver does not get this model's mails."""
+def refused(spec: ModelSpec, mail: Mail, receiver: str, why: str, *, waits: bool = False) -> Mail:
+    """The notice to the owner that a receiver does not get this model's mails, or that one `waits` still."""
     return Mail(
-        key=f"{spec.name}/{REFUSED}/{receiver}/{mail.key}",
+        key=f"{spec.name}/{REFUSED}/{receiver}/{'waits/' if waits else ''}{mail.key}",
         to=(spec.owner,),
         subject=f"[esteira] {spec.name}: {receiver} gets no mail",
         lead=(

@@ -46,6 +46,8 @@ def _shown(given: Mapping[str, Any]) -> str:
 def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
     """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
     version = runs.register(spec, run_id)
+    if ledger.registered(spec, version) is not None:
+        return version
     digest = runs.model_digest(run_id)
     event = Registered(version=version, sha256=digest, day=effective_day(as_of), why="registered", by=run_id)
     ledger.write(spec, event)

@@ -76,7 +76,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         "recipe": recipe.model_dump_json(),
         **Tuned(index, best.params).tags(),
     }
-    with runs.tracked(spec, f"{run_key(day)}/attempt/{attempt}", f"attempt {attempt} of {day}", **about) as run_id:
+    with runs.tracked(spec, _attempt_key(day, attempt), f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value})
         held_out = labelling.labelled(spec, *slice_days(spec, day))
@@ -84,6 +84,11 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
     return run_id
+
+
+def _attempt_key(day: date, attempt: int) -> str:
+    """What the run of an attempt is known by."""
+    return f"{run_key(day)}/attempt/{attempt}"
 
 
 def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
@@ -106,6 +111,7 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     now = ledger.require_champion(spec, day)
+    run_id = runs.finished(spec, _attempt_key(day, attempt), run_id)
     challenger = runs.load(spec, run_id)
     old, new = paired(spec, challenger, served(spec, now.version, *slice_days(spec, day)))
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes))
@@ -167,6 +173,11 @@ def register_chosen(spec: ModelSpec, day: date) -> int:
 def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int:
     """Make the chosen attempt champion, citing the notebook's commit; returns the version that serves now."""
     chosen = _require_chosen(spec, day)
+    if runs.version_of(spec, chosen.run_id) != version:
+        raise Refused(
+            f"model {spec.name}: version {version} is not of attempt {chosen.number}, which the check of {day} has come to since; "
+            "run the task register again, and those after it"
+        )
     recipe = spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)

@@ -148,6 +148,17 @@ def perform(spec: ModelSpec, asked: Asked) -> tuple[Change | None, Reconciled]:
     return event, scoring.reconcile(spec, f"rollback/{ledger.state(spec).number}")
 
 
+def opposite(spec: ModelSpec, event: Change, before: int) -> str:
+    """What is to be asked for to take back just what was done, in place of the champion `before`, on the command line."""
+    if isinstance(event, RolledBack):
+        return "--undo"
+    undone = (
+        each for each in ledger.state(spec).of(RolledBack) if isinstance(event, Undone) and each.number == event.undoes
+    )
+    first_day = next((each.first_day for each in undone), None)
+    return f"--to {before}" + (f" --day {first_day}" if first_day else "")
+
+
 def shown(spec: ModelSpec, found: Plan) -> Iterator[str]:
     """A plan in words, line by line."""
     if found.event is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from esteira.errors import EsteiraError, OutOfReach
 from esteira.settings import settings
 
@@ -26,20 +28,22 @@ def make_home() -> None:
 
 
 @contextmanager
-def alone(work: str, model: str, *, wait: bool = False) -> Iterator[None]:
-    """Do a work of a model while no other process of this machine does: they would take each other's runs for what a killed one left.
+def alone(work: str, model: str) -> Iterator[None]:
+    """Do a work of a model while no other command of this machine does: they would take each other's runs for what a killed one left.
 
-    Raises EsteiraError where another does, unless it is to `wait` for it.
+    Raises EsteiraError where another does, and OutOfReach where the lock can't be had.
     """
-    from filelock import FileLock, Timeout  # which imports asyncio, and this module is parsed with the DAGs
-
     make_home()
-    lock = FileLock(home() / f"{work}-{model}.lock", timeout=-1 if wait else 0)
+    lock = FileLock(home() / f"{work}-{model}.lock", timeout=0)
     try:
         held = lock.acquire()
     except Timeout:
         raise EsteiraError(
             f"model {model}: another {work} of it is at work on this machine; wait for it ({lock.lock_file})"
+        ) from None
+    except OSError as error:
+        raise OutOfReach(
+            f"model {model}: {lock.lock_file} can't be locked: {error.strerror}; it must be a file that this user can write"
         ) from None
     with held:
         yield

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from esteira.errors import ModelRefused
+from esteira.errors import ModelRefused, OutOfReach
 from esteira.learning.drift import Profile
 from esteira.learning.pipelines import Model
 from esteira.settings import PROJECT, settings
@@ -50,7 +50,10 @@ def search(spec: ModelSpec, **tags: object) -> list[Run]:
 
 @contextmanager
 def tracked(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[str]:
-    """A tracked run, known by `key`: running a task again replaces the run that it left before."""
+    """A tracked run, known by `key`: running a task again replaces the run that it left before.
+
+    Raises OutOfReach where another process has begun the same meanwhile, and so has replaced this one.
+    """
     cited = {version.run_id for version in versions(spec)}
     for old in search(spec, key=key):
         if old.id not in cited:  # a registered version needs the run that made it
@@ -59,6 +62,14 @@ def tracked(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[st
     run_id = _backend.start(spec, name, {tag: str(value) for tag, value in given.items()})
     try:
         yield run_id
+    except Exception as error:
+        if all(each.id != run_id for each in search(spec, key=key)):
+            raise OutOfReach(
+                f"model {spec.name}: another process makes {name} at the same time, and has replaced the run of this one; let one "
+                "of them end"
+            ) from error
+        _backend.end(run_id, "FAILED")
+        raise
     except BaseException:  # also a task that is killed by its timeout must not leave a run that seems to go on
         _backend.end(run_id, "FAILED")
         raise
@@ -79,6 +90,12 @@ def lock_digest() -> str:
     """SHA-256 of requirements.txt; empty where it is not installed beside the package."""
     lock = PROJECT / "requirements.txt"
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else ""
+
+
+def finished(spec: ModelSpec, key: str, run_id: str) -> str:
+    """The run `run_id`, which is known by `key`; where another process has replaced it, the newest one that has finished."""
+    every = {each.id: each.status for each in search(spec, key=key)}
+    return run_id if run_id in every else next((each for each, status in every.items() if status == "FINISHED"), run_id)
 
 
 def log(
