@@ -339,7 +339,6 @@ def _no_mail_server(live: Live) -> Outcome:
     ]
     delivery = ("esteira_outbox", live.airflow.trigger("esteira_outbox", minutes=0))
     wrong.append("" if live.ended(delivery) == "success" else "the outbox failed")
-    wrong.append("" if live.again(run) == "success" else "the run can't be made green")
     sent = live.mails("hopeless", "retraining did not help")
     wrong.append("" if len(sent) == 1 else f"{len(sent)} warnings were delivered")
     outcome.tried += 1
