@@ -19,8 +19,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from esteira.steps import champions
-
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = "toll_traffic"
 AS_OF = date(2024, 12, 31)  # its world does not change in the days walked
@@ -34,6 +32,7 @@ def walk() -> None:
     """Score, measure and decide day after day in this process; print what a day costs early, late, and in a fresh process."""
     from esteira import spec as specs
     from esteira import steps
+    from esteira.steps import champions  # not above: OpenMP reads its number of threads as scikit-learn is imported
 
     spec = specs.find(MODEL)
     steps.train(spec, AS_OF, "bench")
@@ -118,6 +117,7 @@ def one(name: str, ordinal: int) -> None:
     """Do one part of a day in this process, and print how long it took once everything was imported."""
     import mlflow.sklearn
     from esteira import spec as specs
+    from esteira.steps import champions
 
     assert mlflow.sklearn
     spec, day = specs.find(MODEL), date.fromordinal(ordinal)
