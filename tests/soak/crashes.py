@@ -94,7 +94,8 @@ def image_of_one(name: str, home: Path, mail: Path) -> Image:
 
 
 def _unnamed(row: str, name: str) -> str:
-    return re.sub(r"(manual|scheduled)__[\d.:T+-]+(_[0-9a-f]{8})?", "(run)", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
+    row = re.sub(r"/experiments/\d+/", "/experiments/(of the model)/", re.sub(rf"\b{name}(?=\b|_)", "sales", row))
+    return re.sub(r"(manual|scheduled)__[\d.:T+-]+(_[0-9a-f]{8})?", "(run)", row)
 
 
 def _without_lots(line: str, keys: dict[str, str]) -> str:
