@@ -259,7 +259,7 @@ def trial(
     killed = code == -signal.SIGKILL
     again, _ = in_a_process(context, home, victim.live, scenario.name, None)
     if again != 0:
-        return killed, 1, 0, [f"the run after it failed: {(home / 'output.txt').read_text()[-1500:]}"]
+        return killed, 1, 0, [f"the run after it failed ({again}): {(home / 'output.txt').read_text()[-1500:]}"]
     got = in_a_process(context, home, image, "sales", home)[1]
     return killed, *compared(scenario.wanted, got)
 
