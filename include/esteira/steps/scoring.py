@@ -224,9 +224,8 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
     asked = None if days is None else list(days)
     done: list[date] = []
     kept: dict[date, str] = {}
-    whole: set[date] = (
-        set()
-    )  # days as published, of which no row is missing, whose new features their version can't score
+    # Days as published, of which no row is missing, whose new features their version can't score.
+    whole: set[date] = set()
     rows = 0
     while True:
         known, rebuilt = ledger.state(spec), _rebuilt(spec, asked)

@@ -62,15 +62,12 @@ def tracked(spec: ModelSpec, key: str, name: str, **tags: object) -> Iterator[st
     run_id = _backend.start(spec, name, {tag: str(value) for tag, value in given.items()})
     try:
         yield run_id
-    except Exception as error:
-        if all(each.id != run_id for each in search(spec, key=key)):
+    except BaseException as error:  # also a task that is killed by its timeout must not leave a run that seems to go on
+        if isinstance(error, Exception) and all(each.id != run_id for each in search(spec, key=key)):
             raise OutOfReach(
                 f"model {spec.name}: another process makes {name} at the same time, and has replaced the run of this one; let one "
                 "of them end"
             ) from error
-        _backend.end(run_id, "FAILED")
-        raise
-    except BaseException:  # also a task that is killed by its timeout must not leave a run that seems to go on
         _backend.end(run_id, "FAILED")
         raise
     _backend.end(run_id, "FINISHED")
