@@ -30,7 +30,7 @@ check:
   slice: 7d
   metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}
 retrain: [{{window: 28d}}, {{window: 7d}}]
-promote: {{min_gain: 0.01}}
+promote: {{min_gain: 0.01, refit: false}}
 alerts: {{email: [ops@example.com]}}
 """
 
@@ -171,7 +171,7 @@ retrain:
   - {window: 180d}
   - {window: 60d, half_life: 14d, keep_old: 0.2}
   - {window: 120d, trials: 40}
-promote: {approval: none, min_gain: 0.005, confidence: 0.95}
+promote: {approval: none, min_gain: 0.005, confidence: 0.95, refit: false}
 alerts: {email: [demand@example.com]}
 """
 MINIMAL = """\

@@ -242,7 +242,7 @@ def test_a_model_that_is_not_accepted_is_never_promoted(home: Path, tmp_path: Pa
 
 
 def test_refit_promotes_a_version_of_its_own(home: Path, tmp_path: Path) -> None:
-    spec = models.write(tmp_path, yaml=models.YAML.replace("min_gain: 0.01", "min_gain: 0.01, refit: true"))
+    spec = models.write(tmp_path, yaml=models.YAML.replace("refit: false", "refit: true"))
     steps.train(spec, AS_OF, "t")
     now = ledger.champion(spec)
     assert now is not None

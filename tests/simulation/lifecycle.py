@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 from esteira.errors import Refused
@@ -24,6 +24,7 @@ from esteira.lifecycle.state import Published, State, fold
 START = date(2026, 1, 1)
 DAYS = [START + timedelta(days=n) for n in range(24)]
 LENGTH = 15  # events at most
+TWIN = 1_000  # what a twin's number is more than that of the version that serves
 
 
 class Broken(AssertionError):
@@ -64,6 +65,10 @@ def _promote(world: World, state: State) -> Numbered | None:
         measured = 1  # another one was champion when it was measured
     by = f"check:{world.day}"
     proposal = Proposal(world.versions, world.day, measured=measured, why="better", by=by, replaces_from=back)
+    draw = random.Random(world.versions + 100 * world.today)  # of its own: the histories stay what they were
+    if draw.random() < 0.5:  # fitted again for serving, on all but the latest days
+        seen = world.day - timedelta(days=draw.randrange(4))
+        proposal = replace(proposal, twin=TWIN + world.versions, seen=seen)
     return changes.promote(state, proposal)
 
 
@@ -75,7 +80,7 @@ def _promote_again(world: World, state: State) -> Numbered | None:
     as_of = old.day - timedelta(days=1)
     by = world.random.choice([old.by, f"another run {world.today}"])
     again = Proposal(old.version, as_of, measured=old.measured, why=old.why, by=by, replaces_from=old.replaces_from)
-    return changes.promote(state, again)
+    return changes.promote(state, replace(again, twin=old.twin, seen=old.seen))
 
 
 def _roll_back(world: World, state: State) -> Numbered | None:
@@ -201,7 +206,11 @@ def _of_a_promotion(step: Step, event: Promoted) -> None:
             step.require(step.is_unchanged(day), "a promotion touches only the days that it replaces")
         elif not step.pinned(day):
             published = step.after.published(day).version
-            step.require(published == event.version, "a promotion replaces every day that it says")
+            step.require(published == event.of(day), "a promotion replaces every day that it says")
+            step.require(
+                event.twin is None or event.seen is None or (published == event.twin) == (day <= event.seen),
+                "a day that the version has seen is its twin's",
+            )
     by = [(each.by, each.version) for each in step.after.promotions if each.by != "somebody"]
     step.require(len(by) == len(set(by)), "what a run has promoted it promotes once")
     mine = [each for each in step.before.promotions if each.version == event.version]
@@ -220,18 +229,18 @@ def _of_a_rollback(step: Step, event: RolledBack) -> None:
             step.require(step.is_unchanged(day), "a roll-back touches only the days that it is told to")
         elif not step.pinned(day):
             shown = step.after.published(day)
-            good = {each.version for each in step.after.promotions if each.number not in void}
+            good = {each.of(day) for each in step.after.promotions if each.number not in void}
             step.require(shown.version in {*good, None}, "what is void is not published")
             was_void = step.before.published(day).version in {
-                each.version for each in step.before.promotions if each.number in void
+                each.of(day) for each in step.before.promotions if each.number in void
             }
             step.require(
                 was_void or step.is_unchanged(day), "a roll-back leaves the days of other versions as they are"
             )
     target = step.after.standing()[-1]
-    shown = {step.after.published(day).version for day in DAYS if not step.pinned(day)}
-    since = {each.version for each in step.after.promotions if each.number > target.number}
-    rest = {each.version for each in step.after.promotions if each.number <= target.number}
+    shown = {(day, step.after.published(day).version) for day in DAYS if not step.pinned(day)}
+    since = {(day, each.of(day)) for each in step.after.promotions if each.number > target.number for day in DAYS}
+    rest = {(day, each.of(day)) for each in step.after.promotions if each.number <= target.number for day in DAYS}
     step.require(
         bool(event.first_day) or not shown & (since - rest), "what came since the version gone back to is gone"
     )

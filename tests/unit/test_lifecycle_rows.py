@@ -20,6 +20,7 @@ EVERY = [
     Promoted(
         number=2, version=4, measured=3, replaces_from=date(2026, 1, 18), facts={"gain": 0.1, "run": "r"}, **ABOUT
     ),
+    Promoted(number=2, version=5, measured=3, replaces_from=DAY, twin=4, seen=date(2026, 1, 30), **ABOUT),
     RolledBack(number=3, version=3, bad=4, voids=(2,), **ABOUT),
     RolledBack(number=3, version=3, bad=4, voids=(1, 2), first_day=DAY, **ABOUT),
     Undone(number=4, version=4, undoes=3, **ABOUT),

@@ -58,6 +58,17 @@ def test_a_promotion_replaces_what_it_says_and_serves_from_the_day_after(two: St
     assert two.serving(day(0)) is None
 
 
+def test_days_that_a_version_has_seen_are_its_twin_s(two: State) -> None:
+    refitted = Proposal(4, day(14), measured=2, why="better", by="c", replaces_from=day(10), twin=3, seen=day(12))
+    state = after(two, changes.promote(two, refitted))
+    assert versions(state, range(9, 17)) == [2, 3, 3, 3, 4, 4, 4, 4]
+    assert [state.serving(day(n)).version for n in (14, 15)] == [2, 4]  # type: ignore[union-attr]
+    back = after(state, changes.roll_back(state, to=None, last_served=day(16), by="x"))
+    assert versions(back, range(9, 17)) == [2] * 8
+    again = after(back, changes.undo(back, last_served=day(16), by="x"))
+    assert versions(again, range(9, 17)) == versions(state, range(9, 17))
+
+
 def test_a_rollback_takes_back_only_what_it_voids_and_its_undoing_is_exact(two: State) -> None:
     back = after(two, changes.roll_back(two, to=None, last_served=day(12), by="x"))
     assert versions(back, range(12)) == [None, *[1] * 11]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -253,3 +253,17 @@ def importance(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> dict[str, f
 def scored(spec: ModelSpec, model: Model, frame: pd.DataFrame) -> pd.DataFrame:
     """`day` and `label` of the rows beside what `model` predicts for them."""
     return frame[["day", "label"]].join(predict(spec, model, frame))
+
+
+def unseen(spec: ModelSpec, models: Sequence[Model], frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `frame` with what the models predict for them: each by the first one that has not seen its day, in their order.
+
+    Rows that all of them have seen are left out.
+    """
+    parts, left = [], frame
+    for model in models:
+        new = left["day"] > pd.Timestamp(model.trained_through)
+        if new.any():
+            parts.append(left[new].join(predict(spec, model, left[new])))
+        left = left[~new]
+    return pd.concat(parts).sort_index() if parts else frame.head(0).assign(prediction=[], probability=[])

@@ -18,7 +18,8 @@ class Proposal:
     """A version that is to become champion, as of a day, with the reason and the numbers for it.
 
     `measured` is the champion that it was compared with, None where there was none. It takes the place of what is published
-    from `replaces_from` on, else from the day after `as_of`. `once`: the run promotes one version at most, whatever it is.
+    from `replaces_from` on, else from the day after `as_of`. `once`: the run promotes one version at most, whatever it is. `twin`
+    and `seen` are Promoted's.
     """
 
     version: int
@@ -29,6 +30,8 @@ class Proposal:
     by: str
     replaces_from: date | None = None
     once: bool = False
+    twin: int | None = None
+    seen: date | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +72,8 @@ def promote(state: State, proposal: Proposal) -> Promoted | None:
         measured=proposal.measured,
         day=effective_day(as_of),
         replaces_from=proposal.replaces_from or effective_day(as_of),
+        twin=proposal.twin,
+        seen=proposal.seen,
         why=proposal.why,
         by=proposal.by,
         facts=proposal.facts,
@@ -134,7 +139,8 @@ def _require_its_days(state: State, now: Serving, first_day: date | None) -> Non
 
 def _chosen_again(state: State, version: int, since: date, first_day: date | None, reason: str, by: str) -> Promoted:
     """Promote a version that was taken back, from `since` on; it replaces from the first day that was asked for on."""
-    if all(each.version != version for each in state.promotions):
+    before = next((each for each in reversed(state.promotions) if each.version == version), None)
+    if before is None:
         raise Refused(f"version {version} was never champion, so there is no going back to it")
     return Promoted(
         number=state.number + 1,
@@ -142,6 +148,8 @@ def _chosen_again(state: State, version: int, since: date, first_day: date | Non
         measured=state.champion.version if state.champion else None,
         day=since,
         replaces_from=first_day or since,
+        twin=before.twin,
+        seen=before.seen,
         why="chosen again" + (f": {reason}" if reason else ""),
         by=by,
     )

@@ -34,7 +34,9 @@ class Numbered(Event):
 class Promoted(Numbered):
     """A version serves from `day` on, and takes the place of what was published from `replaces_from` on.
 
-    `measured` is the champion that it was compared with. Rows of 0.1 do not say `replaces_from`.
+    `measured` is the champion that it was compared with. Rows of 0.1 do not say `replaces_from`. Where the version was fitted
+    again for serving, `twin` is the one that was measured in its place, and `seen` the last day of what it was fitted on: the
+    predictions of days until then are the twin's, which was fitted on less.
     """
 
     state: ClassVar[str] = "champion"
@@ -44,7 +46,13 @@ class Promoted(Numbered):
     version: int
     measured: int | None
     replaces_from: date | None = None
+    twin: int | None = None
+    seen: date | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, day: date) -> int:
+        """The version that it publishes for a day."""
+        return self.twin if self.twin is not None and self.seen is not None and day <= self.seen else self.version
 
     @classmethod
     def of_row(cls, kept: Kept) -> Promoted | RolledBack:
@@ -58,14 +66,17 @@ class Promoted(Numbered):
             version=kept.of_version,
             measured=kept.facts.get("replaces"),
             replaces_from=kept.day("replaces_from"),
-            facts=kept.others("replaces", "replaces_from"),
+            twin=kept.facts.get("evaluated"),
+            seen=kept.day("seen"),
+            facts=kept.others("replaces", "replaces_from", "evaluated", "seen"),
             **kept.about,
         )
 
     def evidence(self) -> Mapping[str, Any]:
-        """What it was judged by, and from which day on it replaces."""
-        since = {"replaces_from": str(self.replaces_from)} if self.replaces_from else {}
-        return {**self.facts, **since, "replaces": self.measured}
+        """What it was judged by, from which day on it replaces, and what was measured in its place."""
+        days = {"replaces_from": self.replaces_from, "seen": self.seen}
+        said = {name: str(day) for name, day in days.items() if day}
+        return {**self.facts, **said, **({"evaluated": self.twin} if self.twin else {}), "replaces": self.measured}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ class State:
             return Published(pin.version, f"pinned by {pin.by}")
         for promoted in reversed(self.promotions):
             if self.replaces_from(promoted) <= day and not self.is_void(promoted, day):
-                return Published(promoted.version, promoted.why)
+                return Published(promoted.of(day), promoted.why)
         return Published(None, "no version was promoted for it")
 
     def replaces_from(self, promoted: Promoted) -> date:

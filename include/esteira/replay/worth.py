@@ -45,7 +45,7 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
         found.append(about)
         if rows.empty:
             continue
-        after, before = outcomes.paired(spec, champions.load_version(spec, old.version), rows)
+        after, before = outcomes.paired(spec, champions.load_judges(spec, old.version), rows)
         if before.empty:
             continue
         values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, after)]

@@ -60,6 +60,17 @@ def load_version(spec: ModelSpec, version: int) -> Model:
     return runs.load_version(spec, version, known.sha256 if known else "")
 
 
+def load_judges(spec: ModelSpec, version: int) -> tuple[Model, ...]:
+    """The models by which a version is judged: its own, and for the days that it has seen its twin, where there is one."""
+    own, twin = load_version(spec, version), ledger.twin(spec, version)
+    if twin is None:
+        return (own,)
+    try:
+        return own, load_version(spec, twin)
+    except UnknownVersion:  # somebody deleted it
+        return (own,)
+
+
 def repair_aliases(spec: ModelSpec) -> None:
     """Point MLflow's alias `champion` at the ledger's champion; a challenger that became champion is none any more."""
     while True:

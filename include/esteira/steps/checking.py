@@ -113,7 +113,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     now = ledger.require_champion(spec, day)
     run_id = runs.finished(spec, _attempt_key(day, attempt), run_id)
     challenger = runs.load(spec, run_id)
-    old, new = paired(spec, challenger, served(spec, now.version, *slice_days(spec, day)))
+    old, new = paired(spec, [challenger], served(spec, now.version, *slice_days(spec, day)))
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes))
     about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
@@ -178,14 +178,15 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             f"model {spec.name}: version {version} is not of attempt {chosen.number}, which the check of {day} has come to since; "
             "run the task register again, and those after it"
         )
-    recipe = spec.recipes[chosen.number - 1]
+    proposal, recipe = _proposal(spec, day, chosen, version, commit), spec.recipes[chosen.number - 1]
     if spec.promote.refit:
         frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)
-        version = registering.refit(
+        again = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
         )
-    champions.promote(spec, _proposal(spec, day, chosen, version, commit))
-    return version
+        proposal = replace(proposal, version=again, twin=version, seen=frame["day"].max().date())
+    champions.promote(spec, proposal)
+    return proposal.version
 
 
 def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit: str) -> Proposal:

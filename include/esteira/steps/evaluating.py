@@ -110,23 +110,22 @@ def _against_champion(
     spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
 ) -> tuple[bool, str, dict[str, float]]:
     try:
-        old = champions.load_version(spec, version)
+        judges = champions.load_judges(spec, version)
     except UnknownVersion:
         return True, f"the champion, version {version}, is no longer in MLflow, so nothing is left to compare with", {}
-    gone = [name for name in old.columns if name not in spec.features.all]
+    gone = [name for name in judges[0].columns if name not in spec.features.all]
     if gone:
         why = (
             f"the champion, version {version}, needs {gone}, which model.yaml has no more, so it can't be compared with"
         )
         return True, why, {}
-    unseen = test["day"] > pd.Timestamp(max(old.trained_through, model.trained_through))
-    days, rows = test.loc[unseen, "day"].nunique(), int(unseen.sum())
+    before = pipelines.unseen(spec, judges, test[test["day"] > pd.Timestamp(model.trained_through)])
+    days, rows = before["day"].nunique(), len(before)
     if not rules(spec).allow(days, rows):
         size = f"{counted(days, 'day')} and {counted(rows, 'row')}"
         why = f"only {size} that neither it nor the champion, version {version}, has seen; {spec.check.min_days} and {spec.check.min_rows} are needed"
         return False, why, {}
-    before = pipelines.scored(spec, old, test[unseen])
-    seen = evaluation.gate(spec, before, scored[unseen])
+    seen = evaluation.gate(spec, before, scored.loc[before.index])
     values = evaluation.evaluate(spec, before, (spec.check.metric,))
     why = (
         f"{spec.check.metric} {better_by(seen.gain)} than the champion's, version {version}, over {counted(seen.days, 'day')} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -35,17 +35,17 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
-def paired(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same rows twice: as they were served, and as a model predicts them; in neither those that it can't be asked for."""
-    mine = as_predicted_by(spec, model, rows)
+def paired(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same rows twice: as they were served, and as a version's models predict them; in neither those that they can't be asked for."""
+    mine = as_predicted_by(spec, models, rows)
     key = ["day", *spec.key]
     return rows[rows.set_index(key).index.isin(mine.set_index(key).index)], mine
 
 
-def as_predicted_by(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> pd.DataFrame:
-    """Served rows as another model predicts them.
+def as_predicted_by(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> pd.DataFrame:
+    """Served rows as a version's models predict them, each by the first that has not seen its day.
 
-    A row that it has seen, or whose features are gone since, is left out.
+    A row that all have seen, or whose features are gone since, is left out.
     """
     if rows.empty:
         return rows
@@ -55,20 +55,18 @@ def as_predicted_by(spec: ModelSpec, model: Model, rows: pd.DataFrame) -> pd.Dat
     known = rows[columns].merge(
         frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
     )
-    known = known[known["day"] > pd.Timestamp(model.trained_through)]
-    if known.empty:
-        return known[columns].assign(prediction=[], probability=[])
-    return known[columns].join(pipelines.predict(spec, model, known))
+    return pipelines.unseen(spec, models, known)[[*columns, "prediction", "probability"]]
 
 
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     """Feature rows with their label, and what a version predicts for them: the latest 90 days that it has not seen."""
-    model = champions.load_version(spec, version)
-    first = max(model.trained_through, last - timedelta(days=KNOWN)) + timedelta(days=1)
+    models = champions.load_judges(spec, version)
+    seen = min(model.trained_through for model in models)
+    first = max(seen, last - timedelta(days=KNOWN)) + timedelta(days=1)
     if first > last:
         return pd.DataFrame()
     frame = labelling.labelled(spec, first, last)
-    return frame.join(pipelines.predict(spec, model, frame)) if len(frame) else frame
+    return pipelines.unseen(spec, models, frame) if len(frame) else frame
 
 
 def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from datetime import date
 
 import pandas as pd
@@ -55,7 +56,7 @@ def trained_before(spec: ModelSpec, identity: str, tuned: Tuned | None = None) -
         version = runs.version_of(spec, run.id)
         if version is None or tuned not in (None, Tuned.of(run.tags)):
             continue
-        serves = now is not None and (now.version == version or ledger.evaluated(spec, now.version) == version)
+        serves = now is not None and (now.version == version or ledger.twin(spec, now.version) == version)
         if serves or Evaluation.of(run.tags).measured == (now.version if now else None):
             return version
     return None
@@ -64,7 +65,7 @@ def trained_before(spec: ModelSpec, identity: str, tuned: Tuned | None = None) -
 def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     """Make the version champion where its evaluation allowed it; returns what was done, as a sentence.
 
-    With `promote: {refit: true}` the version promoted is one of its own, fitted on everything that was known.
+    But with `promote: {refit: false}` the version promoted is one of its own, fitted on everything that was known.
     """
     run_id = runs.run_of(spec, version)
     evaluated = runs.get(run_id)
@@ -72,15 +73,15 @@ def promote(spec: ModelSpec, as_of: date, version: int, run: str) -> str:
     if not found.accepted:
         ledger.write(spec, Rejected(version=version, day=effective_day(as_of), by=run, why=found.why))
         return f"version {version} was not promoted: {found.why}"
-    chosen = version
+    proposal = Proposal(version, as_of, measured=found.measured, why=found.why, by=run)
     if spec.promote.refit:
         frame = preparing.rows(spec, as_of, found.window, found.versions)
-        chosen = refit(spec, as_of, run_id, frame, found.versions, run, spec.train.half_life)
+        again = refit(spec, as_of, run_id, frame, found.versions, run, spec.train.half_life)
+        proposal = replace(proposal, version=again, twin=version, seen=frame["day"].max().date())
     gains = {name: measured.get(name, math.nan) for name in ("gain", "gain_lower", "gain_upper")}
     known = {name: value for name, value in gains.items() if math.isfinite(value)}
-    facts = {"run": run_id, "evaluated": version, "commit": evaluated.commit, **known}
-    champions.promote(spec, Proposal(chosen, as_of, measured=found.measured, why=found.why, by=run, facts=facts))
-    return f"version {chosen} is the champion from {effective_day(as_of)} on: {found.why}"
+    champions.promote(spec, replace(proposal, facts={"run": run_id, "commit": evaluated.commit, **known}))
+    return f"version {proposal.version} is the champion from {effective_day(as_of)} on: {found.why}"
 
 
 def refit(

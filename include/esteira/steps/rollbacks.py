@@ -120,7 +120,7 @@ def _worth(spec: ModelSpec, version: int, days: list[date]) -> Worth:
     rows = served(spec, None, days[0], days[-1])
     rows = rows[rows["day"].dt.date.isin(days)] if len(rows) else rows
     try:
-        mine = as_predicted_by(spec, champions.load_version(spec, version), rows)
+        mine = as_predicted_by(spec, champions.load_judges(spec, version), rows)
     except EsteiraError:  # it can't be asked any more: its days are told when they are brought along
         mine = rows.head(0)
     metric = spec.check.metric

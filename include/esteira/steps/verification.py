@@ -61,7 +61,7 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     assert replaced is not None, "such a promotion is not verified"
     span = first_window(spec, promoted)
     labelling.store(spec, span[0], day)  # checks far apart may not have read them
-    new, old = paired(spec, champions.load_version(spec, replaced), served(spec, promoted.version, *span))
+    new, old = paired(spec, champions.load_judges(spec, replaced), served(spec, promoted.version, *span))
     if not rules(spec).allow(new["day"].nunique(), len(new)):
         return None
     metric = spec.check.metric

@@ -181,10 +181,10 @@ def promoted_by(spec: ModelSpec, by: str) -> int | None:
     return next((each.version for each in state(spec).promotions if each.by == by), None)
 
 
-def evaluated(spec: ModelSpec, version: int) -> int | None:
-    """The version that was evaluated in place of a champion that was fitted again (`promote.refit`); else its own number."""
-    made = [each for each in state(spec).promotions if each.version == version]
-    return made[-1].facts.get("evaluated") if made else None
+def twin(spec: ModelSpec, version: int) -> int | None:
+    """The version that was measured in place of one that was fitted again for serving; None where it was measured itself."""
+    made = [each.twin for each in state(spec).promotions if each.version == version]
+    return made[-1] if made else None
 
 
 def registered(spec: ModelSpec, version: int) -> Registered | None:
