@@ -84,7 +84,7 @@ def train(place: Path) -> None:
     spec = load(folder / "model.yaml")
     said = steps.train(spec, TRAINED, "corpus")
     assert "is the champion" in said, said
-    assert runs.aliases(spec) == {"champion": 1}
+    assert runs.aliases(spec) == {"champion": 2, "challenger": 1}
 
 
 def declare(case: Case, place: Path) -> ModelSpec:

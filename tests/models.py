@@ -30,6 +30,7 @@ check:
   slice: 7d
   metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}
 retrain: [{{window: 28d}}, {{window: 7d}}]
+retrain_first: none
 promote: {{min_gain: 0.01, refit: false}}
 alerts: {{email: [ops@example.com]}}
 """

@@ -21,7 +21,8 @@ OWN = PROJECT / "include" / "models"
 TASKS = {
     "train": "extract validate features candidates candidate select evaluate register promote",
     "score": "extract validate features score publish",
-    "check": "labels measure decide keep wait drift_report verify attempt_1.retrain attempt_1.recheck attempt_1.verdict "
+    "check": "labels measure decide keep wait drift_report verify attempt_0.blend attempt_0.verdict attempt_0_later.blend "
+    "attempt_0_later.verdict attempt_1.retrain attempt_1.recheck attempt_1.verdict "
     "attempt_2.retrain attempt_2.recheck attempt_2.verdict attempt_3.retrain attempt_3.recheck attempt_3.verdict "
     "commit_notebook register promote rescore warn",
 }
@@ -68,7 +69,7 @@ def test_policy(dags) -> None:
         assert dag.catchup is False, dag.dag_id
         assert dag.max_active_runs == (4 if dag.dag_id.endswith("_score") else 1), dag.dag_id
         for task in dag.tasks:
-            attempt = ".retrain" in task.task_id or ".recheck" in task.task_id
+            attempt = task.task_id.endswith((".blend", ".retrain", ".recheck"))
             assert "@" in task.owner, task.task_id
             assert task.retries, task.task_id
             assert isinstance(task.retry_policy, OutagesOnly) == attempt, task.task_id

@@ -26,8 +26,15 @@ PROMOTED = {"commit_notebook", "register", "promote", "rescore"}
 THREE = models.YAML.replace("[{{window: 28d}}, {{window: 7d}}]", "[{{window: 28d}}, {{window: 7d}}, {{window: 14d}}]")
 
 
+BLENDS = THREE.replace("retrain_first: none", "retrain_first: blend")
+
+
 def attempt(number: int) -> set[str]:
     return {f"attempt_{number}.{task}" for task in ("retrain", "recheck", "verdict")}
+
+
+def blend(later: str = "") -> set[str]:
+    return {f"attempt_0{later}.{task}" for task in ("blend", "verdict")}
 
 
 @pytest.fixture
@@ -58,33 +65,42 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list:
 
 def begun(spec: ModelSpec, decision: Decision, unverified: bool = False, drifted: bool = False) -> Evidence:
     verdict = Verdict(decision, "pretended")
-    return Evidence.decided(verdict, len(spec.recipes), unverified=unverified, drifted=drifted)
+    return Evidence.decided(verdict, (1, 2, 3), unverified=unverified, drifted=drifted)
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[object]) -> None:
-    """Replace what the steps find by a scenario: the decision, and each attempt's outcome, which may be a crash."""
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, decision: Decision, outcomes: list[object], order: tuple[int, ...] = (1, 2, 3)
+) -> None:
+    """Replace what the steps find by a scenario: the decision, and each attempt's outcome in order, which may be a crash."""
     found: dict[int, Outcome] = {}
 
     def recheck(spec: ModelSpec, day: object, number: int, run_id: str) -> Outcome:
-        found[number] = outcomes[number - 1]  # type: ignore[assignment]
+        found[number] = outcomes[order.index(number)]  # type: ignore[assignment]
         return found[number]
 
     def retrain(spec: ModelSpec, day: object, number: int) -> str:
-        if outcomes[number - 1] == CRASH:
+        if outcomes[order.index(number)] == CRASH:
             raise MemoryError("the attempt crashed")
         return f"run-{number}"
+
+    def blend(spec: ModelSpec, day: object) -> Outcome:
+        return recheck(spec, day, 0, retrain(spec, day, 0))
+
+    def evidence(spec: ModelSpec, day: object, tried: int) -> Evidence:
+        ended = {number: (found.get(number, F), 0.1) for number in order[: order.index(tried) + 1]}
+        return Evidence(Verdict(decision, "pretended"), order, ended)
 
     scenario = {
         "store_labels": lambda *_: 1,
         "measure": lambda *_: 1,
-        "begin": lambda spec, _: begun(spec, decision),
+        "begin": lambda *_: Evidence.decided(Verdict(decision, "pretended"), order, unverified=False, drifted=False),
         "keep_drift_report": lambda *_: "run-drift",
         "queue_drift_mail": lambda *_: None,
         "retrain": retrain,
         "recheck": recheck,
-        "evidence": lambda spec, day, tried: Evidence(
-            Verdict(decision, "pretended"), len(spec.recipes), {n: (found.get(n, F), 0.1) for n in range(1, tried + 1)}
-        ),
+        "blend": blend,
+        "evidence": evidence,
+        "queue_wait_mail": lambda *_: None,
         "commit_notebook": lambda *_: "commit",
         "register_chosen": lambda *_: 2,
         "promote_chosen": lambda *_: 2,
@@ -107,12 +123,72 @@ PATHS = {
 }
 
 
+FIRST_BLEND, LATE_BLEND = (0, 1, 2, 3), (1, 0, 2, 3)
+WITH_BLENDS = {
+    "in range": (Decision.KEEP, FIRST_BLEND, [], {"keep"}),
+    "the blend recovers": (Decision.RETRAIN, FIRST_BLEND, [R], blend() | PROMOTED),
+    "recovers at 1": (Decision.RETRAIN, FIRST_BLEND, [F, R], blend() | attempt(1) | PROMOTED),
+    "recovers at 2": (Decision.RETRAIN, FIRST_BLEND, [I, F, R], blend() | attempt(1) | attempt(2) | PROMOTED),
+    "the blend improves only": (
+        *(Decision.RETRAIN, FIRST_BLEND, [I, F, F, F]),
+        blend() | attempt(1) | attempt(2) | attempt(3) | PROMOTED | {"warn"},
+    ),
+    "none": (Decision.RETRAIN, FIRST_BLEND, [F] * 4, blend() | attempt(1) | attempt(2) | attempt(3) | {"warn"}),
+    "recovers before a late blend": (Decision.RETRAIN, LATE_BLEND, [R], attempt(1) | PROMOTED),
+    "the late blend recovers": (Decision.RETRAIN, LATE_BLEND, [F, R], attempt(1) | blend("_later") | PROMOTED),
+    "recovers after a late blend": (
+        *(Decision.RETRAIN, LATE_BLEND, [F, F, R]),
+        attempt(1) | blend("_later") | attempt(2) | PROMOTED,
+    ),
+    "none, the blend being late": (
+        *(Decision.RETRAIN, LATE_BLEND, [F] * 4),
+        attempt(1) | blend("_later") | attempt(2) | attempt(3) | {"warn"},
+    ),
+}
+
+
+@pytest.mark.parametrize("path", WITH_BLENDS)
+def test_a_path_of_the_loop_with_a_blend(
+    path: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
+    decision, order, outcomes, walked = WITH_BLENDS[path]
+    pretend(monkeypatch, decision, outcomes, order)
+    walks(run(models.write(tmp_path, yaml=BLENDS), "check", day=str(FIRST)), walked, decision, sent)
+
+
+@pytest.mark.parametrize(("order", "last"), [((0, 1), attempt(1)), ((1, 0), blend("_later"))])
+def test_with_one_recipe_the_warning_follows_whatever_comes_last(
+    order: tuple[int, ...], last: set[str], run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
+    pretend(monkeypatch, Decision.RETRAIN, [F, F], order)
+    one = models.YAML.replace("[{{window: 28d}}, {{window: 7d}}]\nretrain_first: none", "[{{window: 28d}}]")
+    walked = (blend() if order[0] == 0 else set()) | attempt(1) | last | {"warn"}
+    walks(run(models.write(tmp_path, yaml=one), "check", day=str(FIRST)), walked, Decision.RETRAIN, sent)
+
+
+def test_a_blend_that_crashes_counts_as_not_improved(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
+    pretend(monkeypatch, Decision.RETRAIN, [CRASH, R], FIRST_BLEND)
+    states = run(models.write(tmp_path, yaml=BLENDS), "check", day=str(FIRST))
+    assert (states["attempt_0.blend"], states["attempt_1.verdict"], states["promote"]) == (
+        "failed",
+        "success",
+        "success",
+    )
+    assert sent == []
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_of_the_loop(path: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list) -> None:
     decision, outcomes, walked = PATHS[path]
     spec = models.write(tmp_path, yaml=THREE)
     pretend(monkeypatch, decision, outcomes)
-    states = run(spec, "check", day=str(FIRST))
+    walks(run(spec, "check", day=str(FIRST)), walked, decision, sent)
+
+
+def walks(states: dict[str, str], walked: set[str], decision: Decision, sent: list) -> None:
+    """These tasks have succeeded, and all others were skipped."""
     walked = walked | {"labels", "measure", "decide"} | ({"drift_report"} if decision is Decision.RETRAIN else set())
     assert {task for task, state in states.items() if task and state == "success"} == walked
     assert {state for task, state in states.items() if task not in walked and task} == {"skipped"}
@@ -307,7 +383,7 @@ def test_a_check_that_has_promoted_before_does_only_what_it_has_left(
     spec = models.write(tmp_path, yaml=THREE)
     pretend(monkeypatch, Decision.RETRAIN, [])
     verdict = Verdict(Decision.RETRAIN, "pretended")
-    monkeypatch.setattr(steps, "begin", lambda *_: Evidence(verdict, 3, {}, promoted=True))
+    monkeypatch.setattr(steps, "begin", lambda *_: Evidence(verdict, (1, 2, 3), {}, promoted=True))
     warning = SimpleNamespace(subject="the warning", key="k", to=("ops@example.com",))
     monkeypatch.setattr(steps, "act", lambda *_: SimpleNamespace(warning=warning, rescored=Reconciled(kept=kept)))
     states = run(spec, "check", day=str(FIRST))

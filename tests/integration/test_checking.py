@@ -132,7 +132,7 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
         steps.measure(spec, later)
         verdict = steps.decide(spec, later)
         assert verdict.decision is Decision.WATCH
-        assert "it waits for one more window" in verdict.why
+        assert "it waits for 1 more window" in verdict.why
     score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=7)), run="later")
     steps.store_labels(spec, day + timedelta(days=7))
     steps.measure(spec, day + timedelta(days=7))

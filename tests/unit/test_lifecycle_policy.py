@@ -61,7 +61,6 @@ VIOLATED = [window(0, False), window(1, False)]
     [
         (window(1, False), {}, Decision.RETRAIN, "2 of the last 2 windows are"),
         (window(1, False), {"only_measured": "only measured"}, Decision.KEEP, "only measured"),
-        (window(1, False), {"warned": True}, Decision.WATCH, "waits for one more window"),
         (window(1, False, days=4), {}, Decision.WAIT, "but the slice has 4 days and 40 rows, and 5 and 1 are needed"),
         (
             replace(window(1, False), incomplete="few"),
@@ -72,7 +71,7 @@ VIOLATED = [window(0, False), window(1, False)]
         (None, {}, Decision.WAIT, "but the slice has 0 days and 0 rows"),
     ],
 )
-def test_a_violation_is_acted_on_where_an_attempt_can_be_judged_and_none_failed_on_it(
+def test_a_violation_is_acted_on_where_an_attempt_can_be_judged(
     held_out: Measurement | None, given: dict, expected: Decision, said: str
 ) -> None:
     verdict = decide(VIOLATED, held_out, RULES, **given)
@@ -81,7 +80,7 @@ def test_a_violation_is_acted_on_where_an_attempt_can_be_judged_and_none_failed_
 
 
 def test_what_is_in_range_stays_whatever_the_slice_holds() -> None:
-    assert decide([window(0, True)], None, RULES, warned=True).decision is Decision.KEEP
+    assert decide([window(0, True)], None, RULES).decision is Decision.KEEP
 
 
 def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:

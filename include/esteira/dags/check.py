@@ -20,6 +20,7 @@ from esteira.dags import alerts
 from esteira.dags.common import ATTEMPT, LOOKS, WAITING, dag_of, day_field, predictions_asset, run_day
 from esteira.lifecycle.actions import (
     Action,
+    Blend,
     Done,
     Keep,
     Promote,
@@ -43,6 +44,7 @@ TASKS: Mapping[type[Action], str | None] = {
     Wait: "wait",
     Verify: "verify",
     ReportDrift: "drift_report",
+    Blend: "attempt_0{later}.blend",
     Retrain: "attempt_{attempt}.retrain",
     Promote: "commit_notebook",
     Reconcile: None,
@@ -53,21 +55,29 @@ if set(TASKS) != set(get_args(Action)):  # while it is parsed: an action without
     raise TypeError(f"no task does {set(get_args(Action)) ^ set(TASKS)}")
 
 
+PAST_A_BLEND = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS  # of the two verdicts before an attempt one may be skipped
+LATER = "_later"  # how the name of the blend's group goes on that comes after the first retraining
+
+
 def _tasks_of(actions: Iterable[Action]) -> list[str]:
     """The tasks that a branch goes on with."""
     names = ((TASKS[type(action)], action) for action in actions)
-    return [name.format(attempt=getattr(action, "attempt", "")) for name, action in names if name]
+    return [
+        name.format(attempt=getattr(action, "attempt", ""), later=LATER if getattr(action, "later", False) else "")
+        for name, action in names
+        if name
+    ]
 
 
 def check_dag(spec: ModelSpec) -> DAG:
-    """labels → measure → decide → up to three attempts → commit, register, promote, score again, and/or warn."""
+    """labels → measure → decide → a blend, up to three attempts → commit, register, promote, score again, and/or warn."""
     doc = f"""Check the champion of {spec.name}: {", ".join(f"{name} {limit}" for name, limit in spec.check.metrics.items())}.
 
 It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
 {counted(spec.check.every, "day")} decide: it is violated when the latest, and {spec.check.violated.at_least} of the last {spec.check.violated.of_last},
-are out of range. Then up to {counted(len(spec.recipes), "attempt")} retrain, each judged on the latest {counted(spec.check.slice, "mature day")}, which
+are out of range. Then{" a blend of what was trained before, and" if spec.retrain_first == "blend" else ""} up to {counted(len(spec.recipes), "attempt")} that retrain, each judged on the latest {counted(spec.check.slice, "mature day")}, which
 neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
-does, a warning is mailed."""
+does, a warning is mailed, once until a window is in range again, and the next loop waits for longer."""
     params = {
         "day": day_field(spec, "Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")
     }
@@ -80,24 +90,16 @@ does, a warning is mailed."""
 
 def _check_tasks(spec: ModelSpec) -> None:
     decided = _measured(spec)
-    keep, wait = EmptyOperator(task_id="keep"), EmptyOperator(task_id="wait")
-    decided >> Label("in range") >> keep
-    decided >> Label("too little is known") >> wait
+    decided >> Label("in range") >> EmptyOperator(task_id="keep")
+    decided >> Label("too little is known") >> _wait(spec)
     decided >> Label("drift") >> _drift_report(spec)
     decided >> Label("newly promoted") >> _verify(spec)
-    verdicts = []
-    previous, label = decided, "out of range"
-    for number in range(1, len(spec.recipes) + 1):
-        trained, verdict = _attempt(spec, number)
-        # The edge to the verdict lets the branch before skip it too, when it skips the attempt.
-        previous >> Label(label) >> trained
-        previous >> verdict
-        previous, label = verdict, "not recovered"
-        verdicts.append(verdict)
-    commit = _promotion(spec)
+    verdicts = _attempts(spec, decided)
+    commit, warn = _promotion(spec), _warn(spec)
     for verdict in verdicts:
         verdict >> Label("better") >> commit
-    verdicts[-1] >> Label("still out of range") >> _warn(spec)
+    for verdict in verdicts[-2:] if len(spec.recipes) == 1 else verdicts[-1:]:
+        verdict >> Label("still out of range") >> warn
 
 
 def _measured(spec: ModelSpec) -> Any:
@@ -133,6 +135,49 @@ def _measured(spec: ModelSpec) -> Any:
     return decided
 
 
+def _attempts(spec: ModelSpec, decided: Any) -> list[Any]:
+    """The attempts, one after the other; returns their verdicts. The blend comes first, or else after the first retraining."""
+    trained = [_attempt(spec, number) for number in range(1, len(spec.recipes) + 1)]
+    if spec.retrain_first == "none":
+        groups, skipping = trained, {}
+    else:
+        groups = [_blend(spec), trained[0], _blend(spec, LATER), *trained[1:]]
+        skipping = {1: decided, 3: trained[0][1]}  # by the group: whose verdict leads there as well, past a blend
+    previous, label = decided, "out of range"
+    for index, (begins, verdict) in enumerate(groups):
+        for before in (previous, *([skipping[index]] if index in skipping else [])):
+            before >> Label(label) >> begins
+            label = "not recovered"
+        decided >> verdict  # a success before it: what failed between is a crash
+        previous = verdict
+    return [verdict for _, verdict in groups]
+
+
+def _blend(spec: ModelSpec, later: str = "") -> tuple[Any, Any]:
+    """The attempt that blends what was trained before, as a task group."""
+    with TaskGroup(f"attempt_0{later}", tooltip="Attempt 0: a blend of what was trained before"):
+
+        @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None, trigger_rule=PAST_A_BLEND)
+        def blend() -> str:
+            from esteira import steps
+
+            return steps.blend(spec, run_day(spec)).value
+
+        blended, judged = blend(), _verdict(spec, 0)
+        blended >> judged
+    return blended, judged
+
+
+def _verdict(spec: ModelSpec, number: int) -> Any:
+    @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)  # after a crash, too, but not where the attempt is skipped
+    def verdict() -> list[str]:
+        from esteira import steps
+
+        return _tasks_of(upcoming(steps.evidence(spec, run_day(spec), number)))
+
+    return verdict()
+
+
 def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
     """One attempt as a task group; a crash in it counts as an attempt that did not improve, so it mails no failure.
 
@@ -140,7 +185,7 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
     """
     with TaskGroup(f"attempt_{number}", tooltip=f"Attempt {number}: {spec.recipes[number - 1].window}d"):
 
-        @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None)
+        @task(retries=4, retry_policy=ATTEMPT, on_failure_callback=None, trigger_rule=PAST_A_BLEND)
         def retrain() -> str:
             from esteira import steps
 
@@ -152,13 +197,7 @@ def _attempt(spec: ModelSpec, number: int) -> tuple[Any, Any]:
 
             return steps.recheck(spec, run_day(spec), number, model_run).value
 
-        @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-        def verdict() -> list[str]:
-            from esteira import steps
-
-            return _tasks_of(upcoming(steps.evidence(spec, run_day(spec), number)))
-
-        trained, judged = retrain(), verdict()
+        trained, judged = retrain(), _verdict(spec, number)
         recheck(trained) >> judged
     return trained, judged
 
@@ -195,15 +234,31 @@ def _promotion(spec: ModelSpec) -> Any:
 
 
 def _warn(spec: ModelSpec) -> Any:
-    @task
+    @task(trigger_rule=PAST_A_BLEND)
     def warn() -> str:
         from esteira import steps
 
         mail = steps.warn(spec, run_day(spec), alerts.run_url())
+        if mail is None:
+            return "people were told before"
         alerts.deliver_now(spec, mail)
         return mail.subject
 
     return warn()
+
+
+def _wait(spec: ModelSpec) -> Any:
+    @task
+    def wait() -> str:
+        from esteira import steps
+
+        mail = steps.queue_wait_mail(spec, run_day(spec), alerts.run_url())
+        if mail is None:
+            return "too little is known"
+        alerts.deliver_now(spec, mail)
+        return mail.subject
+
+    return wait()
 
 
 def _drift_report(spec: ModelSpec) -> Any:

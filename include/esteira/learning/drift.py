@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, canonical
 
 BINS = 10
 FLOOR = 1e-4  # the share that an empty bin is taken to have
+CHANCE, DRAWS, MANY = 0.99, 200, 2_000  # what so many draws of fewer rows stay below is no drift but chance
+LABEL, PREDICTION, ERROR, LABELLED = (
+    "(label)",
+    "(prediction)",
+    "(error)",
+    "(labelled)",
+)  # beside features, whose names have no brackets
+OUTCOMES = (LABEL, PREDICTION, ERROR)
 
 Profile = dict[str, dict[str, Any]]
 Shares = np.ndarray[Any, Any]
@@ -48,7 +56,7 @@ STATISTIC = Statistic("psi", "PSI", 0.2, _psi)
 def profile(spec: ModelSpec, frame: pd.DataFrame, weights: Mapping[str, float] | None = None) -> Profile:
     """How each feature is spread over at most 10 bins (numbers, by quantiles) or categories, with a bin for empty ones.
 
-    Numbers have two more bins, for what lies below and above all that was seen. `weights`, the features' importance, are
+    So is the `label`, where `frame` has it, of all rows and by segment. Numbers have two more bins, for what lies below and above all that was seen. `weights`, the features' importance, are
     kept beside.
     """
     numeric = {*spec.features.numeric, *spec.features.boolean}
@@ -60,7 +68,65 @@ def profile(spec: ModelSpec, frame: pd.DataFrame, weights: Mapping[str, float] |
     }
     for name, weight in (weights or {}).items():
         found[name]["importance"] = weight
+    return (
+        found | _by_segment(spec, frame, frame[["label"]].rename(columns={"label": LABEL}))
+        if "label" in frame
+        else found
+    )
+
+
+def outcomes(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows with `label`, `prediction` and `probability` the label, what was predicted (of a binary task the probability), the error.
+
+    The error is the distance of the two, of a binary task that of the probability, of a multiclass one whether it was wrong.
+    """
+    label, predicted = rows["label"], rows["prediction"]
+    if spec.task == "regression":
+        error = (label - predicted).abs()
+    elif spec.task == "binary":
+        predicted = rows["probability"]
+        error = ((label == spec.positive_class) - predicted).abs()
+    else:
+        error = (label != predicted).astype(float)
+    return pd.DataFrame({LABEL: label, PREDICTION: predicted, ERROR: error}, index=rows.index)
+
+
+def outcome_profile(spec: ModelSpec, rows: pd.DataFrame) -> Profile:
+    """How predictions and errors are spread over rows that the model had not seen, all of them and by segment."""
+    return _by_segment(spec, rows, outcomes(spec, rows)[[PREDICTION, ERROR]]) if len(rows) else {}
+
+
+def _by_segment(spec: ModelSpec, rows: pd.DataFrame, known: pd.DataFrame) -> Profile:
+    found = {str(name): _shape(spec, known[name]) for name in known}
+    for column in spec.check.segments:
+        for value, part in known.groupby(segment_names(rows[column])):
+            found |= {f"{name} {column}={value}": _shape(spec, part[name]) for name in known}
     return found
+
+
+def segment_names(values: pd.Series) -> pd.Series:
+    """How the segments of a column are called."""
+    return values.map(canonical, na_action="ignore").astype("object").fillna("(empty)")
+
+
+def _shape(spec: ModelSpec, values: pd.Series) -> dict[str, Any]:
+    numeric = pd.api.types.is_numeric_dtype(values)
+    return _numeric_profile(values) if numeric else _category_profile(values, hidden=spec.target in spec.personal)
+
+
+def of_outcomes(known: Profile) -> Profile:
+    """What a profile says of predictions and errors."""
+    return {name: shape for name, shape in known.items() if name.startswith((PREDICTION, ERROR))}
+
+
+def measure_outcomes(
+    spec: ModelSpec, reference: Profile, rows: pd.DataFrame, segment: str = ""
+) -> dict[str, tuple[float, float]]:
+    """The drift of `label`, `prediction` and `error`, and above which it is one; of a segment's rows beside what it was then."""
+    known = outcomes(spec, rows).rename(columns={name: f"{name} {segment}".strip() for name in OUTCOMES})
+    found = measure({name: reference[name] for name in known.columns if name in reference}, known)
+    most = limits(reference, found, len(rows))
+    return {name.partition(")")[0][1:]: (value, most[name]) for name, value in found.items()}
 
 
 def importance(known: Profile) -> dict[str, float]:
@@ -99,12 +165,31 @@ def _categories(values: pd.Series, hidden: bool) -> pd.Series:
 
 
 def measure(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
-    """The drift of each profiled feature that `frame` has, by STATISTIC."""
+    """The drift of each profiled column that `frame` has, by STATISTIC."""
     return {
         name: STATISTIC.function(*_spreads(shape, frame[name]))
         for name, shape in reference.items()
         if name in frame.columns and len(frame)
     }
+
+
+def limits(reference: Profile, names: Iterable[str], rows: int) -> dict[str, float]:
+    """Above which drift each of the columns did drift, measured over so many rows.
+
+    It is STATISTIC's limit, or what the drift of as many rows drawn from the reference hardly ever comes to: of a few rows
+    most bins are empty by chance.
+    """
+    draw = np.random.default_rng(0)
+    few = 0 < rows < MANY
+    return {name: max(STATISTIC.limit, _by_chance(reference[name], rows, draw) if few else 0.0) for name in names}
+
+
+def _by_chance(shape: dict[str, Any], rows: int, draw: np.random.Generator) -> float:
+    then = np.array(shape["shares"] if "edges" in shape else [*shape["categories"].values(), 0.0])
+    if then.sum() <= 0:
+        return 0.0
+    drawn = draw.multinomial(rows, then / then.sum(), size=DRAWS) / rows
+    return float(np.quantile([STATISTIC.function(then, each) for each in drawn], CHANCE))
 
 
 def _spreads(shape: dict[str, Any], values: pd.Series) -> tuple[Shares, Shares]:

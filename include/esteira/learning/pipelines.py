@@ -13,11 +13,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_selection import SelectPercentile, f_classif, f_regression
 from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
 from esteira.errors import SpecError
@@ -80,24 +81,38 @@ def pipeline(spec: ModelSpec, candidate: Candidate, params: Mapping[str, Any]) -
         [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
     )
     flag = SimpleImputer(strategy="most_frequent", keep_empty_features=True)
-    encode = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100, sparse_output=False)
-    category = Pipeline(
-        [
-            # None is what an empty category is in the matrix that design() makes
-            (
-                "impute",
-                SimpleImputer(strategy="constant", fill_value="(empty)", missing_values=None, keep_empty_features=True),
-            ),
-            ("encode", encode),
-        ]
-    )
+    estimator = _estimator(spec, candidate)(**_seeded(spec, candidate, params))
+    native = _takes_categories(spec, estimator)
+    if (
+        native
+    ):  # a category of its own for each, at most as many as it has bins for; one not seen before is a missing value
+        start = len(spec.features.numeric)
+        estimator.set_params(categorical_features=list(range(start, start + len(spec.features.categorical))))
+        options = {"handle_unknown": "use_encoded_value", "unknown_value": np.nan}
+        encode: Any = OrdinalEncoder(max_categories=estimator.max_bins, **options)
+    else:
+        encode = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100, sparse_output=False)
+    # None is what an empty category is in the matrix that design() makes
+    empty = SimpleImputer(strategy="constant", fill_value="(empty)", missing_values=None, keep_empty_features=True)
+    category = Pipeline([("impute", empty), ("encode", encode)])
     parts = (("numeric", number), ("categorical", category), ("boolean", flag))
     prepare = ColumnTransformer([(name, part, list(getattr(spec.features, name))) for name, part in parts])
     steps: list[tuple[str, Any]] = [("prepare", prepare)]
     if spec.train.feature_selection:
         test = f_regression if spec.task == "regression" else f_classif
         steps.append(("select", SelectPercentile(test, percentile=spec.train.feature_selection.percentile)))
-    return Pipeline([*steps, ("model", _estimator(spec, candidate)(**_seeded(spec, candidate, params)))])
+    return Pipeline([*steps, ("model", estimator)])
+
+
+def _takes_categories(spec: ModelSpec, estimator: Any) -> bool:
+    """Whether the estimator is told which columns are categories, and need not be given a column for each of them.
+
+    The univariate test of a feature selection can't read them, and what a model.yaml says itself stays.
+    """
+    known = estimator.get_params()
+    asked = isinstance(estimator, HistGradientBoostingRegressor | HistGradientBoostingClassifier)
+    untold = known.get("categorical_features") in (None, "from_dtype")
+    return asked and untold and bool(spec.features.categorical) and not spec.train.feature_selection
 
 
 def _estimator(spec: ModelSpec, candidate: Candidate) -> Callable[..., Any]:

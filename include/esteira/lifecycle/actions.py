@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 from esteira.lifecycle.policy import Decision, Outcome, Verdict, best_attempt
 
@@ -35,6 +35,15 @@ class ReportDrift:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Blend what was trained before, which trains nothing, and judge what comes of it: attempt 0. `later`: not as the first one."""
+
+    attempt: ClassVar[int] = 0
+
+    later: bool = False
+
+
+@dataclass(frozen=True)
 class Retrain:
     """Train by the recipe of this number, the first being 1, and judge what comes of it."""
 
@@ -55,7 +64,7 @@ class Reconcile:
 
 @dataclass(frozen=True)
 class Warn:
-    """Tell people that the loop did not bring the metric back."""
+    """Note that the loop did not bring the metric back, and tell people, unless they were told of late."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,19 @@ class Done:
     """All that the check decided has been done."""
 
 
-Action = Keep | Wait | Verify | ReportDrift | Retrain | Promote | Reconcile | Warn | Done
+Action = Keep | Wait | Verify | ReportDrift | Blend | Retrain | Promote | Reconcile | Warn | Done
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What a check has found and done so far. An attempt is here once it has ended: with its outcome and its gain.
 
-    `unverified`: a promotion's first window is whole; `unreported`: what drifted is to be looked into.
+    `order` has the attempts in the order in which they are made, 0 being the blend. `unverified`: a promotion's first window is
+    whole; `unreported`: what drifted is to be looked into.
     """
 
     verdict: Verdict
-    recipes: int
+    order: tuple[int, ...]
     attempts: Mapping[int, tuple[Outcome, float]]
     unverified: bool = False
     unreported: bool = False
@@ -83,10 +93,10 @@ class Evidence:
     warned: bool = False
 
     @classmethod
-    def decided(cls, verdict: Verdict, recipes: int, *, unverified: bool, drifted: bool) -> Evidence:
+    def decided(cls, verdict: Verdict, order: tuple[int, ...], *, unverified: bool, drifted: bool) -> Evidence:
         """What is known once it is decided; before a retraining it is looked into what drifted, too much or not."""
         unreported = drifted or verdict.decision is Decision.RETRAIN
-        return cls(verdict, recipes, {}, unverified=unverified, unreported=unreported)
+        return cls(verdict, order, {}, unverified=unverified, unreported=unreported)
 
     def after(self, action: Verify | ReportDrift | Promote | Reconcile | Warn) -> Evidence:
         """What is known once an action has been done of which nothing else can come."""
@@ -118,7 +128,7 @@ def next_action(found: Evidence) -> Action:
             return Keep(found.verdict.why, watch=True)
         case Decision.WAIT:
             return Wait(found.verdict.why)
-        case Decision.RETRAIN:
+        case Decision.BLEND | Decision.RETRAIN:
             return _in_the_loop(found)
         case _ as unknown:
             assert_never(unknown)
@@ -132,20 +142,37 @@ def upcoming(found: Evidence) -> tuple[Action, ...]:
         if isinstance(action, Done):
             return tuple(actions) or (action,)
         actions.append(action)
-        if isinstance(action, Keep | Wait | Retrain):
+        if isinstance(action, Keep | Wait | Blend | Retrain):
             return tuple(actions)
         found = found.after(action)
 
 
+REFUSED = 3  # blends one after the other, after which a retraining is tried first
+
+
+def order_of(recipes: int, blends: Sequence[Outcome] | None) -> tuple[int, ...]:
+    """The attempts of a loop in the order in which they are made: the blend, 0, first, or after the first retraining.
+
+    It is later where the last three `blends`, the latest one last, did not pass the gate. None: there are to be none.
+    """
+    trained = tuple(range(1, recipes + 1))
+    if blends is None:
+        return trained
+    last = blends[-REFUSED:]
+    is_refused = len(last) == REFUSED and all(each is Outcome.FAILS for each in last)
+    return (*trained[:1], 0, *trained[1:]) if is_refused else (0, *trained)
+
+
 def _in_the_loop(found: Evidence) -> Action:
     recovered = any(outcome is Outcome.RECOVERS for outcome, _ in found.attempts.values())
-    if not recovered and not found.promoted and len(found.attempts) < found.recipes:
-        return Retrain(next(n for n in range(1, found.recipes + 1) if n not in found.attempts))
+    left = [number for number in found.order if number not in found.attempts]
+    if not recovered and not found.promoted and left:
+        return Retrain(left[0]) if left[0] else Blend(later=left[0] != found.order[0])
     best = best_attempt(found.attempts)
     if best is not None and not found.promoted:
         return Promote(best)
     if found.promoted and not found.reconciled:
         return Reconcile()
-    if not recovered and not found.warned:
+    if found.verdict.decision is Decision.RETRAIN and not recovered and not found.warned:
         return Warn()
     return Done()

@@ -172,9 +172,87 @@ class Verified(Event):
         return {**self.facts, "replaced": self.replaced}
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was known when a loop began: what is new later opens the next one early.
+
+    `spec` is the digest of the model.yaml and its code, `past` how many days there were to learn from, `off` by which share of the
+    error that its limit allows a metric was out of range, `drifted` whether too many features had drifted.
+    """
+
+    spec: str = ""
+    past: int = 0
+    off: float = 0.0
+    drifted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrecovered(Event):
+    """A loop of attempts did not bring the champion `version` back into its range on the window that ends with `last`.
+
+    `improved`: one of them was better, and promoted. `met`: one was within every limit, though it was not better. `reached` is the
+    best that they came to, by metric.
+    """
+
+    state: ClassVar[str] = "unrecovered"
+    before: ClassVar[str] = "champion"
+
+    version: int
+    last: date
+    improved: bool = False
+    met: bool = False
+    reached: Mapping[str, float] = field(default_factory=dict)
+    known: Known = Known()
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        version, _, last = kept.rest.partition(":")
+        return cls(
+            version=int(version),
+            last=date.fromisoformat(last),
+            improved=bool(kept.facts["improved"]),
+            met=bool(kept.facts["met"]),
+            reached=kept.facts["reached"],
+            known=Known(**kept.facts["known"]),
+            **kept.about,
+        )
+
+    @property
+    def id(self) -> str:
+        """One for a champion and a window."""
+        return f"unrecovered:{self.version}:{self.last}"
+
+    def evidence(self) -> Mapping[str, Any]:
+        """What came of it, and what was known then."""
+        return {"improved": self.improved, "met": self.met, "reached": dict(self.reached), "known": vars(self.known)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered(Event):
+    """After loops that had not helped every metric of the champion `version` is in range on the window that ends with `last`."""
+
+    state: ClassVar[str] = "recovered"
+    before: ClassVar[str] = "unrecovered"
+
+    version: int
+    last: date
+
+    @classmethod
+    def of_row(cls, kept: Kept) -> Self:
+        """From a row of its kind."""
+        version, _, last = kept.rest.partition(":")
+        return cls(version=int(version), last=date.fromisoformat(last), **kept.about)
+
+    @property
+    def id(self) -> str:
+        """One for a champion and a window."""
+        return f"recovered:{self.version}:{self.last}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
-    """The loop did not bring the champion `version` back into its range on the window that ends with `last`."""
+    """People were told that the loop did not bring the champion `version` back on the window that ends with `last`."""
 
     state: ClassVar[str] = "warned"
 

@@ -26,6 +26,7 @@ class Decision(StrEnum):
     KEEP = "keep"
     WATCH = "watch"  # out of range, but not yet violated: nothing is done
     WAIT = "wait"  # too little is known
+    BLEND = "blend"  # a loop is held back: only what trains nothing is tried
     RETRAIN = "retrain"
 
 
@@ -108,12 +109,11 @@ def decide(
     rules: Rules,
     *,
     only_measured: str = "",
-    warned: bool = False,
 ) -> Verdict:
     """Keep, watch, wait or retrain.
 
     `windows` are the champion's, in order of time, the latest one last; `held_out` is the slice that attempts would be judged
-    on. `only_measured` says why nothing is to be done whatever was measured; `warned`: the loop failed on the latest window.
+    on. `only_measured` says why nothing is to be done whatever was measured.
     """
     if only_measured:
         return Verdict(Decision.KEEP, only_measured)
@@ -122,9 +122,6 @@ def decide(
         return verdict
     if held_out is None or not held_out.is_evidence(rules):
         return Verdict(Decision.WAIT, f"{verdict.why}, but {_lacking(held_out, rules)}")
-    if warned:
-        why = f"{verdict.why}, and the loop failed on this window: it waits for one more window of mature days"
-        return Verdict(Decision.WATCH, why)
     return verdict
 
 
@@ -156,13 +153,22 @@ def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
         return Verdict(Decision.WAIT, f"the labels from {span} look incomplete: {latest.incomplete}")
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
-    bad = sum(not window.healthy for window in windows if window.is_evidence(rules))
+    bad = _bad(windows, rules)
     what = f"{latest.out_of_range()} is out of range from {span}"
     if len(windows) > 1:
         what += f"; {bad} of the last {len(windows)} windows {'is' if bad == 1 else 'are'}"
     if bad < rules.at_least:
         return Verdict(Decision.WATCH, f"{what}; {rules.at_least} are needed to act")
     return Verdict(Decision.RETRAIN, what)
+
+
+def _bad(windows: Sequence[Measurement], rules: Rules) -> int:
+    return sum(not window.healthy for window in windows if window.is_evidence(rules))
+
+
+def is_violated(windows: Sequence[Measurement], rules: Rules) -> bool:
+    """Whether so many of the windows are out of range as a violation takes, be the latest one in range."""
+    return _bad(windows, rules) >= rules.at_least
 
 
 def first_violated(windows: Sequence[Measurement], rules: Rules) -> date:
@@ -257,6 +263,12 @@ def judge(evidence: Gate, rows: int, rules: Rules, *, healthy: bool) -> Outcome:
     if not evidence.passed:
         return Outcome.FAILS
     return Outcome.RECOVERS if healthy else Outcome.IMPROVES
+
+
+def off_by(value: float, bound: float, best: float) -> float:
+    """By which share of the error that a bound allows a value is worse than it; of a metric whose best is 1 the error is what it lacks to that."""
+    allowed = abs(bound - best)
+    return abs(value - bound) / allowed if allowed else math.inf
 
 
 def best_attempt(outcomes: Mapping[int, tuple[Outcome, float]]) -> int | None:

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from esteira.errors import UnknownEvent
-from esteira.lifecycle.events import Dated, Drifted, Event, Kept, Noted, Registered, Rejected, Verified, Warned
+from esteira.lifecycle.events import (
+    Dated,
+    Drifted,
+    Event,
+    Kept,
+    Noted,
+    Recovered,
+    Registered,
+    Rejected,
+    Unrecovered,
+    Verified,
+    Warned,
+)
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 # By how their ids begin, and in the one sequence by the state that they lead to. Any other row is only noted.
@@ -16,6 +28,8 @@ KINDS: Mapping[str, type[Event]] = {
     "verified": Verified,
     "dated": Dated,
     "warned": Warned,
+    "unrecovered": Unrecovered,
+    "recovered": Recovered,
     "drifted": Drifted,
 }
 NUMBERED: Mapping[str, type[Numbered]] = {each.state: each for each in (Promoted, RolledBack, Undone, Pinned, Released)}

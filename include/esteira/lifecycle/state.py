@@ -8,7 +8,7 @@ from datetime import date
 from functools import cached_property
 from typing import TypeVar
 
-from esteira.lifecycle.events import Dated, Event, Warned
+from esteira.lifecycle.events import Dated, Event
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 
 E = TypeVar("E", bound=Event)
@@ -182,10 +182,6 @@ class State:
         if now is not None and latest is not None and latest.number != now.number:
             return f"{ONLY_MEASURED}version {latest.version} serves from {latest.effective_day} on"
         return ""
-
-    def was_warned(self, version: int, last: date) -> bool:
-        """Whether the loop has failed on the window of a champion that ends with `last`."""
-        return any((each.version, each.last) == (version, last) for each in self.of(Warned))
 
 
 def fold(events: Iterable[Event], since: Mapping[int, date] | None = None) -> State:

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
 from esteira.learning.drift import STATISTIC
+from esteira.lifecycle.episode import LONGEST, LOOPS
 from esteira.lifecycle.events import Drifted, Verified, Warned
 from esteira.lifecycle.policy import best_attempt
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, Recipe
 from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
 from esteira.text import counted, said, shown_days
 from esteira.views import Check
+
+BLEND = "a blend of what was trained before"
 
 
 def _n(value: float) -> str:
@@ -26,28 +29,51 @@ def receivers(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def warning_why(spec: ModelSpec, found: Check) -> str:
-    """Why people are warned, as a sentence: what is out of range, what was tried, how it ends."""
+    """What a loop came to that did not bring the metric back, as a sentence: what is out of range, what was tried, how it ends."""
     best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
-    end = (
-        f"attempt {best} was better and will be promoted, but it is out of range too"
-        if best
-        else f"version {found.champion} stays champion"
-    )
     last = found.windows[-1]
     wanted = ", ".join(f"{name} {each.wanted}" for name, each in last.bad.items())
-    tries = counted(len(spec.recipes), "retraining attempt")
+    tries = counted(len(spec.recipes), "retraining attempt") + (
+        ", a blend of earlier models," if 0 in found.attempts else ""
+    )
+    end = (
+        f"{named(best)} is better, by {_n(found.attempts[best].gain)}, and is promoted, but it is out of range too"
+        if best is not None
+        else f"version {found.champion} stays champion"
+    )
     return f"{last.out_of_range()} (wanted: {wanted}) and {tries} did not bring it back: {end}"
 
 
-def warning(spec: ModelSpec, found: Check, warned: Warned, run_url: str = "") -> Mail:
-    """The warning after a loop that did not bring the metric back."""
+def named(attempt: int) -> str:
+    """An attempt in a sentence."""
+    return f"attempt {attempt}" if attempt else BLEND
+
+
+def warning(
+    spec: ModelSpec, found: Check, warned: Warned, met_by: Mapping[str, float] | None = None, run_url: str = ""
+) -> Mail:
+    """The warning after a loop that did not bring the metric back; where it promoted an improvement it says so.
+
+    `met_by` has, by metric, a limit that could be met, where the last loops have shown that this one can't.
+    """
     last = found.windows[-1]
     bad, reached = next(iter(last.bad.items()))
+    best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
+    end = "retraining did not help" if best is None else "a better version is promoted"
+    said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
+    limits = ", ".join(f"{name} of {_n(value)}" for name, value in (met_by or {}).items())
+    if limits:
+        said.append(
+            f"This limit can't be met with these features: the best of each of the last {LOOPS} loops was out of range. They would "
+            f"have met {limits}; change check.metrics, or add features that tell more."
+        )
+    quiet = counted(LONGEST, "window")
+    said.append(f"The next loops wait for longer; people are told again after {quiet}, or when something new is known.")
     return Mail(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range, and retraining did not help",
-        lead=f"Model {spec.name}, check of {found.day}: {warned.why}.",
+        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range, and {end}",
+        lead=" ".join(said),
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
         links=_links(spec, found, run_url),
     )
@@ -71,9 +97,8 @@ def _history(spec: ModelSpec, found: Check) -> Section:
 
 def _tried(spec: ModelSpec, found: Check) -> Section:
     rows = []
-    for number, recipe in enumerate(spec.recipes, start=1):
-        given = recipe.model_dump(exclude_none=True).items()
-        shown = ", ".join(f"{name} {_duration(name, value)}" for name, value in given)
+    recipes = {number: _recipe(recipe) for number, recipe in enumerate(spec.recipes, start=1)}
+    for number, shown in {**({0: BLEND} if 0 in found.attempts else {}), **recipes}.items():
         if number in found.attempts:
             tried = found.attempts[number]
             interval = f"{_n(tried.lower)} to {_n(tried.upper)}"
@@ -84,6 +109,11 @@ def _tried(spec: ModelSpec, found: Check) -> Section:
     metric = f"{spec.check.metric} on held-out days"
     head = ["attempt", "recipe", metric, "gain over the champion", "interval", "from", "outcome"]
     return "What was tried", head, rows
+
+
+def _recipe(recipe: Recipe) -> str:
+    given = recipe.model_dump(exclude_none=True).items()
+    return ", ".join(f"{name} {_duration(name, value)}" for name, value in given)
 
 
 def _duration(name: str, value: object) -> str:
@@ -111,6 +141,21 @@ def _drifted(moved: Iterable[measurements.Moved]) -> Section:
     ]
     rows = [[each.feature, _n(each.value), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
     return "Features that drifted, by importance × drift", head, rows
+
+
+def waits(spec: ModelSpec, day: date, since: date, why: str, run_url: str = "") -> Mail:
+    """The mail that says that checks wait for longer than people should be left in the dark."""
+    return Mail(
+        key=f"{spec.name}/waits/{since}",
+        to=receivers(spec),
+        subject=f"[esteira] {spec.name}: nothing could be checked since {since}",
+        lead=(
+            f"Model {spec.name}, check of {day}: every check since {since} has waited, which is longer than check.patience "
+            f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. Nobody knows how good its "
+            "predictions are meanwhile. See whether labels still come, and to their source (`esteira preview` reads a day of it)."
+        ),
+        links=_run(run_url),
+    )
 
 
 def why_page(spec: ModelSpec, found: Check) -> Mail:

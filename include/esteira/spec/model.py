@@ -7,7 +7,7 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import (
     Field,
@@ -60,6 +60,8 @@ class ModelSpec(Block):
     score: Score = Score()
     check: Check
     retrain: tuple[Recipe, ...] = Field(default=(), max_length=3)
+    retrain_first: Literal["blend", "none"] = "blend"
+    members: int = Field(default=8, ge=2, le=32)
     promote: Promote = Promote()
     alerts: Alerts = Alerts()
     timeout: Minutes = 60

@@ -220,6 +220,7 @@ class Check(Block):
     estimate: bool | None = None
     slice: Days = 14
     drift: Drift = Drift()
+    patience: int = Field(default=4, ge=1, le=1000)
 
     @property
     def metric(self) -> str:
@@ -263,7 +264,7 @@ class Promote(Block):
 
     approval: Annotated[Literal["none"], BeforeValidator(_no_approval)] = "none"
     min_gain: float = Field(default=0.0, ge=0)
-    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    confidence: float = Field(default=0.8, ge=0.5, lt=1)
     refit: bool = True
 
 

@@ -1,10 +1,11 @@
 """What each task does: it performs one action. Every step may die anywhere and run again."""
 
-from esteira.steps.alerting import queue, queue_drift_mail, verify, warn
+from esteira.steps.alerting import queue, queue_drift_mail, queue_wait_mail, verify, warn
 from esteira.steps.champions import repair_aliases
 from esteira.steps.checking import (
     act,
     begin,
+    blend,
     check,
     commit_notebook,
     evidence,
@@ -32,6 +33,7 @@ __all__ = [
     "accounted",
     "act",
     "begin",
+    "blend",
     "candidate",
     "check",
     "commit_notebook",
@@ -53,6 +55,7 @@ __all__ = [
     "publish",
     "queue",
     "queue_drift_mail",
+    "queue_wait_mail",
     "recheck",
     "reconcile",
     "register",

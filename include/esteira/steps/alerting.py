@@ -4,36 +4,57 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from esteira import views
 from esteira.errors import Refused
-from esteira.lifecycle.events import Drifted, Verified, Warned, run_key
+from esteira.lifecycle import episode
+from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run_key
+from esteira.lifecycle.policy import best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import measuring, verification
-from esteira.store import ledger, outbox
+from esteira.store import ledger, measurements, outbox
 from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
 
 
-def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail:
-    """Note that the loop of a day's check did not bring the metric back, and queue the warning; one for a champion and a window."""
+def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """Note that the loop of a day's check did not bring the metric back; one for a champion and a window.
+
+    Where people are to be told of it, which is once an episode but for news, the warning is queued with it; None where not.
+    """
     found = views.check(spec, day)
     if not found.windows or found.windows[-1].healthy:
         raise Refused(
             f"model {spec.name}: the check of {day} has found nothing out of range, so there is nothing to warn of"
         )
-    warned = Warned(
+    window, run = found.windows[-1].last, run_key(day)
+    known, before = measuring.known_now(spec, day), episode.episode(ledger.state(spec), but=day)
+    reached, met = measurements.reached(spec, day)
+    why = messages.warning_why(spec, found)
+    warned = Warned(version=found.champion, last=window, day=day, by=run, why=why)
+    improved = best_attempt({each.number: (each.outcome, each.gain) for each in found.attempts.values()}) is not None
+    ended = Unrecovered(
         version=found.champion,
-        last=found.windows[-1].last,
+        last=window,
+        improved=improved,
+        met=met,
+        reached=reached,
+        known=known,
         day=day,
-        by=run_key(day),
-        why=messages.warning_why(spec, found),
+        by=run,
+        why=why,
     )
-    mail = messages.warning(spec, found, warned, run_url)
-    ledger.write(spec, warned, outbox.queued(spec, mail, day, run_key(day)))
+    if not before.is_told(window, spec.check.every, known):
+        ledger.write(spec, ended)
+        log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, before.told)
+        return None
+    higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
+    limits = episode.cannot_be_met((*before.loops, ended), higher)
+    mail = messages.warning(spec, found, warned, limits, run_url)
+    ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
     return mail
 
@@ -45,16 +66,29 @@ def warning_of(spec: ModelSpec, day: date) -> Mail | None:
 
 
 def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
-    """Note that too many features drifted, and queue the mail, one a window; None where they did not."""
+    """Note that too many features drifted; the mail is queued with it where they had not in the 8 windows before. None where not."""
     if measuring.drift_to_report(spec, day) is None:
         return None
     found = views.check(spec, day)
     assert found.drift is not None, "it was asked for above"
-    why = messages.drift_why(found)
-    drifted = Drifted(version=found.drift.version, last=found.drift.last, day=day, by=run_key(day), why=why)
+    run, last = run_key(day), found.drift.last
+    drifted = Drifted(version=found.drift.version, last=last, day=day, by=run, why=messages.drift_why(found))
+    since = last - timedelta(days=episode.LONGEST * spec.check.every)
+    if any(since <= each.last < last for each in ledger.state(spec).of(Drifted)):
+        ledger.write(spec, drifted)
+        return None
     mail = messages.drift(spec, found, drifted, run_url)
-    ledger.write(spec, drifted, outbox.queued(spec, mail, day, run_key(day)))
+    ledger.write(spec, drifted, outbox.queued(spec, mail, day, run))
     return mail
+
+
+def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """Queue the mail that says that checks have waited for longer than `check.patience`, once; None where they have not."""
+    since, verdict = measurements.waiting_since(spec, day), measurements.decided(spec, day)
+    if since is None or verdict is None or (day - since).days <= spec.check.patience * spec.check.every:
+        return None
+    mail = messages.waits(spec, day, since, verdict.why, run_url)
+    return mail if queue(spec, mail, day, run_key(day)) else None
 
 
 @dataclass(frozen=True)

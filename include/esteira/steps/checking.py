@@ -16,6 +16,7 @@ from esteira import data, views
 from esteira.errors import DataError, EsteiraError, Refused
 from esteira.learning import drift, evaluation, pipelines, tuning
 from esteira.lifecycle.actions import (
+    Blend,
     Done,
     Evidence,
     Keep,
@@ -27,15 +28,17 @@ from esteira.lifecycle.actions import (
     Wait,
     Warn,
     next_action,
+    order_of,
 )
 from esteira.lifecycle.changes import Proposal
-from esteira.lifecycle.events import Verified, Warned, run_key
-from esteira.lifecycle.policy import Gate, Outcome, Verdict, best_attempt, first_violated, judge
+from esteira.lifecycle.events import Unrecovered, Verified, run_key
+from esteira.lifecycle.policy import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, judge
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
-from esteira.steps import alerting, champions, explaining, fitting, ingest, labelling, registering, scoring
+from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
+from esteira.steps.blending import attempt_key
 from esteira.steps.measuring import decide, drift_to_report, measure, slice_days, spans, store_labels, windows
 from esteira.steps.outcomes import paired, rules, served
 from esteira.steps.scoring import Reconciled
@@ -55,15 +58,8 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
 
     Raises Refused where the day's check has promoted before: what it rests on stays as it was.
     """
-    promoted = ledger.promoted_by(spec, run_key(day))
-    if promoted is not None:
-        raise Refused(
-            f"model {spec.name}: the check of {day} has promoted version {promoted}, so it trains no more; check a later day"
-        )
+    _begin_attempt(spec, day, attempt)
     recipe = spec.recipes[attempt - 1]
-    for number in measurements.attempts(spec, day):
-        if number >= attempt:  # what an earlier run of this check left is not this one's
-            measurements.write(spec, [], day, number)
     frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
     asked = spec.by_recipe(recipe)
     index, best = tuning.best(asked, frame, recipe.half_life, recipe.trials)
@@ -76,7 +72,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         "recipe": recipe.model_dump_json(),
         **Tuned(index, best.params).tags(),
     }
-    with runs.tracked(spec, _attempt_key(day, attempt), f"attempt {attempt} of {day}", **about) as run_id:
+    with runs.tracked(spec, attempt_key(day, attempt), f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value})
         held_out = labelling.labelled(spec, *slice_days(spec, day))
@@ -86,9 +82,36 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     return run_id
 
 
-def _attempt_key(day: date, attempt: int) -> str:
-    """What the run of an attempt is known by."""
-    return f"{run_key(day)}/attempt/{attempt}"
+def blend(spec: ModelSpec, day: date) -> Outcome:
+    """Blend what was trained before, and judge it as any attempt: it is attempt 0. Raises Refused as retrain() does.
+
+    Where there is nothing to blend its outcome is unknown, and nothing is written.
+    """
+    _begin_attempt(spec, day, 0)
+    run_id = blending.blend(spec, day)
+    return Outcome.UNKNOWN if run_id is None else recheck(spec, day, 0, run_id)
+
+
+def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:
+    """Forget what an earlier run of the check has left of this attempt and of those that come after it."""
+    promoted = ledger.promoted_by(spec, run_key(day))
+    if promoted is not None:
+        raise Refused(
+            f"model {spec.name}: the check of {day} has promoted version {promoted}, so it trains no more; check a later day"
+        )
+    order = attempt_order(spec, day)
+    later = order[order.index(attempt) :]
+    for number in measurements.attempts(spec, day):
+        if number in later:
+            measurements.write(spec, [], day, measurements.of_attempt(number))
+
+
+def attempt_order(spec: ModelSpec, day: date) -> tuple[int, ...]:
+    """The attempts that a day's check may make, in their order; 0 is the blend."""
+    verdict = measurements.decided(spec, day)
+    if verdict is not None and verdict.decision is Decision.BLEND:
+        return (0,)
+    return order_of(len(spec.recipes), measurements.blends(spec, day) if spec.retrain_first == "blend" else None)
 
 
 def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
@@ -111,18 +134,19 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     now = ledger.require_champion(spec, day)
-    run_id = runs.finished(spec, _attempt_key(day, attempt), run_id)
+    run_id = runs.finished(spec, attempt_key(day, attempt), run_id)
     challenger = runs.load(spec, run_id)
     old, new = paired(spec, [challenger], served(spec, now.version, *slice_days(spec, day)))
-    seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes))
-    about = Record(check_day=day, attempt=attempt, role=Role.CHAMPION, version=now.version, run_id=run_id)
+    seen = evaluation.gate(spec, old, new, attempts=len(attempt_order(spec, day)))
+    place = measurements.of_attempt(attempt)
+    about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     outcome = judge(seen, len(old), rules(spec), healthy=healthy)
     # Where it is read in MLflow; what the check goes on with is the table, which is written last.
     told = {"outcome": outcome.value, "measured": str(now.version)}
     runs.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags=told)
-    measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, attempt)
+    measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, place)
     log.info(
         "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
     )
@@ -178,8 +202,12 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             f"model {spec.name}: version {version} is not of attempt {chosen.number}, which the check of {day} has come to since; "
             "run the task register again, and those after it"
         )
-    proposal, recipe = _proposal(spec, day, chosen, version, commit), spec.recipes[chosen.number - 1]
-    if spec.promote.refit:
+    proposal = _proposal(spec, day, chosen, version, commit)
+    if spec.promote.refit and chosen.number == 0:
+        again, seen = blending.again(spec, day, chosen.run_id)
+        proposal = replace(proposal, version=again, twin=version, seen=seen)
+    elif spec.promote.refit:
+        recipe = spec.recipes[chosen.number - 1]
         frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)
         again = registering.refit(
             spec.by_recipe(recipe), day, chosen.run_id, frame, versions, run_key(day), recipe.half_life
@@ -257,33 +285,36 @@ def keep_drift_report(spec: ModelSpec, day: date) -> str:
 def begin(spec: ModelSpec, day: date) -> Evidence:
     """Decide, and see what else the check of a day is to do; where it has promoted before, what it has left to do."""
     if ledger.promoted_by(spec, run_key(day)) is not None and measurements.decided(spec, day) is not None:
-        return evidence(spec, day, 0)
+        return evidence(spec, day, None)
     verdict = decide(spec, day)
     due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
-    return Evidence.decided(verdict, len(spec.recipes), **due)
+    order = attempt_order(spec, day) if verdict.decision in (Decision.BLEND, Decision.RETRAIN) else ()
+    return Evidence.decided(verdict, order, **due)
 
 
-def evidence(spec: ModelSpec, day: date, tried: int) -> Evidence:
+def evidence(spec: ModelSpec, day: date, tried: int | None) -> Evidence:
     """What a day's check has found and done so far, as it is stored.
 
-    Attempts up to number `tried` have ended, and all of them where one was promoted; one that left nothing has crashed.
+    The attempts up to number `tried` (None: none) have ended, in their order, and all that left something where one was
+    promoted; one that left nothing has crashed.
     """
     verdict = measurements.decided(spec, day)
     if verdict is None:
         raise EsteiraError(f"model {spec.name}: nothing was decided for {day} yet; run measure and decide first")
     measured, run = measurements.attempts(spec, day), run_key(day)
     promoted = ledger.promoted_by(spec, run) is not None
-    tried = max(tried, *measured) if promoted and measured else tried
+    order = attempt_order(spec, day)
+    last = [order.index(number) for number in (tried, *(measured if promoted else ())) if number in order]
     ended = {
         number: (measured[number].outcome, measured[number].gain) if number in measured else (Outcome.FAILS, math.nan)
-        for number in range(1, tried + 1)
+        for number in order[: max(last, default=-1) + 1]
     }
     return Evidence(
         verdict,
-        len(spec.recipes),
+        order,
         ended,
         promoted=promoted,
-        warned=any(each.by == run for each in ledger.state(spec).of(Warned)),
+        warned=any(each.by == run for each in ledger.state(spec).of(Unrecovered)),
     )
 
 
@@ -319,13 +350,14 @@ def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = Tr
     rescored, worse, told = None, None, None
     while True:
         match action := next_action(found):
-            case Keep() | Wait() | Done():
-                outcomes = tuple(outcome for outcome, _ in found.attempts.values())
-                promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day) or told
-                return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
-            case Retrain(number):
-                _attempt(spec, day, number)
-                found = replace(found, attempts=evidence(spec, day, number).attempts)
+            case Keep() | Done():
+                break
+            case Wait():
+                alerting.queue_wait_mail(spec, day)
+                break
+            case Blend() | Retrain():
+                _attempt(spec, day, action.attempt)
+                found = replace(found, attempts=evidence(spec, day, action.attempt).attempts)
                 continue
             case Verify():
                 worse = _verified(spec, day)
@@ -341,6 +373,9 @@ def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = Tr
             case _ as unknown:
                 assert_never(unknown)
         found = found.after(action)
+    outcomes = tuple(outcome for outcome, _ in found.attempts.values())
+    promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day) or told
+    return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
 
 
 def _verified(spec: ModelSpec, day: date) -> Verified | None:
@@ -354,7 +389,10 @@ def _verified(spec: ModelSpec, day: date) -> Verified | None:
 
 def _attempt(spec: ModelSpec, day: date, number: int) -> None:
     try:
-        recheck(spec, day, number, retrain(spec, day, number))
+        if number:
+            recheck(spec, day, number, retrain(spec, day, number))
+        else:
+            blend(spec, day)
     except Exception as error:  # whatever it was, the next recipe may still help; it is in the log
         if is_outage(error):
             raise

@@ -13,9 +13,10 @@ import pandas as pd
 from esteira import data
 from esteira.errors import DataError
 from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning.drift import Profile
 from esteira.learning.pipelines import Model
 from esteira.spec import Candidate, ModelSpec
-from esteira.steps import preparing
+from esteira.steps import labelling, preparing
 from esteira.store import runs
 from esteira.store.lineage import DataVersions, DaysSeen, Tuned, Validated
 from esteira.text import counted
@@ -92,7 +93,7 @@ def log_fitted(
     """Keep a fitted model with its lineage and the plots of its predictions on rows that it has not seen."""
     weights = pipelines.importance(spec, model, rows) if len(rows) else {}
     log_lineage(spec, run_id, past, chosen, params, versions)
-    runs.log_model(spec, run_id, model, data.masked(spec, past.head(5)), drift.profile(spec, past, weights))
+    keep_model(spec, run_id, model, past, weights, outcomes_of(spec, rows, scored))
     if len(rows):
 
         def drawn() -> Mapping[str, Any]:
@@ -101,6 +102,26 @@ def log_fitted(
             return plots.of_model(spec, scored, weights)
 
         runs.log_figures(run_id, drawn)
+
+
+def outcomes_of(spec: ModelSpec, rows: pd.DataFrame, scored: pd.DataFrame) -> Profile:
+    """How predictions and errors are spread over rows that a model has not seen."""
+    return drift.outcome_profile(spec, scored.join(rows[list(spec.check.segments)]))
+
+
+def keep_model(
+    spec: ModelSpec,
+    run_id: str,
+    model: Model,
+    frame: pd.DataFrame,
+    weights: Mapping[str, float],
+    outcomes: Profile,
+) -> None:
+    """Keep a model with the profile of what it was made of: its features and labels, `outcomes`, how many rows had a label by age."""
+    shares = labelling.shares_by_age(spec, date.fromisoformat(runs.get(run_id).tags["as_of"]))
+    labelled: Profile = {drift.LABELLED: {"shares": shares}}
+    profile = {**drift.profile(spec, frame, weights), **outcomes, **labelled}
+    runs.log_model(spec, run_id, model, data.masked(spec, frame.head(5)), profile)
 
 
 def log_lineage(

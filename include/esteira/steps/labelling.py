@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from datetime import date, timedelta
 
+import numpy as np
 import pandas as pd
 
 from esteira import data
@@ -192,3 +194,26 @@ def labelled(spec: ModelSpec, first: date, last: date, versions: DataVersions | 
         return rows.head(0).assign(label=[])
     joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")
     return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
+
+
+AGES = 8  # spans of `check.every` days of which it is told apart how many of their rows have a label
+
+
+def shares_by_age(spec: ModelSpec, as_of: date) -> list[float]:
+    """The share of rows that have a label by how old they are, the youngest mature ones first; the last share is of all older ones.
+
+    Over train.window, as it is on a day, in spans of `check.every` days; NaN for a span without rows.
+    """
+    last = mature_through(spec, as_of)
+    first = last - timedelta(days=max(spec.train.window, spec.check.every) - 1)
+    rows = with_labels(spec, first, last)
+    age = np.minimum((pd.Timestamp(last) - rows["day"]).dt.days // spec.check.every, AGES)
+    shares = rows["label"].notna().groupby(age).mean() if len(rows) else pd.Series(dtype=float)
+    return [float(shares.get(n, math.nan)) for n in range(AGES + 1)]
+
+
+def with_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """`day` and key of the feature rows of the days, each with its label, where it has one."""
+    rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, last))
+    known = stored.read(spec, first, last)
+    return rows.merge(known, on=["day", *spec.key], how="left") if len(known) else rows.assign(label=None)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
 
+import numpy as np
 import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
-from esteira.lifecycle import policy
-from esteira.lifecycle.events import Drifted, Warned, run_key
+from esteira.learning.drift import Profile
+from esteira.learning.metrics import METRICS
+from esteira.lifecycle import episode, policy
+from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
 from esteira.lifecycle.policy import Decision, Verdict
 from esteira.lifecycle.state import ONLY_MEASURED, Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
 from esteira.steps.outcomes import rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
-from esteira.store.labels import read as known_labels
 from esteira.store.measurements import Drift
 from esteira.store.records import Record, Role, Window
 
@@ -132,7 +135,7 @@ def _measure(spec: ModelSpec, day: date) -> int:
     found = [each for window, of in asked.items() for each in spans(spec, rows, of, replace(about, window=window))]
     found += _estimates(spec, now, day, whole)
     if whole:
-        found += _drift_records(spec, whole[-1], about)
+        found += _drift_records(spec, whole[-1], rows, about)
         judged = [*((span, Window.WHOLE) for span in whole), (held_out, Window.SLICE)]
         found += _label_records(spec, judged, about)
     measurements.write(spec, found, day, measurements.CHECK)
@@ -161,54 +164,77 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
     return [each for each in served if each not in recorded]
 
 
-def _drift_records(spec: ModelSpec, span: tuple[date, date], champion: Record) -> list[Record]:
+def _drift_records(spec: ModelSpec, span: tuple[date, date], rows: pd.DataFrame, champion: Record) -> list[Record]:
+    """The drift of each feature, and of labels, predictions and errors, all of them and by segment."""
     frame = lake.read("features", spec.name, columns=["day", *spec.features.all], day=span)
-    found = drift.measure(runs.profile(runs.run_of(spec, champion.version or 0)), frame)
-    if not found:
-        return []
+    reference = runs.profile(runs.run_of(spec, champion.version or 0))
     about = replace(champion, role=Role.DRIFT, window=Window.WHOLE, first_day=span[0], last_day=span[1])
-    about = replace(about, n_rows=len(frame), n_days=frame["day"].nunique())
-    limit = Limit(max=drift.STATISTIC.limit)
-    each = [
-        replace(about, segment=name, metric=drift.STATISTIC.name, value=value).beside(limit)
-        for name, value in found.items()
+    about, values = _sized(about, frame), drift.measure(reference, frame)
+    limits = drift.limits(reference, values, len(frame))
+    found = [
+        replace(about, segment=name, metric=drift.STATISTIC.name, value=value).beside(Limit(max=limits[name]))
+        for name, value in values.items()
     ]
-    share = sum(not one.in_range for one in each) / len(found)
-    most = Limit(max=spec.check.drift.max_share)
-    return [*each, replace(about, segment="", metric="drift_share", value=share).beside(most)]
-
-
-def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], champion: Record) -> list[Record]:
-    """Whether the labels of each span look complete, beside those of the days before it.
-
-    The share of rows with a label must not fall below 0.9 of the past's, and where several classes were usual, one alone
-    must not be all that came.
-    """
-    start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
-    rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(start, end))
-    known = known_labels(spec, start, end)
-    if rows.empty or known.empty:
-        return []
-    rows = rows.merge(known, on=["day", *spec.key], how="left")
-    rows = rows[rows["day"] >= known["day"].min()]
-    found: list[Record] = []
-    for (first, last), window in of:
-        now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))]
-        past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
-        about = replace(champion, role=Role.LABELS, segment="", window=window, first_day=first, last_day=last)
-        found += _completeness(spec, now, past, replace(about, n_rows=len(now), n_days=now["day"].nunique()))
+    if found:
+        share = sum(not each.in_range for each in found) / len(found)
+        most = Limit(max=spec.check.drift.max_share)
+        found.append(replace(about, segment="", metric="drift_share", value=share).beside(most))
+    late = rows[rows["day"].between(pd.Timestamp(span[0]), pd.Timestamp(span[1]))]
+    for name, part in [("", late), *((name, part) for _, name, part in segments(late, spec.check.segments))]:
+        here = replace(_sized(about, part), role=Role.OUTCOMES, segment=name)
+        moved = drift.measure_outcomes(spec, reference, part, name) if len(part) else {}
+        for what, (value, most_of) in moved.items():
+            one = replace(here, metric=f"{drift.STATISTIC.name}_{what}", value=value)
+            found.append(one.beside(Limit(max=most_of)))
     return found
 
 
-def _completeness(spec: ModelSpec, now: pd.DataFrame, past: pd.DataFrame, about: Record) -> Iterator[Record]:
-    if now.empty or past.empty:
+def _sized(about: Record, rows: pd.DataFrame) -> Record:
+    return replace(about, n_rows=len(rows), n_days=rows["day"].nunique())
+
+
+def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], champion: Record) -> list[Record]:
+    """Whether the labels of each span look complete.
+
+    The share of rows with a label must not fall below 0.9 of what it was of rows as old when the champion was trained, and
+    where several classes were usual then, one alone must not be all that came. Of a version that does not say what was
+    usual, the days before the span do.
+    """
+    start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
+    rows = labelling.with_labels(spec, start, end)
+    if rows["label"].isna().all():
+        return []
+    reference = runs.profile(runs.run_of(spec, champion.version or 0))
+    last = labelling.mature_through(spec, champion.check_day)
+    found: list[Record] = []
+    for (first, until), window in of:
+        now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(until))]
+        about = replace(champion, role=Role.LABELS, segment="", window=window, first_day=first, last_day=until)
+        if drift.LABELLED in reference:
+            age = np.minimum((pd.Timestamp(last) - now["day"]).dt.days // spec.check.every, labelling.AGES)
+            share, most = float(age.map(reference[drift.LABELLED]["shares"].__getitem__).mean()), _most(reference)
+        else:
+            past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
+            past = past[past["day"] >= rows.loc[rows["label"].notna(), "day"].min()]
+            share, most = float(past["label"].notna().mean()), float(past["label"].value_counts(normalize=True).max())
+        found += _completeness(spec, now, share, most, _sized(about, now))
+    return found
+
+
+def _most(reference: Profile) -> float:
+    """The share that the most frequent class had when the champion was trained; NaN where labels have none."""
+    return max(reference.get(drift.LABEL, {}).get("categories", {}).values(), default=math.nan)
+
+
+def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: float, most: float, about: Record) -> Iterator[Record]:
+    """Beside the `usual` share of rows with a label, and that of the `most` frequent class: what can't be known is not asked."""
+    if now.empty or math.isnan(usual):
         return
-    share, least = float(now["label"].notna().mean()), COMPLETE * float(past["label"].notna().mean())
+    share, least = float(now["label"].notna().mean()), COMPLETE * usual
     yield replace(about, metric="labelled_share", value=share, min=least, in_range=share >= least)
     here = now["label"].dropna()
-    if spec.task != "regression" and len(here):
-        most = past["label"].value_counts(normalize=True).max()
-        # So many rows of the past's most frequent class alone would be a rare accident if nothing had changed.
+    if spec.task != "regression" and len(here) and not math.isnan(most):
+        # So many rows of the most frequent class alone would be a rare accident if nothing had changed.
         least = 2.0 if most ** len(here) < ACCIDENT else 1.0
         classes = int(here.nunique())
         yield replace(about, metric="classes", value=classes, min=least, in_range=classes >= least)
@@ -224,6 +250,7 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     if not _acted(spec, day):
         measurements.write_decision(spec, day, verdict)
+    _close_episode(spec, day, verdict)
     if verdict.decision is Decision.RETRAIN or drift_to_report(spec, day) is not None:
         _explain(spec, day)
     return verdict
@@ -232,7 +259,20 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
 def _acted(spec: ModelSpec, day: date) -> bool:
     """Whether the day's check has promoted or warned: what it decided before stays as it is."""
     known, run = ledger.state(spec), run_key(day)
-    return any(each.by == run for each in (*known.promotions, *known.of(Warned)))
+    return any(each.by == run for each in (*known.promotions, *known.of(Unrecovered)))
+
+
+def _close_episode(spec: ModelSpec, day: date, verdict: Verdict) -> None:
+    """Note that the metrics are in range again, where loops before had not brought them back."""
+    if verdict.decision is not Decision.KEEP or verdict.why.startswith(ONLY_MEASURED):
+        return
+    if policy.is_violated(measurements.windows(spec, day), rules(spec)):
+        return
+    open_since = episode.episode(ledger.state(spec)).loops
+    if open_since:
+        now, last = ledger.require_champion(spec, day), measurements.windows(spec, day)[-1].last
+        why = f"{verdict.why}; out of range since a loop on {open_since[0].last} did not help"
+        ledger.write(spec, Recovered(version=now.version, last=last, day=day, by=run_key(day), why=why))
 
 
 def _explain(spec: ModelSpec, day: date) -> None:
@@ -250,13 +290,39 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     if now is None:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
     found = measurements.windows(spec, day)
-    return policy.decide(
-        found,
-        next(iter(measurements.windows(spec, day, Window.SLICE)), None),
-        rules(spec),
-        only_measured=only_measured(spec, day),
-        warned=bool(found) and known.was_warned(now.version, found[-1].last),
+    held_out = next(iter(measurements.windows(spec, day, Window.SLICE)), None)
+    verdict = policy.decide(found, held_out, rules(spec), only_measured=only_measured(spec, day))
+    if verdict.decision is not Decision.RETRAIN:
+        return verdict
+    held_back = episode.episode(known).held_back(found[-1].last, spec.check.every, known_now(spec, day))
+    if not held_back:
+        return verdict
+    only = Decision.BLEND if spec.retrain_first == "blend" else Decision.WATCH
+    return Verdict(only, f"{verdict.why}; {held_back}")
+
+
+def known_now(spec: ModelSpec, day: date) -> Known:
+    """What is known as a loop may begin: the spec, how much there is to learn from, how far a metric is out of range, the drift."""
+    last = slice_days(spec, day)[0] - timedelta(days=1)
+    first = last - timedelta(days=max(spec.train.window, *(each.window for each in spec.recipes)) - 1)
+    window = measurements.windows(spec, day)[-1]
+    found = measurements.drift(spec, day)
+    return Known(
+        spec=str(spec.mark(*(name for name in type(spec).model_fields if name != "folder"))),
+        past=sum(first <= each <= last for each in lake.days_of("features", spec.name)),
+        off=max(
+            (_off(spec, name, window.metrics[name].value) for name in spec.check.metrics if name in window.bad),
+            default=0.0,
+        ),
+        drifted=found is not None and found.too_much,
     )
+
+
+def _off(spec: ModelSpec, name: str, value: float) -> float:
+    limit = spec.check.metrics[name]
+    bound = limit.min if spec.higher_is_better(name) else limit.max
+    assert bound is not None, "a metric has the bound that makes it better"
+    return policy.off_by(value, bound, METRICS[name].best if name in METRICS else 0)
 
 
 def only_measured(spec: ModelSpec, day: date) -> str:

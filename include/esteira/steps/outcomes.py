@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from esteira.learning import pipelines
+from esteira.learning.drift import segment_names
 from esteira.learning.pipelines import Model
 from esteira.lifecycle.policy import Rules
-from esteira.spec import ModelSpec, canonical
+from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
 from esteira.store import labels, lake
 
@@ -72,7 +73,7 @@ def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
 def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """The rows of each value of the columns, with the column and the segment's name; of many values the most frequent."""
     for column in columns:
-        named = rows[column].map(canonical, na_action="ignore").astype("object").fillna("(empty)")
+        named = segment_names(rows[column])
         for value in named.value_counts().head(SEGMENTS).index:
             yield column, f"{column}={value}", rows[named == value]
 

@@ -9,7 +9,6 @@ from datetime import date
 
 import pandas as pd
 
-from esteira import data
 from esteira.learning import drift, pipelines
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Rejected, effective_day
@@ -107,6 +106,6 @@ def refit(
     with runs.tracked(spec, f"{run}/refit", f"{chosen.name} {as_of} refit", **about) as again:
         model = pipelines.fit(spec, chosen, tuned.params, frame, half_life)
         fitting.log_lineage(spec, again, frame, chosen, tuned.params, versions)
-        weights = drift.importance(runs.profile(run_id)) if evaluated.has_model else {}
-        runs.log_model(spec, again, model, data.masked(spec, frame.head(5)), drift.profile(spec, frame, weights))
+        known = runs.profile(run_id) if evaluated.has_model else {}
+        fitting.keep_model(spec, again, model, frame, drift.importance(known), drift.of_outcomes(known))
     return champions.register(spec, again, as_of)

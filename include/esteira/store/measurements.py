@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
@@ -16,8 +16,11 @@ from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, schemas
 from esteira.store.records import Record, Role, Window
 
-# Under which attempt a check writes: its measurements, what it decided, a verification, why its metrics moved; 1 and up: attempts.
-CHECK, DECISION, VERIFICATION, EXPLANATION = 0, -1, -2, -3
+# Under which attempt a check writes: its measurements, what it decided, a verification, why its metrics moved, its blend, which
+# people call attempt 0; 1 and up: attempts.
+CHECK, DECISION, VERIFICATION, EXPLANATION, BLEND = 0, -1, -2, -3, -4
+
+YEARS = 2 * 365  # days that are looked back at most for a check that did not wait
 
 Row = dict[str, Any]
 
@@ -27,6 +30,15 @@ def write(spec: ModelSpec, records: Sequence[Record], day: date, attempt: int) -
     frame = pd.DataFrame([record.row() for record in records], columns=schemas.METRICS.names)
     where = {"check_day": day, "attempt": attempt}
     lake.replace("metrics", spec.name, frame, where, schema=schemas.METRICS, partition="check_day")
+
+
+def of_attempt(number: int) -> int:
+    """Under which attempt an attempt of a check writes, whose number is 0 for the blend."""
+    return number or BLEND
+
+
+def _number(attempt: int) -> int:
+    return 0 if attempt == BLEND else attempt
 
 
 def with_gain(found: Record, seen: Gate) -> Record:
@@ -214,12 +226,12 @@ class Attempt:
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
     every = read(spec, check_day=day, window=Window.SLICE, metric=spec.check.metric, segment="")
-    champions = every[(every["role"] == Role.CHAMPION) & (every["attempt"] > CHECK)]
+    champions = every[(every["role"] == Role.CHAMPION) & _is_attempt(every)]
     measured = dict(zip(champions["attempt"], champions["version"], strict=True))
     rows = every[every["role"] == Role.CHALLENGER]
     found = [
         Attempt(
-            int(row["attempt"]),
+            _number(int(row["attempt"])),
             str(row["run_id"]),
             Outcome(row["outcome"]),
             float(row["value"]),
@@ -235,6 +247,29 @@ def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
 
 
+def _is_attempt(rows: pd.DataFrame) -> pd.Series:
+    return (rows["attempt"] > CHECK) | (rows["attempt"] == BLEND)
+
+
+def reached(spec: ModelSpec, day: date) -> tuple[dict[str, float], bool]:
+    """The best that the attempts of a day's check came to on the slice, by metric, and whether one of them was within every limit."""
+    rows = read(spec, check_day=day, window=Window.SLICE, role=Role.CHALLENGER)
+    rows = rows[rows["in_range"].notna()]
+    whole = rows[rows["segment"] == ""]
+    found = {}
+    for name, values in whole.groupby("metric")["value"]:
+        found[str(name)] = float(values.max() if spec.higher_is_better(str(name)) else values.min())
+    return found, bool(rows["in_range"].astype(bool).groupby(rows["attempt"]).all().any())
+
+
+def blends(spec: ModelSpec, day: date) -> list[Outcome]:
+    """How the blends ended that the checks of the year before a day's have tried, in order."""
+    year = (day - timedelta(days=365), day - timedelta(days=1))
+    rows = read(spec, check_day=year, attempt=BLEND, role=Role.CHALLENGER, metric=spec.check.metric)
+    rows = rows[(rows["window"] == Window.SLICE) & (rows["segment"] == "")].sort_values("check_day")
+    return [Outcome(each) for each in rows["outcome"]]
+
+
 @dataclass(frozen=True)
 class AttemptDay:
     """The gate's metric of champion or challenger on one held-out day of an attempt."""
@@ -248,7 +283,8 @@ class AttemptDay:
 def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
     """Champion and challenger day by day, in each attempt of a day's check."""
     rows = read(spec, check_day=day, window=Window.DAY, metric=spec.check.metric, segment="")
-    rows = rows[(rows["attempt"] > CHECK) & rows["role"].isin([Role.CHAMPION, Role.CHALLENGER])]
+    rows = rows[_is_attempt(rows) & rows["role"].isin([Role.CHAMPION, Role.CHALLENGER])]
+    rows = rows.assign(attempt=rows["attempt"].map(_number))
     return [
         AttemptDay(int(row["attempt"]), str(row["role"]), row["first_day"].date(), float(row["value"]))
         for row in _records(rows.sort_values(["attempt", "role", "first_day"]))
@@ -259,6 +295,17 @@ def write_decision(spec: ModelSpec, day: date, verdict: Verdict) -> None:
     """Keep what the check of a day decides."""
     found = Record(check_day=day, attempt=DECISION, role=Role.DECISION, outcome=verdict.decision.value, why=verdict.why)
     write(spec, [found], day, DECISION)
+
+
+def waiting_since(spec: ModelSpec, day: date) -> date | None:
+    """The day of the first of the checks, one after the other up to that of a day, that have waited; None where that one has not."""
+    rows = read(spec, ["check_day", "outcome"], check_day=(day - timedelta(days=YEARS), day), role=Role.DECISION)
+    first = None
+    for row in _records(rows.sort_values("check_day", ascending=False)):
+        if row["outcome"] != Decision.WAIT:
+            break
+        first = row["check_day"].date()
+    return first
 
 
 def decided(spec: ModelSpec, day: date) -> Verdict | None:

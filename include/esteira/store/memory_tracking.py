@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -80,7 +81,12 @@ class MemoryTracking:
     def log_model(self, spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame, profile: Profile) -> None:
         """Keep the model and its profile."""
         self.models[run_id] = (model, profile)
-        self.log(run_id, {}, {}, {"trained_through": str(model.trained_through), "model_uri": run_id})
+        about = {
+            "trained_through": str(model.trained_through),
+            "classes": json.dumps(model.classes),
+            "model_uri": run_id,
+        }
+        self.log(run_id, {}, {}, about)
 
     def profile(self, run_id: str) -> Profile:
         """The reference profile."""

@@ -11,6 +11,8 @@ from esteira.errors import ModelRefused
 
 ALLOWED_TYPES = (
     # What a model file may hold beside the types that skops trusts by itself. A list that travels with a file is not asked.
+    "esteira.learning.blending.Blend",
+    "functools.partial",  # of an allowed function only: it is a node of its own, and asked for as well
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.feature_selection._univariate_selection.f_classif",
@@ -18,6 +20,7 @@ ALLOWED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
     "collections.OrderedDict",
     "lightgbm.basic.Booster",
     "lightgbm.sklearn.LGBMClassifier",

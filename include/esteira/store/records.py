@@ -17,7 +17,8 @@ class Role(StrEnum):
     CHAMPION = "champion"
     CHALLENGER = "challenger"
     REPLACED = "replaced"  # by the champion that is verified
-    DRIFT = "drift"
+    DRIFT = "drift"  # of a feature
+    OUTCOMES = "outcomes"  # the drift of labels, predictions, errors
     LABELS = "labels"
     ESTIMATED = "estimated"
     DECISION = "decision"

@@ -1,0 +1,96 @@
+"""An episode: a metric out of range, and loops that did not bring it back, until a window is in range again.
+
+By it the check is quiet: each loop that did not help makes the next one wait longer, and people are told of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.state import State
+from esteira.text import counted
+
+LONGEST = 8  # windows that a loop waits, or a person hears nothing, at most
+WORSE = 0.25  # of the error that a limit allows: a metric that is off by so much more than before has moved on
+LOOPS = 4  # without any that was in range: the limit can't be met
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The loops since a window was last in range, in order, and the last window that people were told of."""
+
+    loops: tuple[Unrecovered, ...]
+    told: date | None
+
+    def held_back(self, last: date, every: int, now: Known) -> str:
+        """Why no loop is opened for the window that ends with `last`; empty where one may be.
+
+        After the n-th that did not help the next one waits for 1, 2, 4, 8 windows of `every` days, and no longer: less where
+        something is new.
+        """
+        wait = self._wait(last, every)
+        if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
+            return ""
+        failed = counted(len(self.loops), "loop")
+        left = counted(-(-wait.days // every), "more window")
+        return (
+            f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
+        )
+
+    def _wait(self, last: date, every: int) -> timedelta:
+        """How much later than `last` the window must end that the next loop is opened for."""
+        if not self.loops:
+            return timedelta(0)
+        windows = min(2 ** (len(self.loops) - 1), LONGEST)
+        return max(self.loops[-1].last + timedelta(days=windows * every) - last, timedelta(0))
+
+    def news(self, now: Known) -> str:
+        """What is known now that was not when the last loop began; empty where nothing is."""
+        then = self.loops[-1].known
+        if now.spec != then.spec:
+            return "the model.yaml or its code is another"
+        if now.past >= 2 * then.past:
+            return f"there are {now.past} days to learn from, and were {then.past}"
+        if now.off >= then.off + WORSE:
+            return "the metric is much farther out of range"
+        return "more features have drifted" if now.drifted and not then.drifted else ""
+
+    def is_told(self, last: date, every: int, now: Known) -> bool:
+        """Whether people are told that the loop on the window that ends with `last` did not help.
+
+        Of the first of an episode, of one that news had opened, and of one after 8 windows without a word.
+        """
+        if self.told is None or last >= self.told + timedelta(days=LONGEST * every):
+            return True
+        return bool(self.loops) and self._wait(last, every) > timedelta(0) and bool(self.news(now))
+
+
+def episode(known: State, *, but: date | None = None) -> Episode:
+    """The episode that a model is in; without loops where it is in none. `but` leaves out what the check of that day has written."""
+    since = max((each.last for each in known.of(Recovered)), default=date.min)
+    warned = [each for each in known.of(Warned) if each.last > since and not _is_by(each, but)]
+    loops = {each.last: each for each in known.of(Unrecovered) if each.last > since and not _is_by(each, but)}
+    for each in warned:  # before there were such events a warning was all that was written
+        old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
+        loops.setdefault(each.last, old)
+    return Episode(tuple(loops[last] for last in sorted(loops)), max((each.last for each in warned), default=None))
+
+
+def _is_by(event: Event, day: date | None) -> bool:
+    return day is not None and event.by == run_key(day)
+
+
+def cannot_be_met(every: Sequence[Unrecovered], higher_is_better: Mapping[str, bool]) -> dict[str, float]:
+    """By metric a limit that the best of each of the last four loops would have met, where none was within every limit; else empty."""
+    last = every[-LOOPS:]
+    if len(last) < LOOPS or any(each.met for each in last):
+        return {}
+    found = {}
+    for name, higher in higher_is_better.items():
+        values = [each.reached[name] for each in last if name in each.reached]
+        if len(values) == LOOPS:
+            found[name] = min(values) if higher else max(values)
+    return found

@@ -1,0 +1,166 @@
+"""Attempt 0: what was trained for a model before, blended."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import pandas as pd
+
+from esteira.errors import ModelRefused, UnknownVersion
+from esteira.learning import blending, drift, pipelines
+from esteira.learning.blending import Blended
+from esteira.learning.drift import Profile
+from esteira.learning.pipelines import Model
+from esteira.lifecycle.events import Registered, Verified, run_key
+from esteira.spec import ModelSpec
+from esteira.steps import champions, fitting, labelling
+from esteira.steps.measuring import slice_days
+from esteira.store import ledger, runs
+from esteira.store.lineage import DataVersions, DaysSeen, Evaluation
+from esteira.store.runs import Run
+from esteira.text import counted
+
+log = logging.getLogger(__name__)
+
+POOL = 24  # models that a blend is chosen from: the newest ones
+
+
+def blend(spec: ModelSpec, day: date) -> str | None:
+    """Blend the model's pipelines by what they lost on mature days before the held-out slice; returns the MLflow run that keeps it.
+
+    None where none of them has days enough that it has not seen.
+    """
+    first, last = slice_days(spec, day)
+    versions = labelling.versions(spec)
+    made = _made(spec, day, first - timedelta(days=1), versions)
+    if made is None:
+        return None
+    held_out = labelling.labelled(spec, first, last)
+    outcomes = (
+        fitting.outcomes_of(spec, held_out, pipelines.scored(spec, made.model, held_out)) if len(held_out) else {}
+    )
+    about = {"kind": "blend", "as_of": day, "check_day": day, "attempt": 0}
+    with runs.tracked(spec, attempt_key(day, 0), f"blend of {day}", **about) as run_id:
+        _keep(spec, run_id, made, versions, outcomes)
+    return run_id
+
+
+def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
+    """The blend of a run with weights from all mature days, for serving: the version it is registered as, and the last day it has seen."""
+    done = runs.search(spec, kind="blend", evaluated=run_id)
+    if done and done[0].status == "FINISHED":
+        again = done[0].id
+    else:
+        versions = labelling.versions(spec)
+        made = _made(spec, day, labelling.mature_through(spec, day), versions)
+        assert made is not None, "what could be blended before the slice can be after it"
+        about = {"kind": "blend", "as_of": day, "evaluated": run_id}
+        with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as again:
+            _keep(spec, again, made, versions, drift.of_outcomes(runs.profile(run_id)))
+    return champions.register(spec, again, day), DaysSeen.of(runs.get(again).tags).last
+
+
+def attempt_key(day: date, attempt: int) -> str:
+    """What the run of an attempt of a day's check is known by; the blend is attempt 0."""
+    return f"{run_key(day)}/attempt/{attempt}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A blend, the rows that its weights are of, and by the runs of its members their weights."""
+
+    blended: Blended
+    frame: pd.DataFrame
+    shares: Mapping[str, float]
+
+    @property
+    def model(self) -> Model:
+        """What predicts."""
+        return self.blended.model
+
+
+def _made(spec: ModelSpec, day: date, last: date, versions: DataVersions) -> Made | None:
+    frame = labelling.labelled(spec, last - timedelta(days=blending.PAST - 1), last, versions)
+    members = _members(spec, day, last) if len(frame) else []
+    found = blending.blend(spec, [model for _, model in members], frame) if members else None
+    if found is None:
+        log.info("model %s: of %s none can be blended yet", spec.name, counted(len(members), "model"))
+        return None
+    chosen = [members[number][0].id for number in found.members]
+    return Made(found, frame, dict(zip(chosen, found.weights, strict=True)))
+
+
+def _keep(spec: ModelSpec, run_id: str, made: Made, versions: DataVersions, outcomes: Profile) -> None:
+    """Keep a blend with its lineage: its members' runs, their weights, the calibration, the rows that these are of."""
+    found, frame = made.blended, made.frame
+    seen = DaysSeen(frame["day"].min().date(), found.model.trained_through)
+    calibration = {"calibration": found.kind, "value": f"{found.value:.6g}"}
+    runs.log(
+        run_id,
+        params={"estimator": "Blend", "members": len(made.shares), **calibration, "rows": len(frame)},
+        tags={**versions.tags(), **seen.tags(), "members": json.dumps(made.shares)},
+    )
+    weights = blending.importance([drift.importance(runs.profile(each)) for each in made.shares], found.weights)
+    fitting.keep_model(spec, run_id, found.model, frame, weights, outcomes)
+
+
+def _members(spec: ModelSpec, day: date, last: date) -> list[tuple[Run, Model]]:
+    """The models that may be blended, the newest first: those made by the day that have days up to `last` which they have not seen."""
+    until = last - timedelta(days=spec.check.min_days)
+    classes = runs.get(runs.run_of(spec, ledger.require_champion(spec, day).version)).tags["classes"]
+    every = [run for run in _runs(spec, day) if DaysSeen.of(run.tags).last <= until and run.tags["classes"] == classes]
+    doubled = {
+        run.tags.get("evaluated") for run in every
+    }  # of two that differ in what they have seen only the newer one
+    every = [run for run in every if run.id not in doubled]
+    every.sort(key=lambda run: (DaysSeen.of(run.tags).last, run.tags.get("key", "")), reverse=True)
+    digests = {each.by: each.sha256 for each in ledger.state(spec).of(Registered)}
+    found = []
+    for run in every[:POOL]:
+        try:
+            model = runs.load(spec, run.id, digest=digests.get(run.id, ""))
+        except ModelRefused as error:
+            log.error("%s", error)
+            continue
+        if {*model.columns} <= {*spec.features.all}:
+            found.append((run, model))
+    return found
+
+
+def _runs(spec: ModelSpec, day: date) -> list[Run]:
+    """The finished runs whose models nothing speaks against."""
+    barred = _barred(spec)
+    every = (run for kind in ("model", "attempt", "refit") for run in runs.search(spec, kind=kind))
+    return [
+        run
+        for run in every
+        if run.status == "FINISHED"
+        and run.has_model
+        and run.id not in barred
+        and date.fromisoformat(run.tags["as_of"]) <= day
+        and not _failed_its_test(run)
+    ]
+
+
+def _failed_its_test(run: Run) -> bool:
+    """Whether a training's test refused it for what it is, and not since the champion was better."""
+    return run.tags.get("kind") == "model" and not Evaluation.of(run.tags).accepted and "gain" not in run.metrics
+
+
+def _barred(spec: ModelSpec) -> set[str]:
+    """The runs of the versions that a person has rolled back, or that turned out worse, and of their twins."""
+    known = ledger.state(spec)
+    worse = {each.version for each in known.of(Verified) if each.worse}
+    versions = {each.version for each in known.promotions if each.version in worse or known.voided_by(each.version)}
+    versions |= {each.twin for each in known.promotions if each.version in versions and each.twin}
+    found = set()
+    for version in versions:
+        try:
+            found.add(runs.run_of(spec, version))
+        except UnknownVersion:  # deleted: nor is there a run to be found
+            continue
+    return found
