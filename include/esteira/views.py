@@ -14,7 +14,16 @@ from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.labels import read as known_labels
-from esteira.store.measurements import Attempt, AttemptDay, Drift, Estimate, Explanation, FeatureDrift, Measured
+from esteira.store.measurements import (
+    Attempt,
+    AttemptDay,
+    Drift,
+    Estimate,
+    Explanation,
+    FeatureDrift,
+    Measured,
+    OutcomeDrift,
+)
 from esteira.store.records import Window
 
 
@@ -187,6 +196,7 @@ class Check:
     explanation: Explanation | None
     drift: Drift | None
     drifts: tuple[FeatureDrift, ...]
+    outcomes: tuple[OutcomeDrift, ...]
     warned: Warned | None
     table: str
 
@@ -205,6 +215,7 @@ def check(spec: ModelSpec, day: date) -> Check:
         explanation=measurements.explanation(spec, day),
         drift=measurements.drift(spec, day),
         drifts=measurements.drifts(spec, day),
+        outcomes=measurements.outcome_drifts(spec, day),
         warned=warned[0] if warned else None,
         table=measurements.place(spec),
     )

@@ -85,3 +85,59 @@ def test_a_category_does_not_end_the_script_of_the_report(tmp_path: Path) -> Non
     page = (tmp_path / "drift.html").read_text()
     assert nasty not in page
     assert "alert(1)" in page
+
+
+def outcomes_of(seed: int, n: int = 3000, shift: float = 0.0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    label = random.normal(100 + shift, 10, n)
+    return rows(seed, n=n).assign(label=label, prediction=random.normal(100, 10, n), probability=np.nan)
+
+
+def test_labels_predictions_and_errors_are_measured_apart(spec: ModelSpec) -> None:
+    before = outcomes_of(1)
+    reference = {**drift.profile(spec, before), **drift.outcome_profile(spec, before)}
+    same = drift.measure_outcomes(spec, reference, outcomes_of(2))
+    assert all(value < most for value, most in same.values())
+    moved = drift.measure_outcomes(spec, reference, outcomes_of(3, shift=20))
+    assert {what for what, (value, most) in moved.items() if value > most} == {"label", "error"}
+
+
+def test_a_segment_is_measured_beside_what_it_was(tmp_path: Path) -> None:
+    spec = models.write(tmp_path, yaml=models.YAML.replace("  slice: 7d", "  slice: 7d\n  segments: {{site: {{}}}}"))
+    before, now = outcomes_of(1), outcomes_of(2)
+    reference = {**drift.profile(spec, before), **drift.outcome_profile(spec, before)}
+    now.loc[now["site"] == "B", "prediction"] += 30
+    found = {
+        site: drift.measure_outcomes(spec, reference, now[now["site"] == site], f"site={site}")["prediction"]
+        for site in "AB"
+    }
+    assert found["A"][0] < found["A"][1]
+    assert found["B"][0] > found["B"][1]
+    assert drift.measure_outcomes(spec, reference, now, "site=Z") == {}, "of a new segment nothing is known"
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_of_a_classification_it_is_the_class_and_the_chance(tmp_path: Path, task: str) -> None:
+    spec = models.write(
+        tmp_path, yaml=models.BINARY.replace("task: binary", f"task: {task}").replace("roc_auc", "accuracy")
+    )
+    known = pd.DataFrame({"label": ["1", "0"], "prediction": ["1", "1"], "probability": [0.9, 0.75]})
+    found = drift.outcomes(spec, known)
+    assert found[drift.LABEL].tolist() == ["1", "0"]
+    assert found[drift.PREDICTION].tolist() == ([0.9, 0.75] if task == "binary" else ["1", "1"])
+    assert found[drift.ERROR].tolist() == pytest.approx([0.1, 0.75] if task == "binary" else [0.0, 1.0])
+
+
+def test_of_a_few_rows_what_chance_brings_about_is_no_drift(spec: ModelSpec) -> None:
+    reference = drift.profile(spec, rows(1))
+    for n in (7, 30, 100):
+        drifted = 0
+        for seed in range(200):
+            found = drift.measure(reference, rows(seed + 2, n=n))
+            most = drift.limits(reference, found, n)
+            drifted += sum(found[name] > most[name] for name in found)
+        assert drifted / 800 <= 0.03, n
+    moved = rows(2, n=30, shift=15)
+    found = drift.measure(reference, moved)
+    assert found["heat"] > drift.limits(reference, found, 30)["heat"]
+    assert drift.limits(reference, found, 5000) == dict.fromkeys(found, drift.STATISTIC.limit)

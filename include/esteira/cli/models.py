@@ -91,22 +91,28 @@ def limits(
         float, typer.Option(min=1.0, max=100.0, help="How much larger than usual the error may become.")
     ] = 1.25,
 ) -> None:
-    """Suggest limits for check.metrics: the error in time-series cross-validation, times a factor.
+    """Suggest limits for check.metrics, from windows of the past.
 
-    Of a metric whose best value is 1, such as accuracy, the error is what it lacks to that.
+    Each of the last windows of check.every in the training window is predicted by a training on the days before it. The limit lets
+    the error be a factor of that of the median window, and what one window in twenty reached by itself. Of a metric whose best
+    value is 1, such as accuracy, the error is what it lacks to that.
     """
     from esteira import steps
-    from esteira.steps.suggesting import better
+    from esteira.steps.suggesting import QUANTILES, better
 
     spec = find(model)
     name, found = steps.limits(spec, as_of, factor)
-    typer.echo(f"{name}, cross-validated on the {counted(spec.train.window, 'day')} up to {as_of}:")
-    for metric, (value, limit, chance) in found.items():
+    every = counted(spec.check.every, "day")
+    for metric, past in found.items():
         bound = "min" if spec.higher_is_better(metric) else "max"
-        typer.echo(f"{metric}: {value:.4g}; suggested: {metric}: {{{bound}: {limit:.3g}}}")
-        if not better(spec, metric, limit, chance):
+        count = counted(len(past.values), "past window")
+        typer.echo(f"{metric} of {name} in {count} of {every} up to {as_of}:")
+        for share, (limit, bad) in zip(QUANTILES, past.limits, strict=True):
+            typer.echo(f"  {bound} {limit:<9.4g} {share:>4.0%} of them hold it; {bad} would have been out of range")
+        typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}}")
+        if not better(spec, metric, past.limit, past.chance):
             typer.echo(
-                f"  note: that is no better than chance: a model that knows no feature reaches {chance:.4g}. A limit there "
+                f"  note: that is no better than chance: a model that knows no feature reaches {past.chance:.4g}. A limit there "
                 "finds nothing: give a smaller --factor, better features, or a longer window",
                 err=True,
             )
@@ -123,6 +129,10 @@ def replay(
     compare: Annotated[
         bool, typer.Option(help="Compare with a frozen model and with one retrained at the end of every block.")
     ] = True,
+    suggest: Annotated[
+        bool,
+        typer.Option("--suggest", help="Try a handful of other limits and rules, and print what each would have cost."),
+    ] = False,
 ) -> None:
     """Walk through history as if each day were today: what would this policy have done, and was it worth it?
 
@@ -132,7 +142,7 @@ def replay(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from esteira.replay import WALKS, Plan, run, spans
+    from esteira.replay import POLICIES, WALKS, Plan, run, spans, suggested
     from esteira.replay import report as reports
 
     spec = find(model)
@@ -155,7 +165,10 @@ def replay(
             if bar.disable:
                 lines.show(done, of)
 
-        found = run(spec, plan, WALKS if compare else ["policy"], progress)
+        found = run(spec, plan, POLICIES if suggest else WALKS if compare else ["policy"], progress)
+    if suggest:
+        typer.echo(reports.suggestions(spec.check.metric, suggested(spec, found)))
+        return
     typer.echo(reports.text(found))
     page = plan.place(spec) / "report.html"
     page.write_text(reports.page(found), encoding="utf-8")

@@ -169,7 +169,9 @@ def _blend(spec: ModelSpec, later: str = "") -> tuple[Any, Any]:
 
 
 def _verdict(spec: ModelSpec, number: int) -> Any:
-    @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)  # after a crash, too, but not where the attempt is skipped
+    @task.branch(
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+    )  # after a crash, too, but not where the attempt is skipped
     def verdict() -> list[str]:
         from esteira import steps
 

@@ -1,6 +1,6 @@
-"""An episode: a metric out of range, and loops that did not bring it back, until a window is in range again.
+"""An episode: loops that did not bring a metric back into its range, one after the other.
 
-By it the check is quiet: each loop that did not help makes the next one wait longer, and people are told of the first.
+By it the check is quiet: each loop that did not help makes the next one wait longer, and people are told of it once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from esteira.lifecycle.state import State
 from esteira.text import counted
 
 LONGEST = 8  # windows that a loop waits, or a person hears nothing, at most
-WORSE = 0.25  # of the error that a limit allows: a metric that is off by so much more than before has moved on
+REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
+WORSE = (
+    0.5  # of the error that a limit allows: a metric that is off by so much more than in any loop before has moved on
+)
 LOOPS = 4  # without any that was in range: the limit can't be met
 
 
 @dataclass(frozen=True)
 class Episode:
-    """The loops since a window was last in range, in order, and the last window that people were told of."""
+    """The loops that did not help since one last did, in order, and the last window that people were told of.
+
+    That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
+    """
 
     loops: tuple[Unrecovered, ...]
     told: date | None
@@ -28,13 +34,13 @@ class Episode:
     def held_back(self, last: date, every: int, now: Known) -> str:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
-        After the n-th that did not help the next one waits for 1, 2, 4, 8 windows of `every` days, and no longer: less where
-        something is new.
+        After the n-th that did not help, one after the other, the next one waits for 1, 2, 4, 8 windows of `every` days, and no
+        longer: less where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
             return ""
-        failed = counted(len(self.loops), "loop")
+        failed = counted(len(self._in_a_row(last, every)), "loop")
         left = counted(-(-wait.days // every), "more window")
         return (
             f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
@@ -42,41 +48,56 @@ class Episode:
 
     def _wait(self, last: date, every: int) -> timedelta:
         """How much later than `last` the window must end that the next loop is opened for."""
-        if not self.loops:
+        failed = len(self._in_a_row(last, every))
+        if not failed:
             return timedelta(0)
-        windows = min(2 ** (len(self.loops) - 1), LONGEST)
+        windows = min(2 ** (failed - 1), LONGEST)
         return max(self.loops[-1].last + timedelta(days=windows * every) - last, timedelta(0))
+
+    def _in_a_row(self, last: date, every: int) -> Sequence[Unrecovered]:
+        """The loops that count: the last of them that found something new, and those after it."""
+        since = last - timedelta(days=REMEMBERED * every)
+        known = [each for each in self.loops if each.last > since]
+        new = [number for number, each in enumerate(known) if each.news]
+        return known[new[-1] :] if new else known
 
     def news(self, now: Known) -> str:
         """What is known now that was not when the last loop began; empty where nothing is."""
+        if not self.loops:
+            return ""
         then = self.loops[-1].known
         if now.spec != then.spec:
             return "the model.yaml or its code is another"
         if now.past >= 2 * then.past:
-            return f"there are {now.past} days to learn from, and were {then.past}"
-        if now.off >= then.off + WORSE:
+            return f"there are {counted(now.past, 'day')} to learn from, and were {then.past}"
+        if now.off >= max(each.known.off for each in self.loops) + WORSE:
             return "the metric is much farther out of range"
         return "more features have drifted" if now.drifted and not then.drifted else ""
 
     def is_told(self, last: date, every: int, now: Known) -> bool:
         """Whether people are told that the loop on the window that ends with `last` did not help.
 
-        Of the first of an episode, of one that news had opened, and of one after 8 windows without a word.
+        They are where they were told of none in the 8 windows before, and where something is new.
         """
-        if self.told is None or last >= self.told + timedelta(days=LONGEST * every):
-            return True
-        return bool(self.loops) and self._wait(last, every) > timedelta(0) and bool(self.news(now))
+        return self.told is None or last >= self.told + timedelta(days=LONGEST * every) or bool(self.news(now))
 
 
 def episode(known: State, *, but: date | None = None) -> Episode:
     """The episode that a model is in; without loops where it is in none. `but` leaves out what the check of that day has written."""
-    since = max((each.last for each in known.of(Recovered)), default=date.min)
-    warned = [each for each in known.of(Warned) if each.last > since and not _is_by(each, but)]
-    loops = {each.last: each for each in known.of(Unrecovered) if each.last > since and not _is_by(each, but)}
+    since = max((each.last for each in known.of(Recovered) if each.healed), default=date.min)
+    warned = [each for each in known.of(Warned) if not _is_by(each, but)]
+    loops = {each.last: each for each in known.of(Unrecovered) if not _is_by(each, but)}
     for each in warned:  # before there were such events a warning was all that was written
         old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
         loops.setdefault(each.last, old)
-    return Episode(tuple(loops[last] for last in sorted(loops)), max((each.last for each in warned), default=None))
+    open_ = tuple(loops[last] for last in sorted(loops) if last > since)
+    return Episode(open_, max((each.last for each in warned), default=None))
+
+
+def is_open(known: State) -> bool:
+    """Whether no window was in range since the last loop that did not help."""
+    ends = max((each.last for each in known.of(Recovered)), default=date.min)
+    return any(each.last > ends for each in episode(known).loops)
 
 
 def _is_by(event: Event, day: date | None) -> bool:

@@ -191,7 +191,7 @@ class Unrecovered(Event):
     """A loop of attempts did not bring the champion `version` back into its range on the window that ends with `last`.
 
     `improved`: one of them was better, and promoted. `met`: one was within every limit, though it was not better. `reached` is the
-    best that they came to, by metric.
+    best that they came to, by metric. `news` is what was new since the loop before.
     """
 
     state: ClassVar[str] = "unrecovered"
@@ -203,6 +203,7 @@ class Unrecovered(Event):
     met: bool = False
     reached: Mapping[str, float] = field(default_factory=dict)
     known: Known = Known()
+    news: str = ""
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
@@ -215,6 +216,7 @@ class Unrecovered(Event):
             met=bool(kept.facts["met"]),
             reached=kept.facts["reached"],
             known=Known(**kept.facts["known"]),
+            news=kept.facts["news"],
             **kept.about,
         )
 
@@ -225,29 +227,38 @@ class Unrecovered(Event):
 
     def evidence(self) -> Mapping[str, Any]:
         """What came of it, and what was known then."""
-        return {"improved": self.improved, "met": self.met, "reached": dict(self.reached), "known": vars(self.known)}
+        about = {"improved": self.improved, "met": self.met, "news": self.news}
+        return {**about, "reached": dict(self.reached), "known": vars(self.known)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered(Event):
-    """After loops that had not helped every metric of the champion `version` is in range on the window that ends with `last`."""
+    """After loops that had not helped every metric of the champion `version` is in range on the window that ends with `last`.
+
+    `healed`: a later loop, or a blend, had promoted the version as one that is.
+    """
 
     state: ClassVar[str] = "recovered"
     before: ClassVar[str] = "unrecovered"
 
     version: int
     last: date
+    healed: bool = False
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
         """From a row of its kind."""
         version, _, last = kept.rest.partition(":")
-        return cls(version=int(version), last=date.fromisoformat(last), **kept.about)
+        return cls(version=int(version), last=date.fromisoformat(last), healed=bool(kept.facts["healed"]), **kept.about)
 
     @property
     def id(self) -> str:
         """One for a champion and a window."""
         return f"recovered:{self.version}:{self.last}"
+
+    def evidence(self) -> Mapping[str, Any]:
+        """Whether a loop has brought it about."""
+        return {"healed": self.healed}
 
 
 @dataclass(frozen=True, kw_only=True)

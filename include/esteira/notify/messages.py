@@ -120,14 +120,19 @@ def _duration(name: str, value: object) -> str:
     return f"{value}d" if name in ("window", "half_life") else str(value)
 
 
+NO_INPUT = "no input moved: the relation, the target or the labels changed"
+
+
 def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:
-    """What may be behind a violation: the features that drifted, by how much they matter, and the segments that got worse."""
+    """What may be behind a violation: the features that drifted, by how much they matter, what else did, the segments that got worse."""
     known = found.explanation
     if known is None:
         return (("Why it may have moved", ["note"], [["it could not be looked into: see the log of the task decide"]]),)
     worse = [[each.segment, _n(each.before), _n(each.now), str(each.rows)] for each in known.worsened]
+    nothing: Section = ("Why it may have moved", ["note"], [[NO_INPUT]])
     return (
-        _drifted(known.moved),
+        *((_drifted(known.moved),) if known.moved else (nothing,) if found.drifts else ()),
+        _outcomes(found),
         ("Segments that got worse", ["segment", f"{spec.check.metric} before", "now", "rows"], worse),
     )
 
@@ -135,12 +140,22 @@ def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:
 def _drifted(moved: Iterable[measurements.Moved]) -> Section:
     head = [
         "feature",
-        f"{STATISTIC.title} (above {STATISTIC.limit:g}: drift)",
+        f"{STATISTIC.title} (above {STATISTIC.limit:g}, and more than chance: drift)",
         "share of importance",
         "importance × drift",
     ]
     rows = [[each.feature, _n(each.value), f"{each.importance:.0%}", _n(each.weight)] for each in list(moved)[:5]]
     return "Features that drifted, by importance × drift", head, rows
+
+
+def _outcomes(found: Check) -> Section:
+    """Of all rows each of labels, predictions and errors; of segments those that drifted."""
+    shown = [each for each in found.outcomes if each.drifted or not each.segment]
+    rows = [
+        [f"{each.what}s", each.segment or "all", _n(each.value), "drifted" if each.drifted else "as it was"]
+        for each in shown
+    ]
+    return "Labels, predictions, errors", ["what", "rows", STATISTIC.title, "beside the training"], rows
 
 
 def waits(spec: ModelSpec, day: date, since: date, why: str, run_url: str = "") -> Mail:

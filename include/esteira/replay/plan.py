@@ -15,6 +15,7 @@ from esteira.spec import CENTURY, ModelSpec
 from esteira.store import places
 
 Span = tuple[date, date]
+FORMAT = b"2"  # of the report: one of an older version is not read again
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Plan:
     blocks: str
 
     def spans(self, kind: str) -> list[Span]:
-        """What a walk of a kind does at the end of: only the policy is asked at each check, the others at each block."""
-        return spans(self.first, self.last, self.every if kind == "policy" else self.blocks)
+        """What a walk of a kind does at the end of: a policy is asked at each check, what it is compared with at each block."""
+        return spans(self.first, self.last, self.blocks if kind in ("frozen", "always") else self.every)
 
     def place(self, spec: ModelSpec) -> Path:
         """The folder of this replay: another one as soon as the plan, the model.yaml or the model's code differ."""
-        text = json.dumps(asdict(self), default=str).encode() + spec.model_dump_json().encode() + spec.code
+        text = FORMAT + json.dumps(asdict(self), default=str).encode() + spec.model_dump_json().encode() + spec.code
         return places.home() / "replays" / self.model / hashlib.sha256(text).hexdigest()[:12]
 
 

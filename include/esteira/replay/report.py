@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
+from esteira.replay.frontier import Tried
 from esteira.text import counted
 
 NAMES = {"policy": "this policy", "frozen": "frozen", "always": "retrained every block"}
@@ -66,6 +67,16 @@ def text(report: Mapping[str, Any]) -> str:
             f"a promotion served better than what it replaced by {worth['mean_gain']:+.4f} on average, {worth['worst_gain']:+.4f} at worst"
         )
     return "\n".join(lines)
+
+
+def suggestions(metric: str, found: Sequence[Tried]) -> str:
+    """The policies that were tried, as a table; those marked are worse than no other in everything."""
+    lines = [f"  {'policy':<26}{metric:>14}  trainings  mails  promotions"]
+    lines += [
+        f"{'*' if each.best else ' '} {each.name:<26}{each.value:>14.4f}  {each.trainings:>9}  {each.mails:>5}  {each.promotions:>10}"
+        for each in found
+    ]
+    return "\n".join([*lines, "* no other is better in one of metric, trainings, mails and worse in none"])
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -21,26 +21,32 @@ import pandas as pd
 
 from esteira import spec as specs
 from esteira.lifecycle.policy import Decision
+from esteira.replay.frontier import POLICIES, Tried, frontier
 from esteira.replay.plan import Plan
 from esteira.replay.walking import WALKS, begin, walk
-from esteira.replay.worth import block_metrics, promotion_gains
+from esteira.replay.worth import block_metrics, promotion_gains, trainings
 from esteira.settings import isolate
 from esteira.spec import ModelSpec
+from esteira.store import outbox
 
 
 def isolated(plan: Plan, kind: str, place: Path) -> dict[str, Any]:
     """One walk and its blocks, in a process of its own whose lake, registry and notebooks lie in `place`."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     spec = specs.find(plan.model)
+    if kind in POLICIES:
+        spec = POLICIES[kind][1](spec)
     isolate(place / kind, MLFLOW_TRACKING_URI=f"sqlite:///{place / kind}/mlflow/mlflow.db")
     began = time.monotonic()
-    checks = walk(spec, plan, kind, place / f"{kind}.jsonl")
+    checks = walk(spec, plan, "policy" if kind in POLICIES else kind, place / f"{kind}.jsonl")
     return {
         "checks": checks,
         "first": begin(spec, plan),
         "blocks": block_metrics(spec, plan),
         "promotions": promotion_gains(spec, plan),
         "first_month": promotion_gains(spec, plan, 30),
+        "trainings": trainings(spec),
+        "mails": len(outbox.mails(spec, "")),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -144,8 +150,10 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
         "checks": len(checks),
         "loops": sum(each["decision"] == Decision.RETRAIN for each in checks),
         "attempts": sum(each["tried"] for each in checks),
+        "trainings": walks["policy"]["trainings"] if "policy" in walks else 0,
         "promotions": len(promoted),  # by checks, and by the train DAG's schedule
         "warnings": sum(each["warned"] for each in checks),
+        "mails": walks["policy"]["mails"] if "policy" in walks else 0,
         "waits": sum(each["decision"] == Decision.WAIT for each in checks),
     }
     return {
@@ -159,3 +167,14 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
         "promotions": {"mean_gain": gains.mean(), "worst_gain": gains.min()} if len(gains) else {},
         "walks": dict(walks),
     }
+
+
+def suggested(spec: ModelSpec, report: Mapping[str, Any]) -> list[Tried]:
+    """What a report of POLICIES shows of each of them."""
+    metric = spec.check.metric
+    found = {
+        kind: (report["means"][kind][metric], walk["trainings"], walk["mails"], len(walk["promotions"]))
+        for kind, walk in report["walks"].items()
+        if kind in POLICIES
+    }
+    return frontier(found, higher_is_better=spec.higher_is_better(metric))

@@ -9,7 +9,7 @@ from esteira.learning import evaluation
 from esteira.replay.plan import Plan, spans
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling, outcomes
-from esteira.store import ledger
+from esteira.store import ledger, runs
 
 
 def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
@@ -52,3 +52,8 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
         gain = evaluation.better_by(spec, spec.check.metric, *values)
         about["gain"] = gain
     return found
+
+
+def trainings(spec: ModelSpec) -> int:
+    """How many pipelines were fitted to become models: candidates, what was measured, attempts, what was fitted again."""
+    return sum(len(runs.search(spec, kind=kind)) for kind in ("candidate", "model", "attempt", "refit"))

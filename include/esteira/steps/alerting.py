@@ -43,6 +43,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         met=met,
         reached=reached,
         known=known,
+        news=before.news(known),
         day=day,
         by=run,
         why=why,

@@ -50,6 +50,8 @@ from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 
+YEAR = 365  # days of which it is looked back at blends that were refused
+
 log = logging.getLogger(__name__)
 
 
@@ -111,7 +113,9 @@ def attempt_order(spec: ModelSpec, day: date) -> tuple[int, ...]:
     verdict = measurements.decided(spec, day)
     if verdict is not None and verdict.decision is Decision.BLEND:
         return (0,)
-    return order_of(len(spec.recipes), measurements.blends(spec, day) if spec.retrain_first == "blend" else None)
+    if spec.retrain_first == "none":
+        return order_of(len(spec.recipes), None)
+    return order_of(len(spec.recipes), measurements.blends(spec, day - timedelta(days=YEAR), day - timedelta(days=1)))
 
 
 def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
@@ -137,7 +141,8 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     run_id = runs.finished(spec, attempt_key(day, attempt), run_id)
     challenger = runs.load(spec, run_id)
     old, new = paired(spec, [challenger], served(spec, now.version, *slice_days(spec, day)))
-    seen = evaluation.gate(spec, old, new, attempts=len(attempt_order(spec, day)))
+    # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
+    seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
     place = measurements.of_attempt(attempt)
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version, run_id=run_id)
     found = _attempt_records(spec, about, old, new)
@@ -222,6 +227,7 @@ def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit:
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
     facts = {
         "run": chosen.run_id,
+        "outcome": chosen.outcome.value,
         "commit": commit,
         "gain": chosen.gain,
         "gain_lower": chosen.lower if math.isfinite(chosen.lower) else None,

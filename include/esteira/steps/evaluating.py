@@ -17,6 +17,7 @@ from esteira.learning.pipelines import Model
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, fitting, preparing
+from esteira.steps.measuring import lacking_labels
 from esteira.steps.outcomes import rules
 from esteira.store import ledger, runs
 from esteira.store.lineage import DataVersions, Evaluation, Tuned
@@ -43,7 +44,8 @@ def evaluate(
         model = pipelines.fit(spec, chosen, tuned.params, past, spec.train.half_life)
         scored = pipelines.scored(spec, model, test)
         now = ledger.champion(spec)
-        accepted, why, evidence = _compare(spec, now, model, scored, test, pipelines.baseline(spec, past))
+        naive = pipelines.baseline(spec, past)
+        accepted, why, evidence = _compare(spec, as_of, now, model, scored, test, naive)
         fitting.log_fitted(spec, run_id, model, past, test, scored, chosen, tuned.params, versions)
         found = Evaluation(
             accepted=accepted,
@@ -67,7 +69,13 @@ def identity(spec: ModelSpec, as_of: date, versions: DataVersions, window: int |
 
 
 def _compare(
-    spec: ModelSpec, now: Serving | None, model: Model, scored: pd.DataFrame, test: pd.DataFrame, naive: Model
+    spec: ModelSpec,
+    as_of: date,
+    now: Serving | None,
+    model: Model,
+    scored: pd.DataFrame,
+    test: pd.DataFrame,
+    naive: Model,
 ) -> tuple[bool, str, dict[str, float]]:
     """Whether the model may replace the champion: in its accepted ranges, better than naive, better than the champion."""
     limits = spec.check.metrics if spec.train.accept is None else spec.train.accept
@@ -94,7 +102,7 @@ def _compare(
             f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion",
             evidence,
         )
-    passed, why, gained = _against_champion(spec, now.version, model, test, scored)
+    passed, why, gained = _against_champion(spec, as_of, now.version, model, test, scored)
     return passed, why, {**evidence, **gained}
 
 
@@ -107,7 +115,7 @@ def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:
 
 
 def _against_champion(
-    spec: ModelSpec, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
+    spec: ModelSpec, as_of: date, version: int, model: Model, test: pd.DataFrame, scored: pd.DataFrame
 ) -> tuple[bool, str, dict[str, float]]:
     try:
         judges = champions.load_judges(spec, version)
@@ -119,6 +127,14 @@ def _against_champion(
             f"the champion, version {version}, needs {gone}, which model.yaml has no more, so it can't be compared with"
         )
         return True, why, {}
+    span = test["day"].min().date(), test["day"].max().date()
+    lacking = lacking_labels(spec, version, span, as_of)
+    if lacking:
+        return (
+            False,
+            f"the labels from {span[0]} to {span[1]}, on which it would be judged, look incomplete: {lacking}",
+            {},
+        )
     before = pipelines.unseen(spec, judges, test[test["day"] > pd.Timestamp(model.trained_through)])
     days, rows = before["day"].nunique(), len(before)
     if not rules(spec).allow(days, rows):

@@ -22,13 +22,13 @@ def explain(spec: ModelSpec, day: date) -> Explanation:
 
 
 def moved(spec: ModelSpec, day: date) -> list[Moved]:
-    """The features of the day's check by importance × drift, the largest first."""
+    """The features that drifted, as the day's check has found, by importance × drift, the largest first."""
     now = ledger.require_champion(spec, day)
     kept = drift.importance(runs.profile(runs.run_of(spec, now.version)))
     found = measurements.drifts(spec, day)
     weight = {each.feature: max(kept.get(each.feature, 0.0), 0.0) for each in found}
     total = sum(weight.values()) or 1.0
-    every = [Moved(each.feature, each.value, weight[each.feature] / total) for each in found]
+    every = [Moved(each.feature, each.value, weight[each.feature] / total) for each in found if each.drifted]
     return sorted(every, key=lambda each: (each.weight, each.value), reverse=True)
 
 

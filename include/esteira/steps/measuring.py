@@ -17,7 +17,7 @@ from esteira.learning.drift import Profile
 from esteira.learning.metrics import METRICS
 from esteira.lifecycle import episode, policy
 from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
-from esteira.lifecycle.policy import Decision, Verdict
+from esteira.lifecycle.policy import Decision, Measurement, Outcome, Verdict
 from esteira.lifecycle.state import ONLY_MEASURED, Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
@@ -193,6 +193,13 @@ def _sized(about: Record, rows: pd.DataFrame) -> Record:
     return replace(about, n_rows=len(rows), n_days=rows["day"].nunique())
 
 
+def lacking_labels(spec: ModelSpec, version: int, span: tuple[date, date], as_of: date) -> str:
+    """What the labels of a span lack, as they are on a day, beside those that a version was trained on; empty where nothing."""
+    about = Record(check_day=as_of, attempt=measurements.CHECK, role=Role.LABELS, version=version)
+    found = _label_records(spec, [(span, Window.SLICE)], about)
+    return "; ".join(measurements.lacking(each.row() for each in found))
+
+
 def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], champion: Record) -> list[Record]:
     """Whether the labels of each span look complete.
 
@@ -268,11 +275,14 @@ def _close_episode(spec: ModelSpec, day: date, verdict: Verdict) -> None:
         return
     if policy.is_violated(measurements.windows(spec, day), rules(spec)):
         return
-    open_since = episode.episode(ledger.state(spec)).loops
-    if open_since:
-        now, last = ledger.require_champion(spec, day), measurements.windows(spec, day)[-1].last
-        why = f"{verdict.why}; out of range since a loop on {open_since[0].last} did not help"
-        ledger.write(spec, Recovered(version=now.version, last=last, day=day, by=run_key(day), why=why))
+    known = ledger.state(spec)
+    if not episode.is_open(known):
+        return
+    now, last = ledger.require_champion(spec, day), measurements.windows(spec, day)[-1].last
+    promoted, loops = known.promotion_of(now), episode.episode(known).loops
+    healed = promoted is not None and promoted.day > loops[-1].day and promoted.facts.get("outcome") == Outcome.RECOVERS
+    why = f"{verdict.why}; out of range since {loops[0].last}"
+    ledger.write(spec, Recovered(version=now.version, last=last, healed=healed, day=day, by=run_key(day), why=why))
 
 
 def _explain(spec: ModelSpec, day: date) -> None:
@@ -297,8 +307,14 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     held_back = episode.episode(known).held_back(found[-1].last, spec.check.every, known_now(spec, day))
     if not held_back:
         return verdict
-    only = Decision.BLEND if spec.retrain_first == "blend" else Decision.WATCH
+    only = Decision.BLEND if spec.retrain_first == "blend" and not _blended(spec, day, found[-1]) else Decision.WATCH
     return Verdict(only, f"{verdict.why}; {held_back}")
+
+
+def _blended(spec: ModelSpec, day: date, window: Measurement) -> bool:
+    """Whether a check before has tried a blend since the window became whole: each window is one look."""
+    whole = window.last + timedelta(days=spec.label_delay + labelling.settling_days(spec))
+    return bool(measurements.blends(spec, whole, day - timedelta(days=1)))
 
 
 def known_now(spec: ModelSpec, day: date) -> Known:
@@ -306,7 +322,9 @@ def known_now(spec: ModelSpec, day: date) -> Known:
     last = slice_days(spec, day)[0] - timedelta(days=1)
     first = last - timedelta(days=max(spec.train.window, *(each.window for each in spec.recipes)) - 1)
     window = measurements.windows(spec, day)[-1]
-    found = measurements.drift(spec, day)
+    found, since = measurements.drift(spec, day), window.last - timedelta(days=episode.LONGEST * spec.check.every)
+    drifted = found is not None and found.too_much
+    drifted |= any(since <= each.last <= window.last for each in ledger.state(spec).of(Drifted))
     return Known(
         spec=str(spec.mark(*(name for name in type(spec).model_fields if name != "folder"))),
         past=sum(first <= each <= last for each in lake.days_of("features", spec.name)),
@@ -314,7 +332,7 @@ def known_now(spec: ModelSpec, day: date) -> Known:
             (_off(spec, name, window.metrics[name].value) for name in spec.check.metrics if name in window.bad),
             default=0.0,
         ),
-        drifted=found is not None and found.too_much,
+        drifted=drifted,
     )
 
 

@@ -3,34 +3,92 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 
+import numpy as np
+import pandas as pd
+
 from esteira import data
+from esteira.errors import DataError
 from esteira.learning import evaluation, pipelines, tuning
 from esteira.spec import ModelSpec
 from esteira.steps import preparing
+from esteira.text import counted
+
+WINDOWS = 12  # that are measured at most
+LEARNT = 0.4  # of the days are learnt from before the first of them
+QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
 
 
-def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, tuple[float, float, float]]]:
-    """What limits the past suggests: the best candidate, and of each metric of the check its value, a limit, and chance.
+@dataclass(frozen=True)
+class Suggested:
+    """What a metric reached in past windows, a value each, the limit that this suggests, and what chance reaches.
 
-    The value is cross-validated. The limit lets the error grow by `factor`; the error of a metric whose best is 1 is what it
-    lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
+    `limits` are those that so many of the windows would have held (0.5: every second one), and how many not.
+    """
+
+    values: tuple[float, ...]
+    limit: float
+    chance: float
+    limits: tuple[tuple[float, int], ...]
+
+
+def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, Suggested]]:
+    """What limits the past suggests: the best candidate, and what came of each metric of the check.
+
+    The last windows of check.every in the training window are predicted one after the other, each by a training on the days
+    before it. The limit lets the error be `factor` times that of the median window, and what one window in twenty reached by itself;
+    the error of a metric whose best is 1 is what it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
     """
     frame = preparing.rows(spec, as_of, None, preparing.prepare_all(spec, as_of, None))
     half_life = spec.train.half_life
     index, best = tuning.best(spec, frame, half_life)
-    chosen = spec.train.candidates[index]
-    values = {
-        name: tuning.cross_validate(spec, chosen, best.params, frame, half_life, name) for name in spec.check.metrics
-    }
+    chosen, names = spec.train.candidates[index], tuple(spec.check.metrics)
+    measured = []
+    for past, window in _origins(spec, frame):
+        model = pipelines.fit(spec, chosen, best.params, past, half_life)
+        measured.append(evaluation.evaluate(spec, pipelines.scored(spec, model, window), names))
     parts = data.split_days(spec, frame)
-    past, test = parts.before_test, parts.test
-    chance = evaluation.evaluate(spec, pipelines.scored(spec, pipelines.baseline(spec, past), test), tuple(values))
-    return chosen.name, {
-        name: (value, 1 - factor * (1 - value) if spec.higher_is_better(name) else factor * value, chance[name])
-        for name, value in values.items()
-    }
+    naive = pipelines.baseline(spec, parts.before_test)
+    chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, parts.test), names)
+    return chosen.name, {name: _suggested(spec, name, measured, chance[name], factor) for name in names}
+
+
+def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The windows in order of time, each after the rows before it; those are left out whose past has one class alone."""
+    days, every = np.sort(frame["day"].unique()), spec.check.every
+    count = min(WINDOWS, int((1 - LEARNT) * len(days)) // every)
+    if count < 1:
+        raise DataError(
+            f"model {spec.name}: {counted(len(days), 'day')} with mature labels are too few for a window of {counted(every, 'day')} "
+            "after what is to be learnt; widen train.window in model.yaml, or give an as-of day that more days of data come before"
+        )
+    for number in range(count, 0, -1):
+        start, end = len(days) - number * every, len(days) - (number - 1) * every
+        past = frame[frame["day"] < days[start]]
+        if spec.task == "regression" or past["label"].nunique() > 1:
+            yield past, frame[frame["day"].isin(days[start:end])]
+
+
+def _suggested(spec: ModelSpec, name: str, measured: list[dict[str, float]], chance: float, factor: float) -> Suggested:
+    values = tuple(each[name] for each in measured if not math.isnan(each[name]))
+    if not values:
+        raise DataError(
+            f"model {spec.name}: {name} can't be computed in any past window; widen train.window, or check.every"
+        )
+    higher = spec.higher_is_better(name)
+
+    def bound(share: float) -> float:
+        return float(np.quantile(values, 1 - share if higher else share))
+
+    def bad(limit: float) -> int:
+        return sum(value < limit if higher else value > limit for value in values)
+
+    usual = 1 - factor * (1 - bound(0.5)) if higher else factor * bound(0.5)
+    limit = min(usual, bound(0.95)) if higher else max(usual, bound(0.95))
+    return Suggested(values, limit, chance, tuple((bound(share), bad(bound(share))) for share in QUANTILES))
 
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:

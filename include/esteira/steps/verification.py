@@ -69,11 +69,11 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     if math.isnan(seen.gain):
         return None
     _write(spec, day, promoted, replaced, seen, old, new)
-    worse = seen.gain < 0
+    worse = seen.upper < 0
     values = [evaluation.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
     why = (
         f"version {promoted.version}, {span[0]} to {span[1]}: {metric} = {values[0]:.4g}, and version "
-        f"{replaced}, which it replaced, would have had {values[1]:.4g}: {'worse' if worse else 'better'} "
+        f"{replaced}, which it replaced, would have had {values[1]:.4g}: {_word(seen, worse)} "
         f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
     )
     found = Verified(
@@ -88,6 +88,13 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     )
     log.info("model %s: %s", spec.name, why)
     return found
+
+
+def _word(seen: Gate, worse: bool) -> str:
+    """How it did: what may be chance is not called worse."""
+    if seen.gain >= 0:
+        return "better"
+    return "worse" if worse else "not surely worse, though"
 
 
 def _write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -117,13 +117,16 @@ def _reached(row: Row) -> Reached:
 
 def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
     """Why a span's labels can't be judged by: what is missing of them, and which metrics they give no value for."""
-    bad = labels[~labels["in_range"].astype(bool)] if len(labels) else labels
+    return "; ".join([*lacking(_records(labels)), *(f"{name} can't be computed from them" for name in unknown)])
+
+
+def lacking(rows: Iterable[Row]) -> list[str]:
+    """What the labels lack that the rows of a span are about."""
     reasons = {
         "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
         "classes": "they hold {value:.0f} class, and several were usual",
     }
-    said = [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in bad.to_dict("records")]
-    return "; ".join([*said, *(f"{name} can't be computed from them" for name in unknown)])
+    return [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in rows if not row["in_range"]]
 
 
 def history(spec: ModelSpec, metric: str, window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:
@@ -262,10 +265,9 @@ def reached(spec: ModelSpec, day: date) -> tuple[dict[str, float], bool]:
     return found, bool(rows["in_range"].astype(bool).groupby(rows["attempt"]).all().any())
 
 
-def blends(spec: ModelSpec, day: date) -> list[Outcome]:
-    """How the blends ended that the checks of the year before a day's have tried, in order."""
-    year = (day - timedelta(days=365), day - timedelta(days=1))
-    rows = read(spec, check_day=year, attempt=BLEND, role=Role.CHALLENGER, metric=spec.check.metric)
+def blends(spec: ModelSpec, first: date, last: date) -> list[Outcome]:
+    """How the blends ended that the checks of the days have tried, in order."""
+    rows = read(spec, check_day=(first, last), attempt=BLEND, role=Role.CHALLENGER, metric=spec.check.metric)
     rows = rows[(rows["window"] == Window.SLICE) & (rows["segment"] == "")].sort_values("check_day")
     return [Outcome(each) for each in rows["outcome"]]
 
@@ -350,6 +352,31 @@ def drifts(spec: ModelSpec, day: date) -> tuple[FeatureDrift, ...]:
     rows = read(spec, check_day=day, attempt=CHECK, role=Role.DRIFT, metric=STATISTIC.name)
     found = _records(rows.sort_values("value", ascending=False))
     return tuple(FeatureDrift(row["segment"], float(row["value"]), not row["in_range"]) for row in found)
+
+
+@dataclass(frozen=True)
+class OutcomeDrift:
+    """How far `what` (label, prediction or error) is from what it was, and whether so far that it drifted; `` is every row."""
+
+    what: str
+    segment: str
+    value: float
+    drifted: bool
+
+
+def outcome_drifts(spec: ModelSpec, day: date) -> tuple[OutcomeDrift, ...]:
+    """The drift of labels, predictions and errors in the latest window of a day's check: of all rows, then by segment."""
+    rows = read(spec, check_day=day, attempt=CHECK, role=Role.OUTCOMES)
+    found = [
+        OutcomeDrift(
+            row["metric"].removeprefix(f"{STATISTIC.name}_"),
+            row["segment"],
+            float(row["value"]),
+            not row["in_range"],
+        )
+        for row in _records(rows)
+    ]
+    return tuple(sorted(found, key=lambda each: (each.segment, each.what)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""Attempt 0, on a real lake and registry: what may be blended, by which weights, what is kept of it, and that it passes the gate."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from esteira import data, steps, views
+from esteira.learning.blending import Blend
+from esteira.lifecycle.policy import Decision, Outcome
+from esteira.spec import ModelSpec, load
+from esteira.steps import blending, champions, checking, measuring, rollbacks
+from esteira.steps.rollbacks import Asked
+from esteira.store import ledger, measurements, runs
+from esteira.store.lineage import DataVersions, DaysSeen
+
+from tests import models
+from tests.models import AS_OF, CHANGE, FIRST, score_days
+
+BACK = CHANGE + timedelta(days=24)  # the world is again as it was
+YAML = models.YAML.replace("retrain_first: none\n", "").replace("refit: false", "refit: true")
+
+
+def write(folder: Path, yaml: str = YAML) -> ModelSpec:
+    spec = models.write(folder, change=str(CHANGE), yaml=yaml)
+    source = spec.folder / "source.py"
+    away = f"CHANGE <= day < date.fromisoformat({str(BACK)!r})"
+    source.write_text(source.read_text().replace("day >= CHANGE", away))
+    return spec
+
+
+def check_daily(spec: ModelSpec, first: date, last: date) -> dict[date, checking.Checked]:
+    found = {}
+    for day in data.days(first, last):
+        score_days(spec, [day], f"r{day}")
+        found[day] = steps.check(spec, day, keep_notebook=False)
+    return found
+
+
+@pytest.fixture
+def returned(home: Path, tmp_path: Path) -> tuple[ModelSpec, date]:
+    """A model that was trained anew as the world changed, and the day on which the old world's return is violated."""
+    spec = write(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    checks = check_daily(spec, FIRST, BACK - timedelta(days=1))
+    assert [each.promoted for each in checks.values() if each.promoted], "the loop has answered the change"
+    day = BACK
+    while True:
+        score_days(spec, [day], f"r{day}")
+        steps.store_labels(spec, day)
+        steps.measure(spec, day)
+        if steps.decide(spec, day).decision is Decision.RETRAIN:
+            return spec, day
+        day += timedelta(days=1)
+        assert day < BACK + timedelta(days=21)
+
+
+def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
+    returned: tuple[ModelSpec, date],
+) -> None:
+    spec, day = returned
+    # Trainings on four weeks learn of two worlds at once.
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(yaml.read_text().replace("[{window: 28d}, {window: 7d}]", "[{window: 28d}]"))
+    spec = load(yaml)
+    checks = check_daily(spec, day, day + timedelta(days=21))
+    recovered = [day for day, each in checks.items() if Outcome.RECOVERS in each.outcomes]
+    assert recovered
+    promoted = next(each for each in ledger.state(spec).promotions if each.by == f"check:{recovered[0]}")
+    assert promoted.why.startswith("attempt 0 recovers: mae_over_mean = ")
+    assert promoted.twin is not None
+    found = measurements.attempts(spec, recovered[0])
+    assert found[0].lower > 0
+    assert found[0].days == spec.check.slice
+    own, twin = champions.load_judges(spec, promoted.version)
+    assert isinstance(own.pipeline, Blend)
+    # Neither a member nor a weight has seen the slice; what serves has seen all that is mature.
+    assert twin.trained_through < measuring.slice_days(spec, recovered[0])[0]
+    assert own.trained_through == promoted.seen == recovered[0] - timedelta(days=1)
+    assert views.check(spec, recovered[0]).attempts[0].outcome is Outcome.RECOVERS
+
+
+def test_it_is_kept_with_its_members_weights_and_the_versions_of_its_data(returned: tuple[ModelSpec, date]) -> None:
+    spec, day = returned
+    run_id = blending.blend(spec, day)
+    again = blending.blend(spec, day)
+    assert run_id is not None
+    assert again is not None
+    tags = runs.get(again).tags
+    members = json.loads(tags["members"])
+    assert sum(members.values()) == pytest.approx(1)
+    assert min(members.values()) >= 0.01
+    assert len(members) <= spec.members
+    before = measuring.slice_days(spec, day)[0]
+    for member in members:
+        run = runs.get(member)
+        assert run.tags["kind"] in ("model", "attempt", "refit")
+        assert DaysSeen.of(run.tags).last < before - timedelta(days=spec.check.min_days - 1)
+    assert DataVersions.cited(tags) is not None
+    assert tags["kind"] == "blend"
+    assert runs.get(again).params["calibration"] in ("factor", "shift")
+    assert "importance" in runs.profile(again)["hour"]
+    assert run_id not in [each.id for each in runs.search(spec, kind="blend")], (
+        "it replaces the run that it left before"
+    )
+
+
+def test_what_a_person_rolled_back_and_what_turned_out_worse_is_no_member(returned: tuple[ModelSpec, date]) -> None:
+    spec, day = returned
+
+    def members() -> set[str]:
+        run_id = blending.blend(spec, day)
+        return set(json.loads(runs.get(run_id).tags["members"])) if run_id else set()
+
+    before = members()
+    champion = ledger.require_champion(spec, day).version
+    mine = {runs.run_of(spec, champion), runs.run_of(spec, ledger.twin(spec, champion) or 0)}
+    rollbacks.perform(spec, Asked(by="ana", reason="no good"))
+    after = blending._barred(spec)
+    assert mine <= after
+    assert not mine & members()
+    assert before
+
+
+def test_without_days_that_a_model_has_not_seen_there_is_nothing_to_blend(home: Path, tmp_path: Path) -> None:
+    spec = write(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
+    day = FIRST + timedelta(days=7)
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    runs_before = len(runs.search(spec, kind="blend"))
+    assert steps.blend(spec, day) in (Outcome.UNKNOWN, Outcome.FAILS)
+    assert len(runs.search(spec, kind="blend")) <= runs_before + 1
+
+
+def test_where_it_is_switched_off_no_blend_is_tried(home: Path, tmp_path: Path) -> None:
+    spec = write(tmp_path / "models", YAML.replace("promote:", "retrain_first: none\npromote:"))
+    steps.train(spec, AS_OF, "t")
+    check_daily(spec, FIRST, CHANGE + timedelta(days=15))
+    assert runs.search(spec, kind="blend") == []
+    assert runs.search(spec, kind="attempt")
+
+
+def test_a_blend_is_promoted_as_it_was_measured_where_nothing_is_fitted_again(
+    returned: tuple[ModelSpec, date],
+) -> None:
+    spec, day = returned
+    plain = spec.model_copy(update={"promote": spec.promote.model_copy(update={"refit": False})})
+    assert steps.blend(plain, day) in (Outcome.IMPROVES, Outcome.RECOVERS)
+    steps.promote_chosen(plain, day, steps.register_chosen(plain, day), "")
+    promoted = ledger.state(spec).promotions[-1]
+    assert (promoted.twin, promoted.seen) == (None, None)
+    assert champions.load_version(spec, promoted.version).trained_through < measuring.slice_days(spec, day)[0]
+
+
+def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=YAML)
+    steps.train(spec, AS_OF, "t")
+    checks = check_daily(spec, FIRST, CHANGE + timedelta(days=35))
+    decided = {day: each.verdict.decision for day, each in checks.items()}
+    loops = [day for day, each in decided.items() if each is Decision.RETRAIN]
+    blends = [day for day, each in decided.items() if each is Decision.BLEND]
+    assert loops
+    assert blends
+    assert [(b - a).days for a, b in zip(loops, loops[1:], strict=False)] == [7, 14][: len(loops) - 1]
+    assert all((b - a).days >= 7 for a, b in zip(blends, blends[1:], strict=False))
+    for day in blends:
+        assert len(checks[day].outcomes) == 1
+        assert checks[day].warning is None
+    assert sum(each.warning is not None for each in checks.values()) == 1

@@ -1,0 +1,117 @@
+"""Episodes: when the next loop is opened, whom it is told, and when a limit can't be met."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pytest
+from esteira.lifecycle.episode import Episode, cannot_be_met, episode, is_open
+from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.state import fold
+
+START, EVERY = date(2026, 1, 7), 7
+SAME = Known(spec="a", past=100, off=0.2)
+
+
+def after(windows: float) -> date:
+    return START + timedelta(days=round(windows * EVERY))
+
+
+def loop(windows: float, known: Known = SAME, **more: object) -> Unrecovered:
+    last = after(windows)
+    return Unrecovered(version=1, last=last, known=known, day=last, by=run_key(last), why="x", **more)  # type: ignore[arg-type]
+
+
+def in_range(windows: float, *, healed: bool) -> Recovered:
+    last = after(windows)
+    return Recovered(version=1, last=last, healed=healed, day=last, by=run_key(last), why="x")
+
+
+def warned(windows: float) -> Warned:
+    last = after(windows)
+    return Warned(version=1, last=last, day=last, by=run_key(last), why="x")
+
+
+def of(*events: Event) -> Episode:
+    return episode(fold(events))
+
+
+def test_loops_that_do_not_help_make_the_next_one_wait_1_2_4_8_windows_and_no_longer() -> None:
+    failed, at = [], 0
+    for waits in (1, 2, 4, 8, 8, 8):
+        failed.append(loop(at))
+        for window in range(waits):
+            held = of(*failed).held_back(after(at + window), EVERY, SAME)
+            assert f"{waits - window} more window" in held
+        at += waits
+        assert of(*failed).held_back(after(at), EVERY, SAME) == ""
+
+
+def test_without_a_loop_nothing_is_held_back() -> None:
+    assert of().held_back(START, EVERY, SAME) == ""
+    assert of().news(SAME) == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (Known(spec="b", past=100, off=0.2), "the model.yaml or its code is another"),
+        (Known(spec="a", past=200, off=0.2), "there are 200 days to learn from, and were 100"),
+        (Known(spec="a", past=100, off=0.7), "the metric is much farther out of range"),
+        (Known(spec="a", past=100, off=0.2, drifted=True), "more features have drifted"),
+        (Known(spec="a", past=199, off=0.69), ""),
+    ],
+)
+def test_news_open_the_next_loop_early_but_not_on_the_same_window(now: Known, said: str) -> None:
+    known = of(loop(0), loop(1))
+    assert known.news(now) == said
+    assert (known.held_back(after(2), EVERY, now) == "") == bool(said)
+    assert known.held_back(after(1), EVERY, now) != ""
+
+
+def test_a_loop_that_news_have_opened_begins_to_wait_anew() -> None:
+    known = of(loop(0), loop(1), loop(3), loop(4, Known(spec="a", past=100, off=1.0), news="farther"))
+    assert known.held_back(after(5), EVERY, SAME) == ""
+    assert "farther" not in known.news(Known(spec="a", past=100, off=1.2)), "farther than in any loop before"
+
+
+def test_a_window_in_range_does_not_shorten_the_wait_and_a_loop_that_helped_does() -> None:
+    loops = loop(0), loop(1), loop(3)
+    assert of(*loops, in_range(4, healed=False)).held_back(after(5), EVERY, SAME) != ""
+    assert of(*loops, in_range(4, healed=True)).held_back(after(5), EVERY, SAME) == ""
+    assert is_open(fold(loops))
+    assert not is_open(fold([*loops, in_range(4, healed=False)]))
+
+
+def test_what_failed_long_ago_is_forgotten() -> None:
+    loops = loop(0), loop(1), loop(3), loop(7)
+    assert "4 loops" in of(*loops).held_back(after(8), EVERY, SAME)
+    assert "1 loop did" in of(*loops, loop(40)).held_back(after(40.5), EVERY, SAME)
+
+
+def test_people_are_told_once_in_8_windows_but_for_news() -> None:
+    known = of(loop(0), warned(0), loop(1))
+    assert not known.is_told(after(3), EVERY, SAME)
+    assert not known.is_told(after(7.9), EVERY, SAME)
+    assert known.is_told(after(8), EVERY, SAME)
+    assert known.is_told(after(3), EVERY, Known(spec="b", past=100, off=0.2))
+    assert of(loop(0)).is_told(after(1), EVERY, SAME), "nobody was told yet"
+
+
+def test_what_a_days_own_check_has_written_can_be_left_out() -> None:
+    known = fold([loop(0), warned(0)])
+    assert episode(known, but=START) == Episode((), None)
+    assert episode(known, but=START + timedelta(days=1)).told == START
+
+
+def test_a_warning_of_a_lake_without_loops_is_one() -> None:
+    (found,) = of(warned(0)).loops
+    assert (found.version, found.last, found.known) == (1, START, Known())
+
+
+def test_a_limit_can_not_be_met_where_four_loops_have_not() -> None:
+    loops = [loop(n, reached={"mae": value, "r2": 0.1 * value}) for n, value in enumerate([9.0, 3.0, 5.0, 4.0, 4.5])]
+    assert cannot_be_met(loops, {"mae": False, "r2": True}) == pytest.approx({"mae": 5.0, "r2": 0.3})
+    assert cannot_be_met(loops[:3], {"mae": False}) == {}
+    assert cannot_be_met([*loops, loop(9, met=True)], {"mae": False}) == {}
+    assert cannot_be_met([*loops, loop(9)], {"mae": False}) == {}, "of a loop that measured nothing nothing is known"
