@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from esteira.learning import drift
 from esteira.lifecycle.events import Warned
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, load
 from esteira.steps import explaining
 from esteira.store import lake, ledger, measurements, outbox, runs
 from esteira.store.outbox import Mail
@@ -66,22 +67,43 @@ def test_status_says_what_a_person_wants_to_know(trained) -> None:
     assert "in range (≤ 0.3)" in found["last window's mae_over_mean"]
 
 
-def test_why_it_moved_names_the_segment_and_the_feature(trained) -> None:
+def test_why_it_moved_names_the_segment_and_where_no_input_moved_says_so(trained) -> None:
+    """The world has exchanged the sites' sizes: not one feature is spread as it was not."""
     spec, day = lived(trained, change=str(CHANGE))
     steps.store_labels(spec, day)
     steps.measure(spec, day)
     worse = explaining.worsened(spec, day)
     assert worse[0].segment.startswith("site=")
     assert all(each.now > each.before for each in worse)
-    moved = explaining.moved(spec, day)
-    assert {each.feature for each in moved} == set(spec.features.all)
-    assert sum(each.importance for each in moved) == pytest.approx(1)
-    assert [each.weight for each in moved] == sorted((each.weight for each in moved), reverse=True)
+    assert explaining.moved(spec, day) == []
     steps.decide(spec, day)
     text = rendering.text(steps.warn(spec, day))
-    assert "Features that drifted, by importance × drift" in text
+    assert "no input moved: the relation, the target or the labels changed" in text
+    assert "Features that drifted" not in text
+    assert re.search(r"what: errors, rows: all, PSI: [\d.]+, beside the training: drifted", text)
+    assert re.search(r"what: labels, rows: all, PSI: [\d.]+, beside the training: as it was", text)
     assert "Segments that got worse" in text
     assert worse[0].segment in text
+
+
+def test_of_the_features_those_are_named_that_drifted(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    features = spec.folder / "features.py"
+    features.write_text("def build(frame):\n    return frame\n")
+    source = spec.folder / "source.py"
+    source.write_text(source.read_text().replace("random.normal(20, 5,", "random.normal(20 + 15 * (day >= CHANGE), 5,"))
+    score_days(load(spec.folder / "model.yaml"), data.days(FIRST, day), "again")
+    spec = load(spec.folder / "model.yaml")
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    steps.decide(spec, day)
+    (moved,) = explaining.moved(spec, day)
+    assert moved.feature == "heat"
+    text = rendering.text(steps.warn(spec, day))
+    assert "Features that drifted, by importance × drift" in text
+    assert "no input moved" not in text
+    assert "feature: heat," in text
+    assert "feature: open," not in text
 
 
 def test_personal_values_are_in_the_tables_and_nowhere_else(

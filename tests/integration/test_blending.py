@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,8 @@ def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home:
     blends = [day for day, each in decided.items() if each is Decision.BLEND]
     assert loops
     assert blends
-    assert [(b - a).days for a, b in zip(loops, loops[1:], strict=False)] == [7, 14][: len(loops) - 1]
-    assert all((b - a).days >= 7 for a, b in zip(blends, blends[1:], strict=False))
+    assert [(b - a).days for a, b in pairwise(loops)] == [7, 14][: len(loops) - 1]
+    assert all((b - a).days >= 7 for a, b in pairwise(blends))
     for day in blends:
         assert len(checks[day].outcomes) == 1
         assert checks[day].warning is None

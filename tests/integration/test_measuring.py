@@ -10,12 +10,12 @@ import pytest
 from esteira import data, steps, views
 from esteira.cli import operations
 from esteira.errors import EsteiraError
-from esteira.learning import evaluation
+from esteira.learning import drift, evaluation
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, outcomes, training
-from esteira.store import lake
+from esteira.store import lake, ledger, outbox, runs
 
 from tests import models
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -218,6 +218,133 @@ def test_labels_of_one_class_where_both_were_usual_wait(
     verdict = steps.check(spec, day).verdict
     assert verdict.decision is Decision.WAIT
     assert "they hold 1 class, and several were usual" in verdict.why
+
+
+def test_labels_of_one_class_wait_for_ever_whatever_the_days_before_hold(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two months of nothing else the days before say that one class is usual; the champion's training does not."""
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    day = FIRST + timedelta(days=75)
+    score_days(spec, data.days(FIRST, day))
+    real = data.read_labels
+
+    def only_low(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(label=rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "low"))
+
+    monkeypatch.setattr(data, "read_labels", only_low)
+    verdict = steps.check(spec, day).verdict
+    assert verdict.decision is Decision.WAIT
+    assert "they hold 1 class, and several were usual" in verdict.why
+
+
+def test_labels_that_came_for_a_third_wait_for_ever(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a training that is judged by them replace the champion."""
+    spec = trained()
+    day = FIRST + timedelta(days=75)
+    score_days(spec, data.days(FIRST, day))
+    real = data.read_labels
+
+    def partial(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[(rows["day"] < pd.Timestamp(FIRST)) | (rows["site"] == "A")]
+
+    monkeypatch.setattr(data, "read_labels", partial)
+    verdict = steps.check(spec, day).verdict
+    assert verdict.decision is Decision.WAIT
+    assert "33% of the rows have one, and at least 90% would be usual" in verdict.why
+    said = steps.train(spec, day, "t2")
+    assert "on which it would be judged, look incomplete: 33% of the rows have one" in said
+    assert len(ledger.state(spec).promotions) == 1
+
+
+def test_what_is_usual_is_what_rows_as_old_had(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels come late: of the youngest week a half has one, and that was so when the champion was trained."""
+    spec = models.write(tmp_path / "models")
+    real = data.read_labels
+    today: list[date] = [AS_OF]
+
+    def late(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        young = rows["day"] > pd.Timestamp(today[0] - timedelta(days=8))
+        return rows[~young | (rows["site"] != "C")]
+
+    monkeypatch.setattr(data, "read_labels", late)
+    steps.train(spec, AS_OF, "t")
+    shares = runs.profile(runs.run_of(spec, 1))[drift.LABELLED]["shares"]
+    assert shares[0] == pytest.approx(2 / 3)
+    assert shares[1:4] == [1.0, 1.0, 1.0]
+    day = today[0] = FIRST + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    assert steps.check(spec, day).verdict.decision is Decision.KEEP
+    rows = lake.read("metrics", spec.name, role="labels", metric="labelled_share", window="window")
+    assert dict(zip(rows["last_day"].dt.date, rows["min"].round(2), strict=True)) == {
+        day - timedelta(days=1): 0.6,
+        day - timedelta(days=8): 0.9,
+    }
+
+
+def test_a_version_that_says_nothing_of_its_labels_is_compared_with_the_days_before(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained()
+    day = FIRST + timedelta(days=21)
+    score_days(spec, data.days(FIRST, day))
+    profile = {name: shape for name, shape in runs.profile(runs.run_of(spec, 1)).items() if name != drift.LABELLED}
+    monkeypatch.setattr(runs, "profile", lambda _: profile)
+    real, late = data.read_labels, day - timedelta(days=7)
+    monkeypatch.setattr(
+        data,
+        "read_labels",
+        lambda spec, first, last: real(spec, first, last)[
+            lambda rows: (rows["day"] < pd.Timestamp(late)) | (rows["site"] == "A")
+        ],
+    )
+    verdict = steps.check(spec, day).verdict
+    assert verdict.decision is Decision.WAIT
+    assert "of the rows have one, and at least 90% would be usual" in verdict.why
+
+
+def test_a_drift_of_the_label_rate_is_no_lack_of_labels(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = binary_model(tmp_path / "models")
+    steps.train(spec, AS_OF, "t")
+    day = FIRST + timedelta(days=14)
+    score_days(spec, data.days(FIRST, day))
+    real = data.read_labels
+
+    def mostly_low(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        some = (rows["day"] < pd.Timestamp(FIRST)) | (rows["at"].dt.hour == 3)
+        return rows.assign(label=rows["label"].where(some, "low"))
+
+    monkeypatch.setattr(data, "read_labels", mostly_low)
+    assert check(spec, day) is Decision.RETRAIN
+    (labels,) = [each for each in views.check(spec, day).outcomes if each.what == "label" and not each.segment]
+    assert labels.drifted
+
+
+def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained()
+    spec = spec.model_copy(update={"check": spec.check.model_copy(update={"patience": 2})})
+    real = data.read_labels
+    monkeypatch.setattr(data, "read_labels", lambda *given: real(*given).head(0))
+    told = {}
+    for day in data.days(FIRST, FIRST + timedelta(days=30)):
+        score_days(spec, [day], f"r{day}")
+        assert steps.check(spec, day).verdict.decision is Decision.WAIT
+        told[day] = len(outbox.mails(spec, "waits"))
+    assert next(day for day, count in told.items() if count) == FIRST + timedelta(days=15)
+    assert max(told.values()) == 1
+    (mail,) = outbox.mails(spec, "waits")
+    assert mail.subject == f"[esteira] sales: nothing could be checked since {FIRST}"
+    assert "longer than check.patience (2 windows of 7 days)" in mail.lead
+    assert steps.queue_wait_mail(spec, FIRST + timedelta(days=30)) is None
 
 
 def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import psutil
 import pytest
 from esteira import replay
 from esteira.errors import EsteiraError
-from esteira.replay import Plan, spans, walk, walking
+from esteira.replay import POLICIES, Plan, spans, walk, walking
 from esteira.replay import report as reports
+from esteira.replay.frontier import frontier
 from esteira.spec import ModelSpec
+from esteira.spec.policy import Violated
 from esteira.steps import checking
 from esteira.store import lake, ledger
 from esteira.store.memory import MemoryLake
@@ -77,6 +80,7 @@ def test_a_replay_heals_what_a_frozen_model_does_not(spec: ModelSpec, another_ho
         blocks = replay.block_metrics(spec, plan)
         worth = replay.promotion_gains(spec, plan)
         found[kind] = {"checks": checks, "blocks": blocks, "promotions": worth, "first_month": [], "first": ""}
+        found[kind] |= {"trainings": replay.trainings(spec), "mails": 0}
     report = replay.summary(spec, plan, found)
     assert report["counts"]["loops"] >= 1
     assert report["counts"]["promotions"] == len(report["walks"]["policy"]["promotions"]) == 1
@@ -105,6 +109,7 @@ def test_a_report_is_one_page_and_escapes_what_users_wrote(spec: ModelSpec) -> N
     }
     block = {"first": "2026-02-01", "last": "2026-02-28", "rows": 3, "mae_over_mean": 0.5, "r2": 0.1}
     found = {"checks": [check], "blocks": [block], "promotions": [], "first_month": [], "first": "<b>late</b>"}
+    found |= {"trainings": 3, "mails": 1}
     report = replay.summary(spec, Plan(spec.name, FIRST, LAST, "week", "month"), {"policy": found})
     page = reports.page(report)
     assert "<script>" not in page
@@ -191,7 +196,7 @@ def test_the_command_line_replays_in_a_place_of_its_own(
     asked = ["replay", spec.name, "--from", str(FIRST), "--to", last, "--every", "week", "--blocks", "week"]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0, said.output
-    assert "2 checks, 0 loops, 0 attempts, 0 promotions, 0 warnings, 1 wait" in said.output
+    assert "2 checks, 0 loops, 0 attempts, 3 trainings, 0 promotions, 0 warnings, 0 mails, 1 wait" in said.output
     assert "retrained every block" in said.output
     page = next((home / "replays" / spec.name).glob("*/report.html"))
     assert "Replay of sales" in page.read_text()
@@ -199,6 +204,37 @@ def test_the_command_line_replays_in_a_place_of_its_own(
     again = CliRunner().invoke(app, asked)  # a finished one is only read
     assert again.exit_code == 0
     assert "2 checks" in again.output
+
+
+@pytest.mark.slow
+def test_other_policies_are_tried_and_what_each_would_have_cost_is_printed(spec: ModelSpec, home: Path) -> None:
+    from esteira.__main__ import app
+    from typer.testing import CliRunner
+
+    last = str(CHANGE + timedelta(days=20))
+    asked = ["replay", spec.name, "--from", str(FIRST), "--to", last, "--every", "week", "--suggest"]
+    said = CliRunner().invoke(app, asked)
+    assert said.exit_code == 0, said.output
+    rows = re.findall(r"^([* ]) (\S.*?\S) +([\d.]+) +(\d+) +(\d+) +(\d+)$", said.output, re.M)
+    assert [row[1] for row in rows] == [name for name, _ in replay.POLICIES.values()]
+    assert any(row[0] == "*" for row in rows)
+    assert all(int(row[3]) >= 3 for row in rows), "the first model is trained in each"
+
+
+def test_the_frontier_is_what_no_other_policy_is_better_than() -> None:
+    found = {"policy": (0.2, 30, 8, 5), "tighter": (0.19, 40, 8, 6), "wider": (0.2, 31, 8, 4), "wide": (0.3, 3, 1, 0)}
+    best = {each.name for each in frontier(found, higher_is_better=False) if each.best}
+    assert best == {"as it is", "limits 10 % tighter", "limits 25 % wider"}
+    higher = {"policy": (0.8, 30, 8, 5), "wider": (0.7, 30, 8, 5)}
+    assert [each.best for each in frontier(higher, higher_is_better=True)] == [True, False]
+
+
+def test_limits_are_widened_by_the_error_that_they_allow(tmp_path: Path) -> None:
+    yaml = models.YAML.replace("r2: {{min: 0.1}}", "r2: {{min: 0.6}}")
+    wider = POLICIES["wider"][1](models.write(tmp_path, yaml=yaml)).check
+    assert wider.metrics["mae_over_mean"].max == pytest.approx(0.33)
+    assert wider.metrics["r2"].min == pytest.approx(0.56)
+    assert POLICIES["patient"][1](models.write(tmp_path)).check.violated == Violated(at_least=3, of_last=4)
 
 
 def test_a_window_of_one_class_does_not_stop_a_replay(home: Path, tmp_path: Path) -> None:

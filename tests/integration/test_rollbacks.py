@@ -84,11 +84,15 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     spec, days = promoted_worse(trained, monkeypatch)
     said = CliRunner().invoke(app, ["limits", spec.name, "--as-of", str(AS_OF)])
     assert said.exit_code == 0, said.output
-    found = re.search(r"mae_over_mean: ([\d.]+); suggested: mae_over_mean: \{max: ([\d.]+)\}", said.output)
-    assert found is not None
+    found = re.search(
+        r"mae_over_mean of \w+ in 2 past windows of 7 days up to 2026-01-31:\n  max ([\d.]+) +holds in  50% of them; out of range: 1\n"
+        r"(?:  max .*\n)+suggested: mae_over_mean: \{max: ([\d.]+)\} \(out of range: 0\)",
+        said.output,
+    )
+    assert found is not None, said.output
     assert float(found[2]) == pytest.approx(1.25 * float(found[1]), rel=0.01)
-    found = re.search(r"r2: ([\d.]+); suggested: r2: \{min: ([\d.]+)\}", said.output)
-    assert found is not None
+    found = re.search(r"r2 of [^:]*:\n  min ([\d.]+) (?s:.*?)suggested: r2: \{min: ([\d.]+)\}", said.output)
+    assert found is not None, said.output
     assert float(found[2]) == pytest.approx(1 - 1.25 * (1 - float(found[1])), rel=0.01)
 
     def rollback(*given: str) -> Result:

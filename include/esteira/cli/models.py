@@ -94,8 +94,8 @@ def limits(
     """Suggest limits for check.metrics, from windows of the past.
 
     Each of the last windows of check.every in the training window is predicted by a training on the days before it. The limit lets
-    the error be a factor of that of the median window, and what one window in twenty reached by itself. Of a metric whose best
-    value is 1, such as accuracy, the error is what it lacks to that.
+    the error be a factor of that of the median window. Of a metric whose best value is 1, such as accuracy, the error is what it
+    lacks to that.
     """
     from esteira import steps
     from esteira.steps.suggesting import QUANTILES, better
@@ -107,9 +107,9 @@ def limits(
         bound = "min" if spec.higher_is_better(metric) else "max"
         count = counted(len(past.values), "past window")
         typer.echo(f"{metric} of {name} in {count} of {every} up to {as_of}:")
-        for share, (limit, bad) in zip(QUANTILES, past.limits, strict=True):
-            typer.echo(f"  {bound} {limit:<9.4g} {share:>4.0%} of them hold it; {bad} would have been out of range")
-        typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}}")
+        for share, (limit, bad) in zip(QUANTILES, past.quantiles, strict=True):
+            typer.echo(f"  {bound} {limit:<9.4g} holds in {share:>4.0%} of them; out of range: {bad}")
+        typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}} (out of range: {past.bad})")
         if not better(spec, metric, past.limit, past.chance):
             typer.echo(
                 f"  note: that is no better than chance: a model that knows no feature reaches {past.chance:.4g}. A limit there "

@@ -77,19 +77,18 @@ def blend(spec: ModelSpec, models: Sequence[Model], frame: pd.DataFrame) -> Blen
     """
     given = _given(spec, models, frame)
     labels = _labels(models[0].classes, frame["label"])
-    recent = _recency(frame["day"])
     known = [
         index for index, each in enumerate(given) if frame.loc[~_missing(each), "day"].nunique() >= spec.check.min_days
     ]
     if not known:
         return None
     losses = {index: _losses(spec, labels, given[index]) for index in known}
-    weights = _weights(losses, recent)
+    weights = _weights(losses, frame["day"])
     kept = sorted(weights, key=lambda index: (-weights[index], index))[: spec.members]
     kept = [index for index in kept if weights[index] >= LEAST * sum(weights.values())]
     total = math.fsum(weights[index] for index in kept)
     shares = tuple(weights[index] / total for index in kept)
-    kind, value = _calibration(labels, _mean([given[index] for index in kept], shares), recent)
+    kind, value = _calibration(labels, _mean([given[index] for index in kept], shares), frame["day"])
     pipeline = Blend([models[index].pipeline for index in kept], list(shares), kind, value)
     seen = max(frame["day"].max().date(), *(models[index].trained_through for index in kept))
     return Blended(Model(pipeline, models[0].classes, seen), tuple(kept), shares, kind, value)
@@ -127,8 +126,8 @@ def _labels(classes: tuple[str, ...], labels: pd.Series) -> Array:
     return labels.map(lambda name: numbers.get(name, -1)).to_numpy(dtype="int64")
 
 
-def _recency(days: pd.Series) -> Array:
-    age = (days.max() - days).dt.days.to_numpy(dtype="float64")
+def _recency(days: pd.Series, last: pd.Timestamp) -> Array:
+    age = (last - days).dt.days.to_numpy(dtype="float64")
     return np.asarray(0.5 ** (age / HALF_LIFE))
 
 
@@ -147,16 +146,21 @@ def _losses(spec: ModelSpec, labels: Array, values: Array) -> Array:
     return np.asarray(-np.log(np.clip(np.where(_missing(values), np.nan, chance), 1e-3, 1)))
 
 
-def _weights(losses: Mapping[int, Array], recent: Array) -> dict[int, float]:
-    """By how much more than the best one a model lost, each beside what all lost on the same rows."""
+def _weights(losses: Mapping[int, Array], days: pd.Series) -> dict[int, float]:
+    """By how much more than the best one a model lost: the mean over days of its loss beside what all lost on the same rows.
+
+    A day counts as one, whatever was lost on it: a holiday on which all were wrong says little of who is right.
+    """
     every = np.vstack(list(losses.values()))
     known = ~np.isnan(every)
     usual = np.nansum(np.where(known, every, 0), axis=0) / np.maximum(known.sum(axis=0), 1)
     relative = {}
     for index, values in losses.items():
         mine = ~np.isnan(values)
-        lost, beside = (float(recent[mine] @ each[mine]) for each in (values, usual))
-        relative[index] = lost / beside if beside else 1.0
+        daily = pd.DataFrame({"lost": values[mine], "usual": usual[mine]}).groupby(days[mine].to_numpy()).sum()
+        daily = daily[daily["usual"] > 0]
+        ratios, recent = daily["lost"] / daily["usual"], _recency(daily.index.to_series(), days.max())
+        relative[index] = float(np.average(ratios, weights=recent)) if len(daily) else 1.0
     best = min(relative.values()) or 1.0
     return {index: math.exp(-SHARPNESS * (value / best - 1)) for index, value in relative.items()}
 
@@ -172,16 +176,24 @@ def _mean(given: Sequence[Array], weights: Sequence[float]) -> Array:
     return np.asarray(total / (some if total.ndim == 1 else some[:, None]))
 
 
-def _calibration(labels: Array, values: Array, recent: Array) -> tuple[Kind, float]:
-    """What brings the mean of what is predicted to that of the labels."""
+def _calibration(labels: Array, values: Array, days: pd.Series) -> tuple[Kind, float]:
+    """What brings the predictions to the labels: of a number the median over days, which a week of holidays does not move."""
     new = ~_missing(values) & (labels >= 0 if values.ndim == 2 else True)
-    labels, values, recent = labels[new], values[new], recent[new]
+    labels, values, days = labels[new], values[new], days[new]
     if values.ndim == 2:
+        recent = _recency(days, days.max())
         return ("logit", _logit_shift(labels, values[:, 1], recent)) if values.shape[1] == 2 else ("none", 0.0)
-    wanted, given = float(recent @ labels), float(recent @ values)
-    if labels.min() > 0 and given > 0:
-        return "factor", wanted / given
-    return "shift", (wanted - given) / float(recent.sum())
+    daily = pd.DataFrame({"wanted": labels, "given": values}).groupby(days.to_numpy()).mean()
+    if labels.min() > 0 and (daily["given"] > 0).all():
+        return "factor", _median(daily["wanted"] / daily["given"])
+    return "shift", _median(daily["wanted"] - daily["given"])
+
+
+def _median(daily: pd.Series) -> float:
+    """The weighted median of a value a day, a later one weighing more."""
+    ordered = daily.sort_values()
+    weights = _recency(ordered.index.to_series(), daily.index.max()).cumsum()
+    return float(ordered.iloc[int(np.searchsorted(weights, weights[-1] / 2))])
 
 
 def _logit_shift(labels: Array, chances: Array, recent: Array) -> float:

@@ -4,7 +4,7 @@ from esteira.replay.frontier import POLICIES
 from esteira.replay.plan import Plan, spans
 from esteira.replay.running import isolated, run, suggested, summary
 from esteira.replay.walking import WALKS, walk
-from esteira.replay.worth import block_metrics, promotion_gains
+from esteira.replay.worth import block_metrics, promotion_gains, trainings
 
 __all__ = [
     "POLICIES",
@@ -17,5 +17,6 @@ __all__ = [
     "spans",
     "suggested",
     "summary",
+    "trainings",
     "walk",
 ]

@@ -26,7 +26,7 @@ from esteira.text import counted
 
 log = logging.getLogger(__name__)
 
-POOL = 24  # models that a blend is chosen from: the newest ones
+POOL = 32  # models that a blend is chosen from: the newest ones
 
 
 def blend(spec: ModelSpec, day: date) -> str | None:

@@ -26,21 +26,22 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
 class Suggested:
     """What a metric reached in past windows, a value each, the limit that this suggests, and what chance reaches.
 
-    `limits` are those that so many of the windows would have held (0.5: every second one), and how many not.
+    `quantiles` are limits, the tightest first, each with how many of the windows would have been out of range; `bad` is that of `limit`.
     """
 
     values: tuple[float, ...]
     limit: float
+    bad: int
     chance: float
-    limits: tuple[tuple[float, int], ...]
+    quantiles: tuple[tuple[float, int], ...]
 
 
 def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dict[str, Suggested]]:
     """What limits the past suggests: the best candidate, and what came of each metric of the check.
 
     The last windows of check.every in the training window are predicted one after the other, each by a training on the days
-    before it. The limit lets the error be `factor` times that of the median window, and what one window in twenty reached by itself;
-    the error of a metric whose best is 1 is what it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
+    before it. The limit lets the error be `factor` times that of the median window; the error of a metric whose best is 1 is what
+    it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
     """
     frame = preparing.rows(spec, as_of, None, preparing.prepare_all(spec, as_of, None))
     half_life = spec.train.half_life
@@ -86,9 +87,8 @@ def _suggested(spec: ModelSpec, name: str, measured: list[dict[str, float]], cha
     def bad(limit: float) -> int:
         return sum(value < limit if higher else value > limit for value in values)
 
-    usual = 1 - factor * (1 - bound(0.5)) if higher else factor * bound(0.5)
-    limit = min(usual, bound(0.95)) if higher else max(usual, bound(0.95))
-    return Suggested(values, limit, chance, tuple((bound(share), bad(bound(share))) for share in QUANTILES))
+    limit = 1 - factor * (1 - bound(0.5)) if higher else factor * bound(0.5)
+    return Suggested(values, limit, bad(limit), chance, tuple((bound(share), bad(bound(share))) for share in QUANTILES))
 
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:
