@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import skops.io
 from esteira.learning import blending, pipelines
-from esteira.learning.blending import Blend, blend
+from esteira.learning.blending import Blend, Blended
 from esteira.learning.pipelines import Model
 from esteira.spec import ModelSpec
 from esteira.store import model_files
@@ -47,6 +47,10 @@ def rows(values: list[float], last: date = LAST, a_day: int = 4) -> pd.DataFrame
 
 def model(value: float, seen: date = date(2025, 1, 1), classes: tuple[str, ...] = ()) -> Model:
     return Model(Chance(value) if classes else Constant(value), classes, seen)
+
+
+def blend(spec: ModelSpec, given: list[Model], frame: pd.DataFrame) -> Blended | None:
+    return blending.blend(spec, blending.known(spec, given, frame), frame["day"].max().date())
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -70,28 +71,43 @@ class Blended:
     value: float
 
 
-def blend(spec: ModelSpec, models: Sequence[Model], frame: pd.DataFrame) -> Blended | None:
-    """The blend of the models by what each lost on the rows of `frame` (features and `label`) that it has not seen.
+@dataclass(frozen=True)
+class Known:
+    """Models, and what each predicts of the rows of `frame` (features and `label`); NaN where it has seen the row's day."""
+
+    models: Sequence[Model]
+    frame: pd.DataFrame
+    given: Sequence[Array]
+
+
+def known(spec: ModelSpec, models: Sequence[Model], frame: pd.DataFrame) -> Known:
+    """What the models predict of the rows that each has not seen."""
+    return Known(models, frame, _given(spec, models, frame))
+
+
+def blend(spec: ModelSpec, past: Known, last: date) -> Blended | None:
+    """The blend of the models by what each lost on the rows up to `last` that it has not seen.
 
     None where no model has `check.min_days` of them.
     """
-    given = _given(spec, models, frame)
-    labels = _labels(models[0].classes, frame["label"])
-    known = [
+    rows = past.frame["day"].between(pd.Timestamp(last - timedelta(days=PAST - 1)), pd.Timestamp(last)).to_numpy()
+    frame, given = past.frame[rows], [each[rows] for each in past.given]
+    enough = [
         index for index, each in enumerate(given) if frame.loc[~_missing(each), "day"].nunique() >= spec.check.min_days
     ]
-    if not known:
+    if not enough:
         return None
-    losses = {index: _losses(spec, labels, given[index]) for index in known}
+    labels = _labels(past.models[0].classes, frame["label"])
+    losses = {index: _losses(spec, labels, given[index]) for index in enough}
     weights = _weights(losses, frame["day"])
     kept = sorted(weights, key=lambda index: (-weights[index], index))[: spec.members]
     kept = [index for index in kept if weights[index] >= LEAST * sum(weights.values())]
     total = math.fsum(weights[index] for index in kept)
     shares = tuple(weights[index] / total for index in kept)
     kind, value = _calibration(labels, _mean([given[index] for index in kept], shares), frame["day"])
-    pipeline = Blend([models[index].pipeline for index in kept], list(shares), kind, value)
-    seen = max(frame["day"].max().date(), *(models[index].trained_through for index in kept))
-    return Blended(Model(pipeline, models[0].classes, seen), tuple(kept), shares, kind, value)
+    pipeline = Blend([past.models[index].pipeline for index in kept], list(shares), kind, value)
+    seen = max(frame["day"].max().date(), *(past.models[index].trained_through for index in kept))
+    return Blended(Model(pipeline, past.models[0].classes, seen), tuple(kept), shares, kind, value)
 
 
 def importance(members: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:

@@ -264,7 +264,7 @@ class Promote(Block):
 
     approval: Annotated[Literal["none"], BeforeValidator(_no_approval)] = "none"
     min_gain: float = Field(default=0.0, ge=0)
-    confidence: float = Field(default=0.8, ge=0.5, lt=1)
+    confidence: float = Field(default=0.7, ge=0.5, lt=1)
     refit: bool = True
 
 

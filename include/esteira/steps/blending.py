@@ -10,6 +10,7 @@ from datetime import date, timedelta
 
 import pandas as pd
 
+from esteira import data
 from esteira.errors import ModelRefused, UnknownVersion
 from esteira.learning import blending, drift, pipelines
 from esteira.learning.blending import Blended
@@ -29,24 +30,27 @@ log = logging.getLogger(__name__)
 POOL = 32  # models that a blend is chosen from: the newest ones
 
 
-def blend(spec: ModelSpec, day: date) -> str | None:
-    """Blend the model's pipelines by what they lost on mature days before the held-out slice; returns the MLflow run that keeps it.
+def blend(spec: ModelSpec, day: date) -> tuple[str, list[Model]] | None:
+    """Blend the model's pipelines by what they lost on mature days before the held-out slice.
 
-    None where none of them has days enough that it has not seen.
+    Returns the MLflow run that keeps the blend, and the models to judge it by, the newest first: of each span of `check.every` days
+    of the slice, the blend by what was known before that span. So would it have served, had it been blended anew at each
+    window. None where no pipeline has days enough that it has not seen.
     """
     first, last = slice_days(spec, day)
     versions = labelling.versions(spec)
-    made = _made(spec, day, first - timedelta(days=1), versions)
-    if made is None:
+    starts = data.days(first, last)[:: spec.check.every]
+    made = _made(spec, day, [start - timedelta(days=1) for start in starts], versions)
+    if not made:
         return None
+    models = [each.model for each in reversed(made)]
     held_out = labelling.labelled(spec, first, last)
-    outcomes = (
-        fitting.outcomes_of(spec, held_out, pipelines.scored(spec, made.model, held_out)) if len(held_out) else {}
-    )
+    scored = pipelines.unseen(spec, models, held_out)
+    outcomes = fitting.outcomes_of(spec, held_out, scored[["day", "label", "prediction", "probability"]])
     about = {"kind": "blend", "as_of": day, "check_day": day, "attempt": 0}
     with runs.tracked(spec, attempt_key(day, 0), f"blend of {day}", **about) as run_id:
-        _keep(spec, run_id, made, versions, outcomes)
-    return run_id
+        _keep(spec, run_id, made[0], versions, outcomes)
+    return run_id, models
 
 
 def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
@@ -56,11 +60,11 @@ def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
         again = done[0].id
     else:
         versions = labelling.versions(spec)
-        made = _made(spec, day, labelling.mature_through(spec, day), versions)
-        assert made is not None, "what could be blended before the slice can be after it"
+        made = _made(spec, day, [labelling.mature_through(spec, day)], versions)
+        assert made, "what could be blended before the slice can be after it"
         about = {"kind": "blend", "as_of": day, "evaluated": run_id}
         with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as again:
-            _keep(spec, again, made, versions, drift.of_outcomes(runs.profile(run_id)))
+            _keep(spec, again, made[0], versions, drift.of_outcomes(runs.profile(run_id)))
     return champions.register(spec, again, day), DaysSeen.of(runs.get(again).tags).last
 
 
@@ -83,15 +87,21 @@ class Made:
         return self.blended.model
 
 
-def _made(spec: ModelSpec, day: date, last: date, versions: DataVersions) -> Made | None:
-    frame = labelling.labelled(spec, last - timedelta(days=blending.PAST - 1), last, versions)
-    members = _members(spec, day, last) if len(frame) else []
-    found = blending.blend(spec, [model for _, model in members], frame) if members else None
-    if found is None:
-        log.info("model %s: of %s none can be blended yet", spec.name, counted(len(members), "model"))
-        return None
-    chosen = [members[number][0].id for number in found.members]
-    return Made(found, frame, dict(zip(chosen, found.weights, strict=True)))
+def _made(spec: ModelSpec, day: date, ends: list[date], versions: DataVersions) -> list[Made]:
+    """The blends by what was known at the end of each of the days, which are in order; none where the first can't be made."""
+    frame = labelling.labelled(spec, ends[0] - timedelta(days=blending.PAST - 1), ends[-1], versions)
+    members = _members(spec, day, ends[-1]) if len(frame) else []
+    past = blending.known(spec, [model for _, model in members], frame)
+    found = []
+    for end in ends:
+        blended = blending.blend(spec, past, end) if members else None
+        if blended is None:
+            log.info("model %s: of %s none can be blended yet", spec.name, counted(len(members), "model"))
+            return []
+        chosen = [members[number][0].id for number in blended.members]
+        shares = dict(zip(chosen, blended.weights, strict=True))
+        found.append(Made(blended, frame[frame["day"] <= pd.Timestamp(end)], shares))
+    return found
 
 
 def _keep(spec: ModelSpec, run_id: str, made: Made, versions: DataVersions, outcomes: Profile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from esteira import data, views
 from esteira.errors import DataError, EsteiraError, Refused
 from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning.pipelines import Model
 from esteira.lifecycle.actions import (
     Blend,
     Done,
@@ -90,8 +92,8 @@ def blend(spec: ModelSpec, day: date) -> Outcome:
     Where there is nothing to blend its outcome is unknown, and nothing is written.
     """
     _begin_attempt(spec, day, 0)
-    run_id = blending.blend(spec, day)
-    return Outcome.UNKNOWN if run_id is None else recheck(spec, day, 0, run_id)
+    made = blending.blend(spec, day)
+    return Outcome.UNKNOWN if made is None else _judge_attempt(spec, day, 0, *made)
 
 
 def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:
@@ -137,10 +139,13 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
 
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
-    now = ledger.require_champion(spec, day)
     run_id = runs.finished(spec, attempt_key(day, attempt), run_id)
-    challenger = runs.load(spec, run_id)
-    old, new = paired(spec, [challenger], served(spec, now.version, *slice_days(spec, day)))
+    return _judge_attempt(spec, day, attempt, run_id, [runs.load(spec, run_id)])
+
+
+def _judge_attempt(spec: ModelSpec, day: date, attempt: int, run_id: str, models: Sequence[Model]) -> Outcome:
+    now = ledger.require_champion(spec, day)
+    old, new = paired(spec, models, served(spec, now.version, *slice_days(spec, day)))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
     place = measurements.of_attempt(attempt)
