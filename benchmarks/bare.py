@@ -51,9 +51,9 @@ CHECK = """Check the champion of {name}: mae_over_mean ≤ 0.18.
 
 It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
 7 days decide: it is violated when the latest, and 2 of the last 3,
-are out of range. Then up to 3 attempts retrain, each judged on the latest 7 mature days, which
+are out of range. Then a blend of what was trained before, and up to 3 attempts that retrain, each judged on the latest 7 mature days, which
 neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
-does, a warning is mailed."""
+does, a warning is mailed, once in 8 windows, and the next loop waits for longer."""
 
 
 def begin(context):
@@ -235,7 +235,7 @@ def score(name):
 
 
 def check(name):
-    """Twenty-one tasks, nine of them in three groups."""
+    """Twenty-five tasks, thirteen of them in five groups."""
     params = {"day": day("Day", "Check as if this day had just ended; empty: the run's partition, or yesterday.")}
     asset = Asset(name=f"predictions_{name}", uri=f"esteira://predictions/{name}")
     options = {"schedule": PartitionedAssetTimetable(assets=asset), "catchup": False, "max_active_runs": 1}
@@ -267,37 +267,66 @@ def watch():
     def verify() -> str:
         pass
 
+    @task
+    def wait() -> str:
+        pass
+
     decided = decide()
     labels() >> measure() >> decided
-    keep, wait = EmptyOperator(task_id="keep"), EmptyOperator(task_id="wait")
-    decided >> Label("in range") >> keep
-    decided >> Label("too little is known") >> wait
+    decided >> Label("in range") >> EmptyOperator(task_id="keep")
+    decided >> Label("too little is known") >> wait()
     decided >> Label("drift") >> drift_report()
     decided >> Label("newly promoted") >> verify()
-    verdicts = []
-    previous, label = decided, "out of range"
-    for index, window in enumerate((120, 7, 28), 1):
-        trained, verdict = attempt(index, window)
-        previous >> Label(label) >> trained
-        previous >> verdict
-        previous, label = verdict, "not recovered"
-        verdicts.append(verdict)
+    groups = attempts(decided)
     commit = promotion()
-    for verdict in verdicts:
-        verdict >> Label("better") >> commit
 
-    @task
+    @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
     def warn() -> str:
         pass
 
-    verdicts[-1] >> Label("still out of range") >> warn()
+    warned = warn()
+    for _, verdict in groups:
+        verdict >> Label("better") >> commit
+    groups[-1][1] >> Label("still out of range") >> warned
+
+
+def attempts(decided):
+    """The groups of the attempts, one after the other."""
+    trained = [attempt(index, window) for index, window in enumerate((120, 7, 28), 1)]
+    groups = [blend(), trained[0], blend("_later"), *trained[1:]]
+    skipping = {1: decided, 3: trained[0][1]}
+    previous, label = decided, "out of range"
+    for index, (begins, verdict) in enumerate(groups):
+        for before in (previous, *([skipping[index]] if index in skipping else [])):
+            before >> Label(label) >> begins
+            label = "not recovered"
+        decided >> verdict
+        previous = verdict
+    return groups
+
+
+def blend(later=""):
+    """A group of two tasks."""
+    with TaskGroup(f"attempt_0{later}", tooltip="Attempt 0: a blend of what was trained before"):
+
+        @task(**ATTEMPT, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+        def blend() -> str:
+            pass
+
+        @task.branch(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+        def verdict() -> list[str]:
+            pass
+
+        blended, judged = blend(), verdict()
+        blended >> judged
+    return blended, judged
 
 
 def attempt(index, window):
     """A group of three tasks."""
     with TaskGroup(f"attempt_{index}", tooltip=f"Attempt {index}: {window}d"):
 
-        @task(**ATTEMPT)
+        @task(**ATTEMPT, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
         def retrain() -> str:
             pass
 

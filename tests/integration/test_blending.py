@@ -66,21 +66,23 @@ def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
     yaml = spec.folder / "model.yaml"
     yaml.write_text(yaml.read_text().replace("[{window: 28d}, {window: 7d}]", "[{window: 28d}]"))
     spec = load(yaml)
-    checks = check_daily(spec, day, day + timedelta(days=35))
-    recovered = [day for day, each in checks.items() if Outcome.RECOVERS in each.outcomes]
-    assert recovered
-    promoted = next(each for each in ledger.state(spec).promotions if each.by == f"check:{recovered[0]}")
-    assert promoted.why.startswith("attempt 0 recovers: mae_over_mean = ")
-    assert promoted.twin is not None
-    found = measurements.attempts(spec, recovered[0])
+    checks = check_daily(spec, day, day + timedelta(days=21))
+    (promoted,) = (each for each in ledger.state(spec).promotions if each.by == f"check:{day}")
+    found = measurements.attempts(spec, day)
+    assert promoted.why.startswith(f"attempt 0 {found[0].outcome.value}: mae_over_mean = ")
     assert found[0].lower > 0
+    assert found[0].gain > 2 * found[1].gain
     assert found[0].days == spec.check.slice
+    last = views.check(spec, max(checks)).windows[-1]
+    assert last.healthy
+    assert last.last > BACK + timedelta(days=14)
+    assert len([each for each in ledger.state(spec).promotions if each.day > day]) == 1, "it lasts"
+    assert promoted.twin is not None
     own, twin = champions.load_judges(spec, promoted.version)
     assert isinstance(own.pipeline, Blend)
     # Neither a member nor a weight has seen the slice; what serves has seen all that is mature.
-    assert twin.trained_through < measuring.slice_days(spec, recovered[0])[0]
-    assert own.trained_through == promoted.seen == recovered[0] - timedelta(days=1)
-    assert views.check(spec, recovered[0]).attempts[0].outcome is Outcome.RECOVERS
+    assert twin.trained_through < measuring.slice_days(spec, day)[0]
+    assert own.trained_through == promoted.seen == day - timedelta(days=1)
 
 
 def test_it_is_kept_with_its_members_weights_and_the_versions_of_its_data(returned: tuple[ModelSpec, date]) -> None:

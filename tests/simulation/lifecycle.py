@@ -1,5 +1,7 @@
 """Histories over the pure lifecycle: promotions, roll-backs, their undoing, pins and releases, in random order, some of them twice.
 
+With each goes a history of episodes (episodes.py): loops that help or not, blends, news.
+
 `python -m tests.simulation.lifecycle 100000` checks as many; a history that breaks a rule is printed, with its seed.
 """
 
@@ -20,6 +22,8 @@ from esteira.lifecycle.events import Event
 from esteira.lifecycle.rows import from_row
 from esteira.lifecycle.sequence import Numbered, Pinned, Promoted, Released, RolledBack, Undone
 from esteira.lifecycle.state import Published, State, fold
+
+from tests.simulation import episodes
 
 START = date(2026, 1, 1)
 DAYS = [START + timedelta(days=n) for n in range(24)]
@@ -277,7 +281,8 @@ def check_many(first: int, count: int) -> int:
     for seed in range(first, first + count):
         try:
             check(seed)
-        except Broken as error:
+            episodes.check(seed)
+        except (Broken, episodes.Broken) as error:
             raise Broken(f"seed {seed}: {error}") from None
     return count
 

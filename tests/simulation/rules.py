@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, timedelta
+from itertools import pairwise
 
 import pandas as pd
 from esteira import steps
 from esteira.data import days as days_between
 from esteira.errors import DataError, NoChampion, Refused, Superseded, Unaccounted
-from esteira.lifecycle.events import Warned
+from esteira.lifecycle.episode import LONGEST
+from esteira.lifecycle.events import Unrecovered, Warned
 from esteira.spec import ModelSpec
 from esteira.steps import scoring
 from esteira.store import lake, ledger, outbox, runs
@@ -66,6 +68,15 @@ class Rules(RuleBasedStateMachine):
         assert len(warned) == len({(each.version, each.last) for each in warned}), "one for each failed window"
         assert {f"queued:{each.id}" for each in warned} <= set(queued)
 
+    def people_are_told_once_in_eight_windows(self) -> None:
+        known = ledger.state(self.spec)
+        loops = {(each.version, each.last): each for each in known.of(Unrecovered)}
+        warned = sorted(known.of(Warned), key=lambda each: each.last)
+        assert {(each.version, each.last) for each in warned} <= set(loops), "a warning is of a loop that did not help"
+        for before, after in pairwise(warned):
+            apart = (after.last - before.last).days >= LONGEST * self.spec.check.every
+            assert apart or loops[after.version, after.last].news, f"warned of {before.last} and {after.last}"
+
     @invariant()
     def look(self) -> None:
         """What must hold after every event."""
@@ -74,6 +85,7 @@ class Rules(RuleBasedStateMachine):
         self.what_was_served_stays()
         self.numbers_have_no_gap()
         self.each_warning_has_its_mail()
+        self.people_are_told_once_in_eight_windows()
 
     def settle(self) -> None:
         """All that died runs again, and what is hourly comes: then everything is as the ledger says."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.events import CHECK, Event, Known, Recovered, Unrecovered, Warned, run_key
 from esteira.lifecycle.state import State
 from esteira.text import counted
 
@@ -95,9 +95,10 @@ def episode(known: State, *, but: date | None = None) -> Episode:
 
 
 def is_open(known: State) -> bool:
-    """Whether no window was in range since the last loop that did not help."""
+    """Whether no window was in range since a loop did not help, or since a check has promoted: a promotion alone ends nothing."""
     ends = max((each.last for each in known.of(Recovered)), default=date.min)
-    return any(each.last > ends for each in episode(known).loops)
+    promoted = (each.day for each in known.promotions if each.by.startswith(CHECK))
+    return any(day > ends for day in (*(each.last for each in episode(known).loops), *promoted))
 
 
 def _is_by(event: Event, day: date | None) -> bool:

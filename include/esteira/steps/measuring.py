@@ -280,8 +280,9 @@ def _close_episode(spec: ModelSpec, day: date, verdict: Verdict) -> None:
         return
     now, last = ledger.require_champion(spec, day), measurements.windows(spec, day)[-1].last
     promoted, loops = known.promotion_of(now), episode.episode(known).loops
-    healed = promoted is not None and promoted.day > loops[-1].day and promoted.facts.get("outcome") == Outcome.RECOVERS
-    why = f"{verdict.why}; out of range since {loops[0].last}"
+    since = loops[-1].day if loops else date.min
+    healed = promoted is not None and promoted.day > since and promoted.facts.get("outcome") == Outcome.RECOVERS
+    why = verdict.why + (f"; loops had not helped since {loops[0].last}" if loops else "")
     ledger.write(spec, Recovered(version=now.version, last=last, healed=healed, day=day, by=run_key(day), why=why))
 
 
@@ -301,7 +302,9 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return Verdict(Decision.WAIT, f"no champion for {day} yet: train and promote one first")
     found = measurements.windows(spec, day)
     held_out = next(iter(measurements.windows(spec, day, Window.SLICE)), None)
-    verdict = policy.decide(found, held_out, rules(spec), only_measured=only_measured(spec, day))
+    # While a violation goes on, one window is enough: those of a champion before were out of range as well.
+    asked = replace(rules(spec), at_least=1) if episode.is_open(known) else rules(spec)
+    verdict = policy.decide(found, held_out, asked, only_measured=only_measured(spec, day))
     if verdict.decision is not Decision.RETRAIN:
         return verdict
     held_back = episode.episode(known).held_back(found[-1].last, spec.check.every, known_now(spec, day))

@@ -1,0 +1,116 @@
+"""Histories of one metric, window by window: loops that help or not, blends, news; when one is opened, and whom it is told.
+
+The decisions are those of lifecycle/episode.py, and how long a loop waits is counted here anew.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from esteira.lifecycle import episode
+from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.rows import from_row
+from esteira.lifecycle.state import State, fold
+
+START, EVERY, WINDOWS = date(2026, 1, 7), 7, 45
+WAITS = (1, 2, 4, 8)
+
+
+class Broken(AssertionError):
+    """A rule does not hold; the text has the rule and the history."""
+
+
+@dataclass
+class Story:
+    """What happened so far, window by window, in events and in words."""
+
+    events: list[Event] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+
+    def state(self) -> State:
+        return fold(self.events)
+
+    def write(self, *events: Event) -> None:
+        known = {each.id for each in self.events}
+        self.require(not known & {each.id for each in events}, "a window's loop is noted once")
+        self.events += events
+
+    def require(self, held: bool, rule: str) -> None:
+        if not held:
+            raise Broken(rule + "\n  " + "\n  ".join(self.done))
+
+
+def check(seed: int) -> None:
+    """Live through one history. Raises Broken where a rule does not hold."""
+    draw, story = random.Random(seed), Story()
+    bad, past = draw.random(), draw.choice([50, 180])
+    row: list[tuple[int, bool]] = []  # the loops in a row that did not help, by window, and whether something was new
+    told: int | None = None
+    for window in range(WINDOWS):
+        last = START + timedelta(days=EVERY * window)
+        off = draw.expovariate(4)
+        drifted = draw.random() < 0.2
+        past = min(past + draw.choice([0, 7]), 180)
+        now = Known(spec=str(window // 40), past=past, off=off, drifted=drifted)
+        found = episode.episode(story.state())
+        if draw.random() > bad:
+            row = _in_range(story, last, draw, row)
+            continue
+        news = found.news(now)
+        held = found.held_back(last, EVERY, now)
+        since = [each for each in row if window - each[0] < episode.REMEMBERED]
+        newest = max((number for number, each in enumerate(since) if each[1]), default=0)
+        wait = WAITS[min(len(since[newest:]), len(WAITS)) - 1] if since else 0
+        due = not since or window >= since[-1][0] + wait or bool(news)
+        story.require(
+            due == (not held), f"after {len(since[newest:])} loops the next one waits for {wait} windows, but for news"
+        )
+        if held:
+            story.done.append(f"{last}: held back")
+            continue
+        if draw.random() < 0.2:  # a loop helps; that it lasts shows in a window of its own
+            story.done.append(f"{last}: recovers")
+            row = _healed(story, last)
+            continue
+        tells = found.is_told(last, EVERY, now)
+        quiet = told is not None and window - told < episode.LONGEST and not news
+        story.require(tells != quiet, "people are told once in 8 windows, but for news")
+        _unrecovered(story, last, now, news, tells=tells)
+        told = window if tells else told
+        row.append((window, bool(news)))
+    rows = [each.row() for each in story.events]
+    draw.shuffle(rows)
+    read = episode.episode(fold(from_row(each) for each in rows))
+    story.require(read == episode.episode(story.state()), "rows are read as they were written, in whatever order")
+
+
+def _in_range(story: Story, last: date, draw: random.Random, row: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
+    if not episode.is_open(story.state()):
+        return row
+    healed = draw.random() < 0.3
+    about = {"day": last, "by": run_key(last), "why": "in range"}
+    story.write(Recovered(version=1, last=last, healed=healed, **about))  # type: ignore[arg-type]
+    story.require(not episode.is_open(story.state()), "a window in range ends what was open")
+    story.done.append(f"{last}: in range{', healed' if healed else ''}")
+    return [] if healed else row
+
+
+def _healed(story: Story, last: date) -> list[tuple[int, bool]]:
+    about = {"day": last, "by": run_key(last), "why": "in range"}
+    story.write(Recovered(version=1, last=last, healed=True, **about))  # type: ignore[arg-type]
+    story.require(not episode.episode(story.state()).loops, "a loop that helped begins anew")
+    return []
+
+
+def _unrecovered(story: Story, last: date, now: Known, news: str, *, tells: bool) -> None:
+    about = {"day": last, "by": run_key(last), "why": "out of range"}
+    ended = Unrecovered(version=1, last=last, known=now, news=news, **about)  # type: ignore[arg-type]
+    story.write(ended, *([Warned(version=1, last=last, **about)] if tells else []))  # type: ignore[arg-type]
+    story.done.append(f"{last}: did not help{', told' if tells else ''}{f' ({news})' if news else ''}")
+    after = episode.episode(story.state())
+    story.require(after.loops[-1] == ended, "what is written is read")
+    story.require(bool(after.held_back(last, EVERY, now)), "no window is tried twice")
+    story.require(not after.news(now), "what a loop knew is no news after it")
+    story.require(episode.episode(story.state(), but=last).loops == after.loops[:-1], "a day's own can be left out")
