@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from esteira import data, steps
+from esteira.errors import UnknownVersion
+from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import champions, rollbacks
+from esteira.steps import champions, labelling, outcomes, rollbacks
 from esteira.steps.rollbacks import Asked
 from esteira.store import lake, ledger, runs
 
@@ -75,3 +77,39 @@ def test_a_champion_whose_twin_is_gone_is_judged_by_itself(spec: ModelSpec, tmp_
     mlflow_tracking.client().delete_model_version(spec.name, "1")
     runs._run_of.cache_clear()
     assert [model.version for model in champions.load_judges(spec, 2)] == [2]
+
+
+def test_days_before_a_champion_served_are_judged_by_its_twin(spec: ModelSpec) -> None:
+    """Of ten days the champion has served two days; of the others its twin has seen none."""
+    last = FIRST + timedelta(days=1)
+    score_days(spec, data.days(FIRST, last))
+    labelling.store(spec, AS_OF - timedelta(days=9), last + timedelta(days=1))
+    first = last - timedelta(days=9)
+    rows = outcomes.judged(spec, 2, first, last)
+    own, twin = champions.load_judges(spec, 2)
+    assert first < twin.trained_through + timedelta(days=1) < FIRST
+    unseen = data.days(twin.trained_through + timedelta(days=1), last)
+    found = sorted({moment.date() for moment in rows["day"]})
+    assert found == [day for day in unseen if day != AS_OF], "nobody has asked for the features of that day"
+    assert own.trained_through >= AS_OF - timedelta(days=1)
+    early = rows[rows["day"] <= str(own.trained_through)]
+    frame = labelling.labelled(spec, first, last)
+    asked = frame[frame["day"].isin(early["day"])].sort_values(["day", *spec.key], kind="stable")
+    expected = pipelines.predict(spec, twin, asked)["prediction"]
+    assert early["prediction"].tolist() == expected.tolist()
+    late = rows[rows["day"] >= str(FIRST)]
+    assert late["prediction"].tolist() == outcomes.served(spec, 2, FIRST, last)["prediction"].tolist()
+
+
+def test_of_a_version_that_was_deleted_what_it_served_is_judged(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_days(spec, [FIRST])
+    labelling.store(spec, AS_OF, FIRST + timedelta(days=1))
+
+    def gone(*_: object) -> None:
+        raise UnknownVersion("it was deleted")
+
+    monkeypatch.setattr(champions, "load_version", gone)
+    rows = outcomes.judged(spec, 2, FIRST - timedelta(days=6), FIRST)
+    assert {moment.date() for moment in rows["day"]} == {FIRST}

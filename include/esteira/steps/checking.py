@@ -42,7 +42,7 @@ from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
 from esteira.steps.blending import attempt_key
 from esteira.steps.measuring import decide, drift_to_report, measure, slice_days, spans, store_labels, windows
-from esteira.steps.outcomes import paired, rules, served
+from esteira.steps.outcomes import judged, paired, rules
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify
 from esteira.store import lake, ledger, measurements, runs
@@ -145,7 +145,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
 
 def _judge_attempt(spec: ModelSpec, day: date, attempt: int, run_id: str, models: Sequence[Model]) -> Outcome:
     now = ledger.require_champion(spec, day)
-    old, new = paired(spec, models, served(spec, now.version, *slice_days(spec, day)))
+    old, new = paired(spec, models, judged(spec, now.version, *slice_days(spec, day)))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
     place = measurements.of_attempt(attempt)

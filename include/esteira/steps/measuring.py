@@ -21,7 +21,7 @@ from esteira.lifecycle.policy import Decision, Measurement, Outcome, Verdict
 from esteira.lifecycle.state import ONLY_MEASURED, Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
-from esteira.steps.outcomes import rules, segments, served
+from esteira.steps.outcomes import judged, rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.measurements import Drift
 from esteira.store.records import Record, Role, Window
@@ -131,13 +131,18 @@ def _measure(spec: ModelSpec, day: date) -> int:
     rows = served(spec, now.version, first, labelling.mature_through(spec, day))
     about = Record(check_day=day, attempt=measurements.CHECK, role=Role.CHAMPION, version=now.version)
     single = [(each, each) for each in _new_days(spec, now.version, day, rows)]
-    asked = {Window.DAY: single, Window.WHOLE: whole, Window.SLICE: [held_out]}
+    asked = {Window.DAY: single, Window.WHOLE: whole}
     found = [each for window, of in asked.items() for each in spans(spec, rows, of, replace(about, window=window))]
+    # What attempts would be judged on is of interest only where there may be some: a young champion's models are to be loaded.
+    ill = any(not each.is_held for each in found if whole and (each.first_day, each.last_day) == whole[-1])
+    young = ill and now.effective_day > held_out[0]
+    slice_rows = judged(spec, now.version, *held_out) if young else rows
+    found += spans(spec, slice_rows, [held_out], replace(about, window=Window.SLICE))
     found += _estimates(spec, now, day, whole)
     if whole:
         found += _drift_records(spec, whole[-1], rows, about)
-        judged = [*((span, Window.WHOLE) for span in whole), (held_out, Window.SLICE)]
-        found += _label_records(spec, judged, about)
+        asked_of = [*((span, Window.WHOLE) for span in whole), (held_out, Window.SLICE)]
+        found += _label_records(spec, asked_of, about)
     measurements.write(spec, found, day, measurements.CHECK)
     for each in found:
         if each.window is Window.WHOLE and each.role is Role.CHAMPION:

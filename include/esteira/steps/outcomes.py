@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from esteira.errors import UnknownVersion
 from esteira.learning import pipelines
 from esteira.learning.drift import segment_names
 from esteira.learning.pipelines import Model
@@ -34,6 +35,26 @@ def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.
         parts = lake.read("features", spec.name, columns=columns, day=(first, last))
         joined = joined.merge(parts.reindex(columns=columns), on=["day", *spec.key], how="left", validate="one_to_one")
     return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
+
+
+def judged(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
+    """The rows that a version served on the days, and those of days that it did not serve as it would have: with their label.
+
+    The latter by its own model, or by its twin, where that has not seen them: so a new champion can be compared on days before it served.
+    """
+    rows = served(spec, version, first, last)
+    frame = labelling.labelled(spec, first, last)
+    frame = frame[~frame["day"].isin(rows["day"])]
+    try:
+        models = [each for each in champions.load_judges(spec, version) if {*each.columns} <= {*spec.features.all}]
+    except UnknownVersion:  # somebody deleted it
+        models = []
+    if frame.empty or not models:
+        return rows
+    segments = [name for name in spec.check.segments if name not in spec.key]
+    more = pipelines.unseen(spec, models, frame)
+    both = pd.concat([rows, more[["day", *spec.key, "prediction", "probability", "label", *segments]]])
+    return both.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
 def paired(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
