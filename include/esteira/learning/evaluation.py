@@ -67,12 +67,21 @@ def best(spec: ModelSpec, values: Mapping[K, float]) -> K:
     return (max if spec.higher_is_better(spec.check.metric) else min)(values, key=lambda key: values[key])
 
 
-def gate(spec: ModelSpec, champion: pd.DataFrame, challenger: pd.DataFrame, attempts: int = 1) -> Gate:
-    """What the gate sees of two versions' predictions of the same rows, by what the model.yaml asks of a promotion."""
+def gate(
+    spec: ModelSpec,
+    champion: pd.DataFrame,
+    challenger: pd.DataFrame,
+    attempts: int = 1,
+    confidence: float | None = None,
+) -> Gate:
+    """What the gate sees of two versions' predictions of the same rows, by what the model.yaml asks of a promotion.
+
+    Its bounds are at another `confidence` where one is given.
+    """
     return policy.gate(
         daily_gains(spec, spec.check.metric, champion, challenger),
         min_gain=spec.promote.min_gain,
-        confidence=spec.promote.confidence,
+        confidence=confidence or spec.promote.confidence,
         attempts=attempts,
         seed=spec.train.seed,
     )

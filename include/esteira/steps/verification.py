@@ -21,6 +21,8 @@ from esteira.store import ledger, measurements
 from esteira.store.records import Record, Role, Window
 from esteira.text import counted
 
+SURE = 0.95  # at which a promotion counts as worse: people are to act on it
+
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     if not rules(spec).allow(new["day"].nunique(), len(new)):
         return None
     metric = spec.check.metric
-    seen = evaluation.gate(spec, old, new)
+    seen = evaluation.gate(spec, old, new, confidence=SURE)
     if math.isnan(seen.gain):
         return None
     _write(spec, day, promoted, replaced, seen, old, new)
