@@ -82,8 +82,8 @@ SAYS = {
     "esteira validate": "toll_traffic/model.yaml: ok",
     "esteira replay toll_traffic": "retrained every block",
     "esteira limits toll_traffic": "suggested: mae_over_mean: {max:",
-    "esteira rollback toll_traffic": "version 1 becomes the champion in place of version 2",
-    "esteira rollback toll_traffic --yes": "version 1 is the champion; 15 days scored again, 2026-02-15 to 2026-03-01",
+    "esteira rollback toll_traffic": "version 2 becomes the champion in place of version 4",
+    "esteira rollback toll_traffic --yes": "version 2 is the champion; 15 days scored again, 2026-02-15 to 2026-03-01",
     "esteira requeue toll_traffic": "240 rows read = 240 published + 0 in quarantine",
     "esteira status": "toll_traffic",
     "esteira init": "another-lake",
@@ -256,7 +256,7 @@ def test_a_model_yaml_of_a_page_is_right_and_trains(snippet: Snippet, world: Wor
     done = world.run(f"esteira validate\nesteira train {name} --as-of 2011-06-30", **given)
     assert done.returncode == 0, done.stderr
     assert f"{name}/model.yaml: ok: regression" in done.stdout
-    assert "version 1 is the champion" in done.stdout
+    assert "version 2 is the champion" in done.stdout
 
 
 @pytest.mark.parametrize("snippet", yaml_blocks("services"), ids=str)

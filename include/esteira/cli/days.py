@@ -118,8 +118,8 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     if found.worse and found.worse.worse:
         typer.echo(f"{found.worse.why}\n", err=True)
     typer.echo(f"{found.verdict.decision.value}: {found.verdict.why}")
-    for number, outcome in enumerate(found.outcomes, start=1):
-        typer.echo(f"attempt {number}: {outcome.value}")
+    for number, outcome in found.attempts.items():
+        typer.echo(f"{f'attempt {number}' if number else 'blend of what was trained before'}: {outcome.value}")
     now = ledger.champion(spec)
     if found.promoted and now is not None and now.version != found.promoted:
         typer.echo(

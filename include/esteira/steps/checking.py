@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import assert_never
@@ -331,17 +331,22 @@ def evidence(spec: ModelSpec, day: date, tried: int | None) -> Evidence:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a whole check came to: the decision, each attempt's outcome, the version promoted, the warning queued, the days scored again.
+    """What a whole check came to: the decision, the attempts' outcomes in order, the version promoted, the warning queued, the days scored again.
 
     What it has promoted and warned of counts, too, where an earlier run of it has done so.
     """
 
     verdict: Verdict
-    outcomes: tuple[Outcome, ...] = ()
+    attempts: Mapping[int, Outcome] = field(default_factory=dict)
     promoted: int | None = None
     warning: Mail | None = None
     rescored: Reconciled | None = None
     worse: Verified | None = None
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """How the attempts ended, in the order in which they were made."""
+        return tuple(self.attempts.values())
 
 
 def check(spec: ModelSpec, day: date, *, keep_notebook: bool = True) -> Checked:
@@ -384,7 +389,7 @@ def act(spec: ModelSpec, day: date, found: Evidence, *, keep_notebook: bool = Tr
             case _ as unknown:
                 assert_never(unknown)
         found = found.after(action)
-    outcomes = tuple(outcome for outcome, _ in found.attempts.values())
+    outcomes = {number: outcome for number, (outcome, _) in found.attempts.items()}
     promoted, warning = ledger.promoted_by(spec, run_key(day)), alerting.warning_of(spec, day) or told
     return Checked(found.verdict, outcomes, promoted, warning, rescored, worse)
 
