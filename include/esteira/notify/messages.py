@@ -33,9 +33,8 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
     best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
     last = found.windows[-1]
     wanted = ", ".join(f"{name} {each.wanted}" for name, each in last.bad.items())
-    tries = counted(len(spec.recipes), "retraining attempt") + (
-        ", a blend of earlier models," if 0 in found.attempts else ""
-    )
+    blended = " and a blend of earlier models" if 0 in found.attempts else ""
+    tries = counted(len(spec.recipes), "retraining attempt") + blended
     end = (
         f"{named(best)} is better, by {_n(found.attempts[best].gain)}, and is promoted, but it is out of range too"
         if best is not None
