@@ -201,32 +201,14 @@ def test_incomplete_labels_wait_and_never_retrain(trained, monkeypatch: pytest.M
     assert steps.check(spec, day).verdict.decision is Decision.RETRAIN
 
 
-def test_labels_of_one_class_where_both_were_usual_wait(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = binary_model(tmp_path / "models")
-    steps.train(spec, AS_OF, "t")
-    day = FIRST + timedelta(days=7)
-    score_days(spec, data.days(FIRST, day))
-    real = data.read_labels
-
-    def only_low(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
-        rows = real(spec, first, last)
-        return rows.assign(label=rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "low"))
-
-    monkeypatch.setattr(data, "read_labels", only_low)
-    verdict = steps.check(spec, day).verdict
-    assert verdict.decision is Decision.WAIT
-    assert "they hold 1 class, and several were usual" in verdict.why
-
-
-def test_labels_of_one_class_wait_for_ever_whatever_the_days_before_hold(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("later", [7, 75])
+def test_labels_of_one_class_where_both_were_usual_wait_for_ever(
+    later: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After two months of nothing else the days before say that one class is usual; the champion's training does not."""
     spec = binary_model(tmp_path / "models")
     steps.train(spec, AS_OF, "t")
-    day = FIRST + timedelta(days=75)
+    day = FIRST + timedelta(days=later)
     score_days(spec, data.days(FIRST, day))
     real = data.read_labels
 

@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,8 +142,6 @@ def replay(
     The model that serves first is trained as of the day before the first. A replay that was interrupted goes on where it
     was when it is called again.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from esteira.replay import POLICIES, WALKS, Plan, run, spans, suggested
     from esteira.replay import report as reports
 
@@ -156,16 +156,9 @@ def replay(
     plan = Plan(spec.name, first, last, every, blocks)
     if fresh:
         shutil.rmtree(plan.place(spec), ignore_errors=True)
-    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn()
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} steps")
-
-        def progress(done: int, of: int) -> None:
-            bar.update(task, completed=done, total=of)
-            if bar.disable:
-                lines.show(done, of)
-
-        found = run(spec, plan, POLICIES if suggest else WALKS if compare else ["policy"], progress)
+    kinds = POLICIES if suggest else WALKS if compare else ["policy"]
+    with _progress() as progress:
+        found = run(spec, plan, kinds, progress)
     if suggest:
         typer.echo(reports.suggestions(spec.check.metric, suggested(spec, found)))
         return
@@ -173,6 +166,23 @@ def replay(
     page = plan.place(spec) / "report.html"
     page.write_text(reports.page(found), encoding="utf-8")
     typer.echo(f"\nreport: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a replay is: as a bar, or as lines where the output is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn()
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task, lines = bar.add_task(""), _Lines("replaying: {done} of {of} steps")
+
+        def show(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+            if bar.disable:
+                lines.show(done, of)
+
+        yield show
 
 
 class _Lines:

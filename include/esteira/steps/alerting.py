@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """Note that the loop of a day's check did not bring the metric back; one for a champion and a window.
 
-    Where people are to be told of it, which is once an episode but for news, the warning is queued with it; None where not.
+    Where people are to be told of it, which is once in 8 windows but for news, the warning is queued with it; None where not.
     """
     found = views.check(spec, day)
     if not found.windows or found.windows[-1].healthy:

@@ -57,15 +57,15 @@ def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
     """The blend of a run with weights from all mature days, for serving: the version it is registered as, and the last day it has seen."""
     done = runs.search(spec, kind="blend", evaluated=run_id)
     if done and done[0].status == "FINISHED":
-        again = done[0].id
+        made_run = done[0].id
     else:
         versions = labelling.versions(spec)
         made = _made(spec, day, [labelling.mature_through(spec, day)], versions)
         assert made, "what could be blended before the slice can be after it"
         about = {"kind": "blend", "as_of": day, "evaluated": run_id}
-        with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as again:
-            _keep(spec, again, made[0], versions, drift.of_outcomes(runs.profile(run_id)))
-    return champions.register(spec, again, day), DaysSeen.of(runs.get(again).tags).last
+        with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as made_run:
+            _keep(spec, made_run, made[0], versions, drift.of_outcomes(runs.profile(run_id)))
+    return champions.register(spec, made_run, day), DaysSeen.of(runs.get(made_run).tags).last
 
 
 def attempt_key(day: date, attempt: int) -> str:
