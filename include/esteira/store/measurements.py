@@ -257,12 +257,13 @@ def _is_attempt(rows: pd.DataFrame) -> pd.Series:
 def reached(spec: ModelSpec, day: date) -> tuple[dict[str, float], bool]:
     """The best that the attempts of a day's check came to on the slice, by metric, and whether one of them was within every limit."""
     rows = read(spec, check_day=day, window=Window.SLICE, role=Role.CHALLENGER)
-    rows = rows[rows["in_range"].notna()]
-    whole = rows[rows["segment"] == ""]
+    rows = rows[rows["min"].notna() | rows["max"].notna()]
+    held = rows["in_range"].eq(True)  # of a value that is not known nothing is held
+    whole = rows[(rows["segment"] == "") & rows["value"].notna()]
     found = {}
     for name, values in whole.groupby("metric")["value"]:
         found[str(name)] = float(values.max() if spec.higher_is_better(str(name)) else values.min())
-    return found, bool(rows["in_range"].astype(bool).groupby(rows["attempt"]).all().any())
+    return found, bool(held.groupby(rows["attempt"]).all().any())
 
 
 def blends(spec: ModelSpec, first: date, last: date) -> list[Outcome]:
