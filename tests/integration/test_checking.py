@@ -15,10 +15,11 @@ from esteira.errors import Refused
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, Recipe
 from esteira.steps import champions, checking, measuring
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
+from esteira.store.lineage import DaysSeen
 
 from tests import models
 from tests.conftest import use_home
@@ -99,6 +100,43 @@ def test_the_loop_recovers_by_the_second_recipe(trained) -> None:
     assert attempts[2].lower > 0
     # The slice that judged the attempt was not trained on.
     assert runs.load_version(spec, version).trained_through < measuring.slice_days(spec, day)[0]
+
+
+def test_a_recipe_since_the_violation_learns_from_its_first_half_and_is_judged_on_its_second(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    recipes = Recipe(window="28d"), Recipe(window="28d", since_violation=True)
+    check = spec.check.model_copy(update={"slice": 14})
+    spec = spec.model_copy(update={"check": check, "retrain": recipes})
+    outcomes = steps.check(spec, day).outcomes
+    mature = day - timedelta(days=1)
+    assert measuring.violation_began(spec, day) == CHANGE + timedelta(days=7), (
+        "within the first bad window it may have been later"
+    )
+    assert (
+        measuring.slice_days(spec, day, 1) == measuring.slice_days(spec, day) == (mature - timedelta(days=13), mature)
+    )
+    assert measuring.slice_days(spec, day, 2) == (mature - timedelta(days=6), mature), (
+        "half of the days, but a window at least"
+    )
+    assert list(outcomes) == [Outcome.FAILS, Outcome.RECOVERS], "only days after the change tell of it"
+    attempt = runs.get(measurements.attempts(spec, day)[2].run_id)
+    seen = DaysSeen.of(attempt.tags)
+    assert (seen.first, seen.last) == (mature - timedelta(days=13), mature - timedelta(days=7))
+    assert measurements.attempts(spec, day)[2].days == 7
+
+
+def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_than_its_window(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=14)))
+    day += timedelta(days=14)
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    for window, first in (("28d", CHANGE + timedelta(days=14)), ("5d", day - timedelta(days=1 + 7 + 4))):
+        recipes = (Recipe(window=window, since_violation=True),)
+        asked = spec.model_copy(update={"check": spec.check.model_copy(update={"slice": 7}), "retrain": recipes})
+        assert measuring.violation_began(asked, day) == CHANGE + timedelta(days=14)
+        seen = DaysSeen.of(runs.get(steps.retrain(asked, day, 1)).tags)
+        assert (seen.first, seen.last) == (first, day - timedelta(days=8))
 
 
 def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:

@@ -74,10 +74,12 @@ def check(seed: int) -> None:
             story.done.append(f"{last}: recovers")
             row = _healed(story, last)
             continue
-        tells = found.is_told(last, EVERY, now)
-        quiet = told is not None and window - told < episode.LONGEST and not news
-        story.require(tells != quiet, "people are told once in 8 windows, but for news")
-        _unrecovered(story, last, now, news, tells=tells)
+        improved = draw.random() < 0.3
+        tells = found.is_told(last, EVERY, now, improved=improved)
+        heard = window - told if told is not None else WINDOWS
+        due = heard >= 2 * episode.LONGEST or (not improved and (heard >= episode.LONGEST or bool(news)))
+        story.require(tells == due, "people are told once in 8 windows but for news, and of an improvement once in 16")
+        _unrecovered(story, last, now, news, improved=improved, tells=tells)
         told = window if tells else told
         row.append((window, bool(news)))
     rows = [each.row() for each in story.events]
@@ -87,12 +89,12 @@ def check(seed: int) -> None:
 
 
 def _in_range(story: Story, last: date, draw: random.Random, row: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
-    if not episode.is_open(story.state()):
+    if not episode.open_since(story.state()):
         return row
     healed = draw.random() < 0.3
     about = {"day": last, "by": run_key(last), "why": "in range"}
     story.write(Recovered(version=1, last=last, healed=healed, **about))  # type: ignore[arg-type]
-    story.require(not episode.is_open(story.state()), "a window in range ends what was open")
+    story.require(not episode.open_since(story.state()), "a window in range ends what was open")
     story.done.append(f"{last}: in range{', healed' if healed else ''}")
     return [] if healed else row
 
@@ -104,9 +106,9 @@ def _healed(story: Story, last: date) -> list[tuple[int, bool]]:
     return []
 
 
-def _unrecovered(story: Story, last: date, now: Known, news: str, *, tells: bool) -> None:
+def _unrecovered(story: Story, last: date, now: Known, news: str, *, improved: bool, tells: bool) -> None:
     about = {"day": last, "by": run_key(last), "why": "out of range"}
-    ended = Unrecovered(version=1, last=last, known=now, news=news, **about)  # type: ignore[arg-type]
+    ended = Unrecovered(version=1, last=last, improved=improved, known=now, news=news, **about)  # type: ignore[arg-type]
     story.write(ended, *([Warned(version=1, last=last, **about)] if tells else []))  # type: ignore[arg-type]
     story.done.append(f"{last}: did not help{', told' if tells else ''}{f' ({news})' if news else ''}")
     after = episode.episode(story.state())

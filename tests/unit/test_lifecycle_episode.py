@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
-from esteira.lifecycle.episode import Episode, cannot_be_met, episode, is_open
+from esteira.lifecycle.episode import Episode, cannot_be_met, episode, open_since
 from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
 from esteira.lifecycle.state import fold
 
 START, EVERY = date(2026, 1, 7), 7
 SAME = Known(spec="a", past=100, off=0.2)
+OTHER = Known(spec="b", past=100, off=0.2)
 
 
 def after(windows: float) -> date:
@@ -75,12 +76,19 @@ def test_a_loop_that_news_have_opened_begins_to_wait_anew() -> None:
     assert "farther" not in known.news(Known(spec="a", past=100, off=1.2)), "farther than in any loop before"
 
 
-def test_a_window_in_range_does_not_shorten_the_wait_and_a_loop_that_helped_does() -> None:
+def test_a_window_in_range_does_not_shorten_the_wait_and_so_many_as_a_violation_takes_do() -> None:
     loops = loop(0), loop(1), loop(3)
     assert of(*loops, in_range(4, healed=False)).held_back(after(5), EVERY, SAME) != ""
     assert of(*loops, in_range(4, healed=True)).held_back(after(5), EVERY, SAME) == ""
-    assert is_open(fold(loops))
-    assert not is_open(fold([*loops, in_range(4, healed=False)]))
+
+
+def test_a_violation_goes_on_from_a_loop_or_a_promotion_until_a_window_is_in_range() -> None:
+    loops = loop(0), loop(1), loop(3)
+    assert open_since(fold(loops)) == START
+    assert open_since(fold([*loops, in_range(4, healed=False)])) is None
+    assert open_since(fold([*loops, in_range(1, healed=False)])) == after(3)
+    assert open_since(fold(loops), but=START) == after(1)
+    assert open_since(fold([*loops, in_range(4, healed=False)]), but=after(4)) == START
 
 
 def test_what_failed_long_ago_is_forgotten() -> None:
@@ -91,11 +99,19 @@ def test_what_failed_long_ago_is_forgotten() -> None:
 
 def test_people_are_told_once_in_8_windows_but_for_news() -> None:
     known = of(loop(0), warned(0), loop(1))
-    assert not known.is_told(after(3), EVERY, SAME)
-    assert not known.is_told(after(7.9), EVERY, SAME)
-    assert known.is_told(after(8), EVERY, SAME)
-    assert known.is_told(after(3), EVERY, Known(spec="b", past=100, off=0.2))
-    assert of(loop(0)).is_told(after(1), EVERY, SAME), "nobody was told yet"
+    assert not known.is_told(after(3), EVERY, SAME, improved=False)
+    assert not known.is_told(after(7.9), EVERY, SAME, improved=False)
+    assert known.is_told(after(8), EVERY, SAME, improved=False)
+    assert known.is_told(after(3), EVERY, OTHER, improved=False)
+    assert of(loop(0)).is_told(after(1), EVERY, SAME, improved=False), "nobody was told yet"
+
+
+def test_of_a_loop_that_has_improved_people_are_told_where_they_heard_nothing_for_twice_as_long() -> None:
+    known = of(loop(0), warned(0), loop(1))
+    assert not known.is_told(after(8), EVERY, OTHER, improved=True)
+    assert not known.is_told(after(15.9), EVERY, SAME, improved=True)
+    assert known.is_told(after(16), EVERY, SAME, improved=True)
+    assert of(loop(0)).is_told(after(1), EVERY, SAME, improved=True), "nobody was told yet"
 
 
 def test_what_a_days_own_check_has_written_can_be_left_out() -> None:

@@ -77,7 +77,7 @@ Action = Keep | Wait | Verify | ReportDrift | Blend | Retrain | Promote | Reconc
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check has found and done so far. An attempt is here once it has ended: with its outcome and its gain.
+    """What a check has found and done so far. An attempt is here once it has ended: with its outcome and the lower bound of its gain.
 
     `order` has the attempts in the order in which they are made, 0 being the blend. `unverified`: a promotion's first window is
     whole; `unreported`: what drifted is to be looked into.

@@ -74,12 +74,16 @@ class Episode:
             return "the metric is much farther out of range"
         return "more features have drifted" if now.drifted and not then.drifted else ""
 
-    def is_told(self, last: date, every: int, now: Known) -> bool:
-        """Whether people are told that the loop on the window that ends with `last` did not help.
+    def is_told(self, last: date, every: int, now: Known, *, improved: bool) -> bool:
+        """Whether people are told that the loop on the window that ends with `last` did not bring the metrics back.
 
-        They are where they were told of none in the 8 windows before, and where something is new.
+        They are where they were told of none in the 8 windows before, and where something is new. One that has improved is no
+        failure: of it they are told where they heard nothing for twice as long.
         """
-        return self.told is None or last >= self.told + timedelta(days=LONGEST * every) or bool(self.news(now))
+        quiet = timedelta(days=LONGEST * every)
+        if self.told is None or (improved and last >= self.told + 2 * quiet):
+            return True
+        return not improved and (last >= self.told + quiet or bool(self.news(now)))
 
 
 def episode(known: State, *, but: date | None = None) -> Episode:
@@ -94,11 +98,14 @@ def episode(known: State, *, but: date | None = None) -> Episode:
     return Episode(open_, max((each.last for each in warned), default=None))
 
 
-def is_open(known: State) -> bool:
-    """Whether no window was in range since a loop did not help, or since a check has promoted: a promotion alone ends nothing."""
-    ends = max((each.last for each in known.of(Recovered)), default=date.min)
-    promoted = (each.day for each in known.promotions if each.by.startswith(CHECK))
-    return any(day > ends for day in (*(each.last for each in episode(known).loops), *promoted))
+def open_since(known: State, *, but: date | None = None) -> date | None:
+    """The first day of which it is known that a violation goes on: a loop did not help, or a check has promoted, and no window was
+    in range since. None where none goes on: a promotion alone ends nothing. `but` leaves out what the check of that day has written.
+    """
+    ends = max((each.last for each in known.of(Recovered) if not _is_by(each, but)), default=date.min)
+    promoted = [each.day for each in known.promotions if each.by.startswith(CHECK) and not _is_by(each, but)]
+    loops = [each.last for each in episode(known, but=but).loops]
+    return min((day for day in (*loops, *promoted) if day > ends), default=None)
 
 
 def _is_by(event: Event, day: date | None) -> bool:

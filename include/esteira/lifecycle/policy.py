@@ -272,12 +272,12 @@ def off_by(value: float, bound: float, best: float) -> float:
 
 
 def best_attempt(outcomes: Mapping[int, tuple[Outcome, float]]) -> int | None:
-    """The attempt to promote: the one that recovered, else the improved one with the largest gain, else none.
+    """The attempt to promote: the one that recovered, else of those that improved the surest, else none.
 
-    `outcomes` gives each attempt's outcome and gain.
+    `outcomes` gives each attempt's outcome and the lower bound of its gain: a gain itself may be of fewer days than another one's.
     """
     for attempt, (outcome, _) in sorted(outcomes.items()):
         if outcome is Outcome.RECOVERS:
             return attempt
-    improved = {attempt: gain for attempt, (outcome, gain) in outcomes.items() if outcome is Outcome.IMPROVES}
+    improved = {attempt: lower for attempt, (outcome, lower) in outcomes.items() if outcome is Outcome.IMPROVES}
     return max(improved, key=lambda attempt: improved[attempt]) if improved else None

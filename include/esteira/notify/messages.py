@@ -30,7 +30,7 @@ def receivers(spec: ModelSpec) -> tuple[str, ...]:
 
 def warning_why(spec: ModelSpec, found: Check) -> str:
     """What a loop came to that did not bring the metric back, as a sentence: what is out of range, what was tried, how it ends."""
-    best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
+    best = best_attempt({number: (each.outcome, each.lower) for number, each in found.attempts.items()})
     last = found.windows[-1]
     wanted = ", ".join(f"{name} {each.wanted}" for name, each in last.bad.items())
     blended = " and a blend of earlier models" if 0 in found.attempts else ""
@@ -57,7 +57,7 @@ def warning(
     """
     last = found.windows[-1]
     bad, reached = next(iter(last.bad.items()))
-    best = best_attempt({number: (each.outcome, each.gain) for number, each in found.attempts.items()})
+    best = best_attempt({number: (each.outcome, each.lower) for number, each in found.attempts.items()})
     end = "retraining did not help" if best is None else "a better version is promoted"
     said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
     limits = ", ".join(f"{name} of {_n(value)}" for name, value in (met_by or {}).items())

@@ -79,9 +79,17 @@ class ModelSpec(Block):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """The attempts of the retraining loop; by default the whole window, a half and a quarter of it."""
-        window = self.train.window
-        default = tuple(Recipe.model_construct(window=max(window // part, 7)) for part in (1, 2, 4))
+        """The attempts of the retraining loop; by default the whole window, a half of it, and the days since the violation began.
+
+        Of those, too, the newest say most: a change that goes on leaves the first of them behind.
+        """
+        whole, half, quarter = (max(self.train.window // part, 7) for part in (1, 2, 4))
+        made = Recipe.model_construct
+        default = (
+            made(window=whole),
+            made(window=half),
+            made(window=quarter, half_life=self.check.every, since_violation=True),
+        )
         return self.retrain or default
 
     @property

@@ -242,6 +242,7 @@ class Recipe(Block):
 
     window: Annotated[Days, Field(ge=3)]
     half_life: Days | None = None
+    since_violation: bool = False
     keep_old: float | None = Field(default=None, gt=0, le=1)
     trials: int | None = Field(default=None, ge=1, le=1000)
     candidates: tuple[Candidate, ...] | None = Field(default=None, min_length=1)

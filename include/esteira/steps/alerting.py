@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """Note that the loop of a day's check did not bring the metric back; one for a champion and a window.
 
-    Where people are to be told of it, which is once in 8 windows but for news, the warning is queued with it; None where not.
+    Where people are to be told of it (Episode.is_told), the warning is queued with it; None where not.
     """
     found = views.check(spec, day)
     if not found.windows or found.windows[-1].healthy:
@@ -35,7 +35,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     reached, met = measurements.reached(spec, day)
     why = messages.warning_why(spec, found)
     warned = Warned(version=found.champion, last=window, day=day, by=run, why=why)
-    improved = best_attempt({each.number: (each.outcome, each.gain) for each in found.attempts.values()}) is not None
+    improved = best_attempt({each.number: (each.outcome, each.lower) for each in found.attempts.values()}) is not None
     ended = Unrecovered(
         version=found.champion,
         last=window,
@@ -48,7 +48,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         by=run,
         why=why,
     )
-    if not before.is_told(window, spec.check.every, known):
+    if not before.is_told(window, spec.check.every, known, improved=improved):
         ledger.write(spec, ended)
         log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, before.told)
         return None

@@ -41,7 +41,16 @@ from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
 from esteira.steps.blending import attempt_key
-from esteira.steps.measuring import decide, drift_to_report, measure, slice_days, spans, store_labels, windows
+from esteira.steps.measuring import (
+    decide,
+    drift_to_report,
+    measure,
+    slice_days,
+    spans,
+    store_labels,
+    violation_began,
+    windows,
+)
 from esteira.steps.outcomes import judged, paired, rules
 from esteira.steps.scoring import Reconciled
 from esteira.steps.verification import to_verify
@@ -64,7 +73,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     """
     _begin_attempt(spec, day, attempt)
     recipe = spec.recipes[attempt - 1]
-    frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day)[0] - timedelta(days=1), day)
+    frame, versions = _recipe_frame(spec, recipe, slice_days(spec, day, attempt)[0] - timedelta(days=1), day)
     asked = spec.by_recipe(recipe)
     index, best = tuning.best(asked, frame, recipe.half_life, recipe.trials)
     chosen = asked.train.candidates[index]
@@ -79,7 +88,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     with runs.tracked(spec, attempt_key(day, attempt), f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value})
-        held_out = labelling.labelled(spec, *slice_days(spec, day))
+        held_out = labelling.labelled(spec, *slice_days(spec, day, attempt))
         fitting.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )
@@ -123,9 +132,12 @@ def attempt_order(spec: ModelSpec, day: date) -> tuple[int, ...]:
 def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
     """The rows that a recipe trains on, and the Delta versions of features and labels that they were read from.
 
-    They are its window up to `last`, and of what the store has before it the share to keep.
+    They are its window up to `last`, of it only what is new where it asks for that, and of what the store has before it the share to keep.
     """
     first = last - timedelta(days=recipe.window - 1)
+    since = violation_began(spec, day) if recipe.since_violation else None
+    if since is not None:
+        first = max(first, min(since, last - timedelta(days=spec.check.every - 1)))
     ingest.ensure_features(spec, data.days(first, last))
     labelling.store(spec, first, day)
     oldest = last - timedelta(days=max(spec.train.window, recipe.window) - 1) if recipe.keep_old else first
@@ -145,12 +157,12 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
 
 def _judge_attempt(spec: ModelSpec, day: date, attempt: int, run_id: str, models: Sequence[Model]) -> Outcome:
     now = ledger.require_champion(spec, day)
-    old, new = paired(spec, models, judged(spec, now.version, *slice_days(spec, day)))
+    old, new = paired(spec, models, judged(spec, now.version, *slice_days(spec, day, attempt)))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
     place = measurements.of_attempt(attempt)
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version, run_id=run_id)
-    found = _attempt_records(spec, about, old, new)
+    found = _attempt_records(spec, about, slice_days(spec, day, attempt), old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     outcome = judge(seen, len(old), rules(spec), healthy=healthy)
     # Where it is read in MLflow; what the check goes on with is the table, which is written last.
@@ -163,12 +175,13 @@ def _judge_attempt(spec: ModelSpec, day: date, attempt: int, run_id: str, models
     return outcome
 
 
-def _attempt_records(spec: ModelSpec, champion: Record, old: pd.DataFrame, new: pd.DataFrame) -> list[Record]:
+def _attempt_records(
+    spec: ModelSpec, champion: Record, held_out: tuple[date, date], old: pd.DataFrame, new: pd.DataFrame
+) -> list[Record]:
     found: list[Record] = []
     single = [(moment.date(), moment.date()) for moment in sorted(old["day"].unique())]
-    held_out = [slice_days(spec, champion.check_day)]
     for about, rows in ((champion, old), (replace(champion, role=Role.CHALLENGER, version=None), new)):
-        found += spans(spec, rows, held_out, replace(about, window=Window.SLICE))
+        found += spans(spec, rows, [held_out], replace(about, window=Window.SLICE))
         found += spans(spec, rows, single, replace(about, window=Window.DAY))
     return found
 
@@ -186,7 +199,7 @@ def _judged(spec: ModelSpec, found: Record, seen: Gate, outcome: Outcome) -> Rec
 def chosen_attempt(spec: ModelSpec, day: date) -> Attempt | None:
     """The attempt to promote; None where none improved."""
     found = measurements.attempts(spec, day)
-    best = best_attempt({number: (attempt.outcome, attempt.gain) for number, attempt in found.items()})
+    best = best_attempt({number: (attempt.outcome, attempt.lower) for number, attempt in found.items()})
     return None if best is None else found[best]
 
 
@@ -317,7 +330,7 @@ def evidence(spec: ModelSpec, day: date, tried: int | None) -> Evidence:
     order = attempt_order(spec, day)
     last = [order.index(number) for number in (tried, *(measured if promoted else ())) if number in order]
     ended = {
-        number: (measured[number].outcome, measured[number].gain) if number in measured else (Outcome.FAILS, math.nan)
+        number: (measured[number].outcome, measured[number].lower) if number in measured else (Outcome.FAILS, math.nan)
         for number in order[: max(last, default=-1) + 1]
     }
     return Evidence(

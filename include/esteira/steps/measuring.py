@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from esteira.learning.drift import Profile
 from esteira.learning.metrics import METRICS
 from esteira.lifecycle import episode, policy
 from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
-from esteira.lifecycle.policy import Decision, Measurement, Outcome, Verdict
+from esteira.lifecycle.policy import Decision, Measurement, Verdict
 from esteira.lifecycle.state import ONLY_MEASURED, Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, estimating, explaining, labelling
@@ -47,10 +48,30 @@ def windows(spec: ModelSpec, champion: Serving, day: date) -> list[tuple[date, d
     return [(start, start + timedelta(days=length - 1)) for start in starts]
 
 
-def slice_days(spec: ModelSpec, day: date) -> tuple[date, date]:
-    """The held-out slice of a check: the latest mature days."""
-    last = labelling.mature_through(spec, day)
-    return last - timedelta(days=spec.check.slice - 1), last
+def slice_days(spec: ModelSpec, day: date, attempt: int = 0) -> tuple[date, date]:
+    """The held-out slice of a check: the latest mature days, on which its attempts are judged.
+
+    An attempt that learns from the days since the violation began is judged on the later half of them, though on a window of
+    `check.every` days at least, and on no more than the slice has.
+    """
+    last, length = labelling.mature_through(spec, day), spec.check.slice
+    since = violation_began(spec, day) if attempt and spec.recipes[attempt - 1].since_violation else None
+    if since is not None:
+        length = min(length, max(spec.check.every, spec.check.min_days, ((last - since).days + 1) // 2))
+    return last - timedelta(days=length - 1), last
+
+
+def violation_began(spec: ModelSpec, day: date) -> date | None:
+    """The first day that surely belongs to the violation that a day's check has found; None where its latest window is in range.
+
+    Within the first window that is out of range it began at some day or other.
+    """
+    found = reversed(measurements.windows(spec, day))
+    run = [window.first for window in itertools.takewhile(lambda window: not window.healthy, found)]
+    if not run:
+        return None
+    before = episode.open_since(ledger.state(spec), but=day)
+    return min(run[-2:][0], before or date.max)
 
 
 def store_labels(spec: ModelSpec, day: date) -> int:
@@ -280,13 +301,13 @@ def _close_episode(spec: ModelSpec, day: date, verdict: Verdict) -> None:
         return
     if policy.is_violated(measurements.windows(spec, day), rules(spec)):
         return
-    known = ledger.state(spec)
-    if not episode.is_open(known):
+    known, found = ledger.state(spec), measurements.windows(spec, day)
+    loops = episode.episode(known).loops
+    # One window may be in range by chance; so many are as it takes for a violation.
+    healed = bool(loops) and len(found) == spec.check.violated.of_last and all(each.healthy for each in found)
+    if not healed and episode.open_since(known) is None:
         return
-    now, last = ledger.require_champion(spec, day), measurements.windows(spec, day)[-1].last
-    promoted, loops = known.promotion_of(now), episode.episode(known).loops
-    since = loops[-1].day if loops else date.min
-    healed = promoted is not None and promoted.day > since and promoted.facts.get("outcome") == Outcome.RECOVERS
+    now, last = ledger.require_champion(spec, day), found[-1].last
     why = verdict.why + (f"; loops had not helped since {loops[0].last}" if loops else "")
     ledger.write(spec, Recovered(version=now.version, last=last, healed=healed, day=day, by=run_key(day), why=why))
 
@@ -308,7 +329,8 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     found = measurements.windows(spec, day)
     held_out = next(iter(measurements.windows(spec, day, Window.SLICE)), None)
     # While a violation goes on, one window is enough: those of a champion before were out of range as well.
-    asked = replace(rules(spec), at_least=1) if episode.is_open(known) else rules(spec)
+    goes_on = episode.open_since(known) is not None
+    asked = replace(rules(spec), at_least=1) if goes_on else rules(spec)
     verdict = policy.decide(found, held_out, asked, only_measured=only_measured(spec, day))
     if verdict.decision is not Decision.RETRAIN:
         return verdict

@@ -18,7 +18,7 @@ from esteira.steps import preparing
 from esteira.text import counted
 
 WINDOWS = 12  # that are measured at most
-LEARNT = 0.4  # of the days are learnt from before the first of them
+LEARNT = 0.6  # of the days are learnt from before the first of them
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -83,41 +85,55 @@ class Measured:
 
 def windows(spec: ModelSpec, day: date, window: Window = Window.WHOLE) -> list[Measurement]:
     """The champion's windows as the check of a day recorded them, the latest one last."""
-    every = read(spec, check_day=day, attempt=CHECK, window=window)
-    rows = every[(every["role"] == Role.CHAMPION) & ((every["segment"] == "") | every["in_range"].notna())]
-    labels = every[every["role"] == Role.LABELS]
+    columns = [
+        "role",
+        "segment",
+        "first_day",
+        "last_day",
+        "metric",
+        "value",
+        "min",
+        "max",
+        "in_range",
+        "n_rows",
+        "n_days",
+    ]
+    every = _records(read(spec, columns, check_day=day, attempt=CHECK, window=window))
+    of_champion = (each for each in every if each["role"] == Role.CHAMPION)
+    rows = [each for each in of_champion if not each["segment"] or _is_known(each["in_range"])]
+    rows.sort(key=itemgetter("first_day", "last_day", "segment"))  # all rows, whose segment is empty, come first
     found = []
-    for _, part in rows.groupby(["first_day", "last_day"], sort=True):
-        part = part.sort_values("segment", kind="stable")  # all rows, whose segment is empty, come first
-        unknown = list(part.loc[part["in_range"].isna(), "metric"])
-        first_row, part = part.iloc[0], part[part["in_range"].notna()]
-        names = [
-            f"{name} of {some}" if some else name for name, some in zip(part["metric"], part["segment"], strict=True)
-        ]
-        reached = dict(zip(names, map(_reached, _records(part)), strict=True))
+    for (first, last), grouped in groupby(rows, itemgetter("first_day", "last_day")):
+        part = list(grouped)
+        reached = {_full_name(each): _reached(each) for each in part if _is_known(each["in_range"])}
         whole = [name for name in spec.check.metrics if name in reached]
         ordered = [*whole, *(name for name in reached if name not in whole)]
+        labels = [each for each in every if each["role"] == Role.LABELS and each["last_day"] == last]
+        unknown = [each["metric"] for each in part if not _is_known(each["in_range"])]
         found.append(
             Measurement(
-                first_row["first_day"].date(),
-                first_row["last_day"].date(),
-                int(first_row["n_rows"]),
-                int(first_row["n_days"]),
+                first.date(),
+                last.date(),
+                int(part[0]["n_rows"]),
+                int(part[0]["n_days"]),
                 {name: reached[name] for name in ordered},
-                _incomplete(labels[labels["last_day"] == first_row["last_day"]], unknown),
+                "; ".join([*lacking(labels), *(f"{name} can't be computed from them" for name in unknown)]),
             )
         )
     return found
 
 
+def _is_known(in_range: object) -> bool:
+    return not pd.isna(in_range)  # type: ignore[call-overload]
+
+
+def _full_name(row: Row) -> str:
+    return f"{row['metric']} of {row['segment']}" if row["segment"] else str(row["metric"])
+
+
 def _reached(row: Row) -> Reached:
     bounds = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("min", "max")}
     return Reached(float(row["value"]), bool(row["in_range"]), str(Limit(**bounds)))
-
-
-def _incomplete(labels: pd.DataFrame, unknown: list[str]) -> str:
-    """Why a span's labels can't be judged by: what is missing of them, and which metrics they give no value for."""
-    return "; ".join([*lacking(_records(labels)), *(f"{name} can't be computed from them" for name in unknown)])
 
 
 def lacking(rows: Iterable[Row]) -> list[str]:
