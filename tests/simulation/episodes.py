@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from typing import NamedTuple
 
 from esteira.lifecycle import episode
 from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
@@ -16,6 +17,14 @@ from esteira.lifecycle.state import State, fold
 
 START, EVERY, WINDOWS = date(2026, 1, 7), 7, 45
 WAITS = (1, 2, 4, 8)
+
+
+class Loop(NamedTuple):
+    """A loop that did not help: in which window, whether something was new, whether it has improved."""
+
+    window: int
+    news: bool
+    improved: bool
 
 
 class Broken(AssertionError):
@@ -46,7 +55,7 @@ def check(seed: int) -> None:
     """Live through one history. Raises Broken where a rule does not hold."""
     draw, story = random.Random(seed), Story()
     bad, past = draw.random(), draw.choice([50, 180])
-    row: list[tuple[int, bool]] = []  # the loops in a row that did not help, by window, and whether something was new
+    row: list[Loop] = []  # the loops in a row that did not help
     told: int | None = None
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
@@ -60,10 +69,11 @@ def check(seed: int) -> None:
             continue
         news = found.news(now)
         held = found.held_back(last, EVERY, now)
-        since = [each for each in row if window - each[0] < episode.REMEMBERED]
-        newest = max((number for number, each in enumerate(since) if each[1]), default=0)
+        since = [each for each in row if window - each.window < episode.REMEMBERED]
+        newest = max((number for number, each in enumerate(since) if each.news), default=0)
         wait = WAITS[min(len(since[newest:]), len(WAITS)) - 1] if since else 0
-        due = not since or window >= since[-1][0] + wait or bool(news)
+        wait = max(wait, 4) if since and since[-1].improved else wait
+        due = not since or window >= since[-1].window + wait or bool(news)
         story.require(
             due == (not held), f"after {len(since[newest:])} loops the next one waits for {wait} windows, but for news"
         )
@@ -81,14 +91,14 @@ def check(seed: int) -> None:
         story.require(tells == due, "people are told once in 8 windows but for news, and of an improvement once in 16")
         _unrecovered(story, last, now, news, improved=improved, tells=tells)
         told = window if tells else told
-        row.append((window, bool(news)))
+        row.append(Loop(window, bool(news), improved))
     rows = [each.row() for each in story.events]
     draw.shuffle(rows)
     read = episode.episode(fold(from_row(each) for each in rows))
     story.require(read == episode.episode(story.state()), "rows are read as they were written, in whatever order")
 
 
-def _in_range(story: Story, last: date, draw: random.Random, row: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
+def _in_range(story: Story, last: date, draw: random.Random, row: list[Loop]) -> list[Loop]:
     if not episode.open_since(story.state()):
         return row
     healed = draw.random() < 0.3

@@ -48,6 +48,14 @@ def test_loops_that_do_not_help_make_the_next_one_wait_1_2_4_8_windows_and_no_lo
         assert of(*failed).held_back(after(at), EVERY, SAME) == ""
 
 
+def test_after_a_loop_that_has_improved_4_windows_at_least_are_left_to_the_blend() -> None:
+    first, fourth = loop(0, improved=True), loop(7, improved=True)
+    assert "4 more windows" in of(first).held_back(START, EVERY, SAME)
+    assert of(first).held_back(after(4), EVERY, SAME) == ""
+    assert of(first).held_back(after(1), EVERY, OTHER) == "", "but for news"
+    assert "8 more windows" in of(loop(0), loop(1), loop(3), fourth).held_back(after(7), EVERY, SAME)
+
+
 def test_without_a_loop_nothing_is_held_back() -> None:
     assert of().held_back(START, EVERY, SAME) == ""
     assert of().news(SAME) == ""

@@ -1,6 +1,6 @@
 """An episode: loops that did not bring a metric back into its range, one after the other.
 
-By it the check is quiet: each loop that did not help makes the next one wait longer, and people are told of it once.
+By it the check is quiet: each loop that did not help makes the next one wait longer, and people are told of it once in a while.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from esteira.lifecycle.state import State
 from esteira.text import counted
 
 LONGEST = 8  # windows that a loop waits, or a person hears nothing, at most
+BLENDED = 4  # windows that are left to the blend after a loop that has improved: it has what that loop has trained
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
 WORSE = (
     0.5  # of the error that a limit allows: a metric that is off by so much more than in any loop before has moved on
@@ -35,7 +36,7 @@ class Episode:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
         After the n-th that did not help, one after the other, the next one waits for 1, 2, 4, 8 windows of `every` days, and no
-        longer: less where something is new.
+        longer; after one that has improved for 4 at least; less where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
@@ -52,6 +53,8 @@ class Episode:
         if not failed:
             return timedelta(0)
         windows = min(2 ** (failed - 1), LONGEST)
+        if self.loops[-1].improved:
+            windows = max(windows, BLENDED)
         return max(self.loops[-1].last + timedelta(days=windows * every) - last, timedelta(0))
 
     def _in_a_row(self, last: date, every: int) -> Sequence[Unrecovered]:
