@@ -214,7 +214,7 @@ def kept(place: Path, task: Callable[..., Found], *given: Any) -> Found:
 
 
 def _median(found: Sequence[Found], name: str) -> float:
-    return statistics.median(each[name] for each in found)
+    return float(statistics.median(each[name] for each in found))
 
 
 def _all(found: Sequence[Found], name: str, form: str = "{}") -> str:

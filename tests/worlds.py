@@ -11,7 +11,7 @@ from esteira import data
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
 from esteira.steps import champions, fitting, labelling, preparing, registering
-from esteira.store import lake, schemas
+from esteira.store import lake, ledger, schemas
 
 from tests import models
 from tests.models import CHANGE, FIRST, score_days
@@ -43,14 +43,20 @@ def promoted_worse(trained, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelSpec,
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=6)))
     as_of = FIRST + timedelta(days=6)
+    promote_worse(spec, as_of)
+    days = data.days(as_of + timedelta(days=1), as_of + timedelta(days=8))
+    score_days(spec, days, "r2")
+    return spec, days
+
+
+def promote_worse(spec: ModelSpec, as_of: date) -> None:
+    """Promote a version that has learnt from four days whose labels are shuffled."""
     candidate = fitting.candidate(spec, as_of, 1, preparing.prepare(spec, as_of, None, []), "worse")
     frame = labelling.labelled(spec, FIRST, FIRST + timedelta(days=3))
     shuffled = frame.assign(label=frame["label"].sample(frac=1, random_state=0).to_numpy())
     version = registering.refit(spec, as_of, candidate, shuffled, labelling.versions(spec), "worse", None)
-    champions.promote(spec, Proposal(version, as_of, measured=1, why="a mistake", by="worse"))
-    days = data.days(as_of + timedelta(days=1), as_of + timedelta(days=8))
-    score_days(spec, days, "r2")
-    return spec, days
+    measured = ledger.require_champion(spec, as_of).version
+    champions.promote(spec, Proposal(version, as_of, measured=measured, why="a mistake", by="worse"))
 
 
 SEGMENTED = models.YAML.replace(

@@ -24,11 +24,13 @@ from esteira.lifecycle.changes import Proposal
 from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
-from esteira.steps import champions, labelling, rollbacks
+from esteira.steps import champions, checking, labelling, rollbacks
 from esteira.store import delta, lake, places, runs, schemas
 from esteira.store.lineage import DataVersions
 
-from tests.models import AS_OF
+from tests import models
+from tests.models import AS_OF, score_days
+from tests.worlds import promote_worse
 
 FIRST = AS_OF + timedelta(days=1)
 CHANGE = FIRST + timedelta(days=7)
@@ -71,13 +73,16 @@ def check(task: Task, spec: ModelSpec, day: date = DAY) -> None:
     task("labels", lambda: steps.store_labels(spec, day))
     task("measure", lambda: steps.measure(spec, day))
     decision = task("decide", lambda: steps.decide(spec, day).decision.value)
-    task("verify", lambda: steps.verify(spec, day))
+    task("verify", lambda: steps.verify(spec, day) is not None)
     assert decision == "retrain", decision
-    for number in range(1, len(spec.recipes) + 1):
-        run = task(f"retrain {number}", lambda number=number: steps.retrain(spec, day, number))
-        task(f"recheck {number}", lambda number=number, run=run: steps.recheck(spec, day, number, run).value)
+    for number in checking.attempt_order(spec, day):
+        if number:
+            run = task(f"retrain {number}", lambda number=number: steps.retrain(spec, day, number))
+            task(f"recheck {number}", lambda number=number, run=run: steps.recheck(spec, day, number, run).value)
+        else:
+            task("blend", lambda: steps.blend(spec, day).value)
         left = task(f"verdict {number}", lambda number=number: _left(spec, day, number))
-        if "Retrain" not in left:
+        if not {"Retrain", "Blend"} & {*left}:
             break
     if "Promote" in left:
         commit = task("commit_notebook", lambda: steps.commit_notebook(spec, day))
@@ -119,11 +124,13 @@ SCENARIOS: dict[str, Callable[[Task, ModelSpec], None]] = {
     "train": train,
     "check that recovers": check,
     "check that warns": check,
+    "check that blends": check,
     "rollback": rollback,
     "maintenance": maintain,
 }
-# What the model's world does in a scenario, and what has happened before it begins.
-WORLDS = {"check that warns": {"noise": str(CHANGE)}}
+# What the model's world does in a scenario where it does not change, and what the model.yaml says.
+BLENDS = models.YAML.replace("retrain_first: none\n", "").replace("refit: false", "refit: true")
+WORLDS = {"check that warns": {"noise": str(CHANGE)}, "check that blends": {"yaml": BLENDS}}
 KINDS: tuple[schemas.Kind, ...] = get_args(schemas.Kind)
 
 
@@ -132,12 +139,13 @@ def prepare(spec: ModelSpec, scenario: str) -> None:
     steps.train(spec, AS_OF, "first")
     if scenario == "score":
         return
-    days = data.days(FIRST, DAY)
-    steps.extract(spec, days)
-    steps.validate(spec, days)
-    steps.features(spec, days)
-    steps.score(spec, days, "before")
-    steps.publish(spec, days, "before")
+    if scenario == "check that blends":
+        score_days(spec, data.days(FIRST, CHANGE - timedelta(days=1)), "before")
+        labelling.store(spec, FIRST, CHANGE)
+        promote_worse(spec, CHANGE - timedelta(days=1))
+        score_days(spec, data.days(CHANGE, DAY), "worse")
+        return
+    score_days(spec, data.days(FIRST, DAY), "before")
     if scenario not in ("rollback", "maintenance", "race"):
         return
     labelling.store(spec, FIRST, DAY)
