@@ -87,10 +87,9 @@ def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
 
 def test_it_is_kept_with_its_members_weights_and_the_versions_of_its_data(returned: tuple[ModelSpec, date]) -> None:
     spec, day = returned
-    first, second = blending.blend(spec, day), blending.blend(spec, day)
-    assert first is not None
-    assert second is not None
-    run_id, again = first[0], second[0]
+    tried = blending.blend(spec, day)
+    assert tried is not None
+    run_id, again = (blending.keep(spec, day, tried, with_model=True) for _ in range(2))
     tags = runs.get(again).tags
     members = json.loads(tags["members"])
     assert sum(members.values()) == pytest.approx(1)
@@ -110,12 +109,23 @@ def test_it_is_kept_with_its_members_weights_and_the_versions_of_its_data(return
     )
 
 
+def test_the_model_of_a_blend_that_was_refused_is_not_kept(
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = returned
+    monkeypatch.setattr(checking, "judge", lambda *_, **__: Outcome.FAILS)
+    assert checking.blend(spec, day) is Outcome.FAILS
+    run = runs.get(measurements.attempts(spec, day)[0].run_id)
+    assert not run.has_model
+    assert (run.tags["kind"], run.tags["outcome"]) == ("blend", "fails")
+
+
 def test_what_a_person_rolled_back_and_what_turned_out_worse_is_no_member(returned: tuple[ModelSpec, date]) -> None:
     spec, day = returned
 
     def members() -> set[str]:
-        made = blending.blend(spec, day)
-        return set(json.loads(runs.get(made[0]).tags["members"])) if made else set()
+        tried = blending.blend(spec, day)
+        return {*tried.made[0].shares} if tried else set()
 
     before = members()
     champion = ledger.require_champion(spec, day).version

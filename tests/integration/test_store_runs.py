@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from esteira.errors import EsteiraError, ModelRefused, OutOfReach, UnknownVersio
 from esteira.learning import drift, pipelines
 from esteira.spec import ModelSpec
 from esteira.store import mlflow_tracking, model_files, runs
+from sklearn.preprocessing import FunctionTransformer
 
 from tests import models
 
@@ -80,6 +82,14 @@ def test_a_foreign_type_is_refused_before_anything_is_loaded(tmp_path: Path) -> 
     skops.io.dump({"model": Foreign()}, path)
     with pytest.raises(ModelRefused, match=r"types that are not allowed: .*Foreign; allowed beside"):
         model_files.load(path)
+
+
+def test_a_call_of_something_else_is_refused_though_calls_with_fixed_arguments_are_allowed(tmp_path: Path) -> None:
+    path, ran = tmp_path / "model.skops", tmp_path / "ran"
+    skops.io.dump(FunctionTransformer(partial(os.system, f"touch {ran}")), path)
+    with pytest.raises(ModelRefused, match=r"types that are not allowed: posix\.system; allowed beside"):
+        model_files.load(path)
+    assert not ran.exists()
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

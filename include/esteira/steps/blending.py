@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -30,27 +30,55 @@ log = logging.getLogger(__name__)
 POOL = 32  # models that a blend is chosen from: the newest ones
 
 
-def blend(spec: ModelSpec, day: date) -> tuple[str, list[Model]] | None:
+@dataclass(frozen=True)
+class Made:
+    """A blend, the rows that its weights are of, and by the runs of its members their weights."""
+
+    blended: Blended
+    frame: pd.DataFrame
+    shares: Mapping[str, float]
+
+    @property
+    def model(self) -> Model:
+        """What predicts."""
+        return self.blended.model
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Blends by what was known before each span of `check.every` days of the held-out slice, in order, and what they were made of."""
+
+    made: Sequence[Made]
+    versions: DataVersions
+
+    @property
+    def models(self) -> list[Model]:
+        """What the slice is judged by, the newest first: each day by the blend of what was known before its span."""
+        return [each.model for each in reversed(self.made)]
+
+
+def blend(spec: ModelSpec, day: date) -> Tried | None:
     """Blend the model's pipelines by what they lost on mature days before the held-out slice.
 
-    Returns the MLflow run that keeps the blend, and the models to judge it by, the newest first: of each span of `check.every` days
-    of the slice, the blend by what was known before that span. So would it have served, had it been blended anew at each
-    window. None where no pipeline has days enough that it has not seen.
+    So would it have served, had it been blended anew at each window. None where no pipeline has days enough that it has not seen.
     """
-    first, last = slice_days(spec, day)
     versions = labelling.versions(spec)
-    starts = data.days(first, last)[:: spec.check.every]
+    starts = data.days(*slice_days(spec, day))[:: spec.check.every]
     made = _made(spec, day, [start - timedelta(days=1) for start in starts], versions)
-    if not made:
-        return None
-    models = [each.model for each in reversed(made)]
-    held_out = labelling.labelled(spec, first, last)
-    scored = pipelines.unseen(spec, models, held_out)
-    outcomes = fitting.outcomes_of(spec, held_out, scored[["day", "label", "prediction", "probability"]])
+    return Tried(made, versions) if made else None
+
+
+def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool) -> str:
+    """Keep the blend of a day, with its model where that may be promoted; returns the MLflow run."""
     about = {"kind": "blend", "as_of": day, "check_day": day, "attempt": 0}
     with runs.tracked(spec, attempt_key(day, 0), f"blend of {day}", **about) as run_id:
-        _keep(spec, run_id, made[0], versions, outcomes)
-    return run_id, models
+        _log(run_id, tried.made[0], tried.versions)
+        if with_model:
+            held_out = labelling.labelled(spec, *slice_days(spec, day))
+            scored = pipelines.unseen(spec, tried.models, held_out)
+            columns = ["day", "label", "prediction", "probability"]
+            _keep_model(spec, run_id, tried.made[0], fitting.outcomes_of(spec, held_out, scored[columns]))
+    return run_id
 
 
 def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
@@ -64,27 +92,14 @@ def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
         assert made, "what could be blended before the slice can be after it"
         about = {"kind": "blend", "as_of": day, "evaluated": run_id}
         with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as made_run:
-            _keep(spec, made_run, made[0], versions, drift.of_outcomes(runs.profile(run_id)))
+            _log(made_run, made[0], versions)
+            _keep_model(spec, made_run, made[0], drift.of_outcomes(runs.profile(run_id)))
     return champions.register(spec, made_run, day), DaysSeen.of(runs.get(made_run).tags).last
 
 
 def attempt_key(day: date, attempt: int) -> str:
     """What the run of an attempt of a day's check is known by; the blend is attempt 0."""
     return f"{run_key(day)}/attempt/{attempt}"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A blend, the rows that its weights are of, and by the runs of its members their weights."""
-
-    blended: Blended
-    frame: pd.DataFrame
-    shares: Mapping[str, float]
-
-    @property
-    def model(self) -> Model:
-        """What predicts."""
-        return self.blended.model
 
 
 def _made(spec: ModelSpec, day: date, ends: list[date], versions: DataVersions) -> list[Made]:
@@ -104,8 +119,8 @@ def _made(spec: ModelSpec, day: date, ends: list[date], versions: DataVersions) 
     return found
 
 
-def _keep(spec: ModelSpec, run_id: str, made: Made, versions: DataVersions, outcomes: Profile) -> None:
-    """Keep a blend with its lineage: its members' runs, their weights, the calibration, the rows that these are of."""
+def _log(run_id: str, made: Made, versions: DataVersions) -> None:
+    """Note a blend's lineage: its members' runs, their weights, the calibration, the rows that these are of."""
     found, frame = made.blended, made.frame
     seen = DaysSeen(frame["day"].min().date(), found.model.trained_through)
     calibration = {"calibration": found.kind, "value": f"{found.value:.6g}"}
@@ -114,8 +129,12 @@ def _keep(spec: ModelSpec, run_id: str, made: Made, versions: DataVersions, outc
         params={"estimator": "Blend", "members": len(made.shares), **calibration, "rows": len(frame)},
         tags={**versions.tags(), **seen.tags(), "members": json.dumps(made.shares)},
     )
-    weights = blending.importance([drift.importance(runs.profile(each)) for each in made.shares], found.weights)
-    fitting.keep_model(spec, run_id, found.model, frame, weights, outcomes)
+
+
+def _keep_model(spec: ModelSpec, run_id: str, made: Made, outcomes: Profile) -> None:
+    importances = [drift.importance(runs.profile(each)) for each in made.shares]
+    weights = blending.importance(importances, made.blended.weights)
+    fitting.keep_model(spec, run_id, made.model, made.frame, weights, outcomes)
 
 
 def _members(spec: ModelSpec, day: date, last: date) -> list[tuple[Run, Model]]:

@@ -102,7 +102,11 @@ def blend(spec: ModelSpec, day: date) -> Outcome:
     """
     _begin_attempt(spec, day, 0)
     made = blending.blend(spec, day)
-    return Outcome.UNKNOWN if made is None else _judge_attempt(spec, day, 0, *made)
+    if made is None:
+        return Outcome.UNKNOWN
+    found = _judge(spec, day, 0, made.models)
+    run_id = blending.keep(spec, day, made, with_model=found.outcome in (Outcome.RECOVERS, Outcome.IMPROVES))
+    return _note(spec, day, 0, run_id, found)
 
 
 def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:
@@ -152,23 +156,40 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
 def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
     """Measure champion and challenger on the same held-out rows that neither has seen, and judge the attempt."""
     run_id = runs.finished(spec, attempt_key(day, attempt), run_id)
-    return _judge_attempt(spec, day, attempt, run_id, [runs.load(spec, run_id)])
+    return _note(spec, day, attempt, run_id, _judge(spec, day, attempt, [runs.load(spec, run_id)]))
 
 
-def _judge_attempt(spec: ModelSpec, day: date, attempt: int, run_id: str, models: Sequence[Model]) -> Outcome:
+@dataclass(frozen=True)
+class _Judged:
+    """What came of an attempt: the gate's evidence, and champion and challenger on the rows that it is of."""
+
+    seen: Gate
+    outcome: Outcome
+    champion: int
+    records: Sequence[Record]
+
+
+def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) -> _Judged:
     now = ledger.require_champion(spec, day)
-    old, new = paired(spec, models, judged(spec, now.version, *slice_days(spec, day, attempt)))
+    held_out = slice_days(spec, day, attempt)
+    old, new = paired(spec, models, judged(spec, now.version, *held_out))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
     seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
     place = measurements.of_attempt(attempt)
-    about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version, run_id=run_id)
-    found = _attempt_records(spec, about, slice_days(spec, day, attempt), old, new)
+    about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
+    found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     outcome = judge(seen, len(old), rules(spec), healthy=healthy)
-    # Where it is read in MLflow; what the check goes on with is the table, which is written last.
-    told = {"outcome": outcome.value, "measured": str(now.version)}
+    return _Judged(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
+
+
+def _note(spec: ModelSpec, day: date, attempt: int, run_id: str, found: _Judged) -> Outcome:
+    """Note what came of an attempt where it is read in MLflow, and in the table, which is written last: the check goes on with that."""
+    seen, outcome = found.seen, found.outcome
+    told = {"outcome": outcome.value, "measured": str(found.champion)}
     runs.log(run_id, metrics={"gain": seen.gain, "gain_lower": seen.lower}, tags=told)
-    measurements.write(spec, [_judged(spec, each, seen, outcome) for each in found], day, place)
+    rows = [replace(each, run_id=run_id) for each in found.records]
+    measurements.write(spec, rows, day, measurements.of_attempt(attempt))
     log.info(
         "model %s: attempt %d %s: gain %.4g, at least %.4g", spec.name, attempt, outcome.value, seen.gain, seen.lower
     )
