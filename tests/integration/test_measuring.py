@@ -309,6 +309,19 @@ def test_a_drift_of_the_label_rate_is_no_lack_of_labels(
     assert labels.drifted
 
 
+def test_nobody_is_told_that_a_first_window_takes_as_long_as_its_labels(trained) -> None:
+    spec = trained()
+    spec = spec.model_copy(
+        update={"label_delay": 30, "check": spec.check.model_copy(update={"patience": 1, "estimate": False})}
+    )
+    decided = []
+    for day in data.days(FIRST, FIRST + timedelta(days=36)):
+        score_days(spec, [day], f"r{day}")
+        decided.append(steps.check(spec, day).verdict.decision)
+    assert decided == [Decision.WAIT] * 36 + [Decision.KEEP]
+    assert outbox.mails(spec, "waits") == []
+
+
 def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
     trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +334,7 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
         score_days(spec, [day], f"r{day}")
         assert steps.check(spec, day).verdict.decision is Decision.WAIT
         told[day] = len(outbox.mails(spec, "waits"))
-    assert next(day for day, count in told.items() if count) == FIRST + timedelta(days=15)
+    assert next(day for day, count in told.items() if count) == FIRST + timedelta(days=7 + 15)
     assert max(told.values()) == 1
     (mail,) = outbox.mails(spec, "waits")
     assert mail.subject == f"[esteira] sales: nothing could be checked since {FIRST}"

@@ -85,7 +85,7 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     said = CliRunner().invoke(app, ["limits", spec.name, "--as-of", str(AS_OF)])
     assert said.exit_code == 0, said.output
     found = re.search(
-        r"mae_over_mean of \w+ in 2 past windows of 7 days up to 2026-01-31:\n  max ([\d.]+) +holds in  50% of them; out of range: 1\n"
+        r"mae_over_mean of \w+ in 1 past window of 7 days up to 2026-01-31:\n  max ([\d.]+) +holds in  50% of them; out of range: 0\n"
         r"(?:  max .*\n)+suggested: mae_over_mean: \{max: ([\d.]+)\} \(out of range: 0\)",
         said.output,
     )

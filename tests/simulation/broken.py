@@ -87,7 +87,7 @@ def forget_the_mail(patch: pytest.MonkeyPatch) -> None:
 def break_the_one_warning(patch: pytest.MonkeyPatch) -> None:
     """Warn of a window once for each day whose check has failed on it."""
     patch.setattr(Episode, "held_back", lambda *_: "")
-    patch.setattr(Episode, "is_told", lambda *_: True)
+    patch.setattr(Episode, "is_told", lambda *_, **__: True)
     patch.setattr(Warned, "id", property(lambda event: f"warned:{event.version}:{event.last}/{event.day}"))
     patch.setattr(Warned, "of_row", classmethod(lambda cls, kept: warned_of(kept)))
 

@@ -14,7 +14,7 @@ from esteira.store import ledger, runs
 
 def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
     """Every metric of each block, of all versions together, over rows as they were first served."""
-    labelling.store(spec, plan.first, plan.last + timedelta(days=spec.label_delay + labelling.settling_days(spec)))
+    labelling.store(spec, plan.first, labelling.mature_on(spec, plan.last))
     found = []
     for first, last in spans(plan.first, plan.last, plan.blocks):
         rows = outcomes.served(spec, None, first, last)

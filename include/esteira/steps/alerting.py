@@ -13,7 +13,7 @@ from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run
 from esteira.lifecycle.policy import best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
-from esteira.steps import measuring, verification
+from esteira.steps import labelling, measuring, verification
 from esteira.store import ledger, measurements, outbox
 from esteira.store.outbox import Mail
 
@@ -84,9 +84,18 @@ def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | No
 
 
 def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
-    """Queue the mail that says that checks have waited for longer than `check.patience`, once; None where they have not."""
+    """Queue the mail that says that checks have waited for longer than `check.patience`, once; None where they have not.
+
+    A champion's first window is whole, and its labels known, only after a while: until then it is no wait.
+    """
     since, verdict = measurements.waiting_since(spec, day), measurements.decided(spec, day)
-    if since is None or verdict is None or (day - since).days <= spec.check.patience * spec.check.every:
+    if since is None or verdict is None:
+        return None
+    serving = ledger.champion(spec, since)
+    first = (
+        labelling.mature_on(spec, serving.effective_day + timedelta(days=spec.check.every - 1)) if serving else since
+    )
+    if (day - max(since, first)).days <= spec.check.patience * spec.check.every:
         return None
     mail = messages.waits(spec, day, since, verdict.why, run_url)
     return mail if queue(spec, mail, day, run_key(day)) else None

@@ -33,6 +33,11 @@ def mature_through(spec: ModelSpec, as_of: date) -> date:
     return known_through(spec, as_of) - timedelta(days=settling_days(spec))
 
 
+def mature_on(spec: ModelSpec, day: date) -> date:
+    """The first day on which the labels of a day are known, and corrected no more."""
+    return day + timedelta(days=spec.label_delay + settling_days(spec))
+
+
 def known_through(spec: ModelSpec, as_of: date) -> date:
     """The last day whose labels have come by `as_of`; while they settle they may still be corrected."""
     return as_of - timedelta(days=spec.label_delay)

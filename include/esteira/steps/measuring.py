@@ -343,7 +343,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
 
 def _blended(spec: ModelSpec, day: date, window: Measurement) -> bool:
     """Whether a check before has tried a blend since the window became whole: each window is one look."""
-    whole = window.last + timedelta(days=spec.label_delay + labelling.settling_days(spec))
+    whole = labelling.mature_on(spec, window.last)
     return bool(measurements.blends(spec, whole, day - timedelta(days=1)))
 
 
