@@ -127,7 +127,7 @@ bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1, 10
 bench-day: $(READY) ## Print how long a day of a small model takes: in one process, beside a bare script, live, in a replay
 	@$(BIN)/python -W ignore -m benchmarks.day $(DAY)
 
-bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two hours)
+bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two or three hours)
 	@$(BIN)/python -m benchmarks.loop
 
 bench-start: $(READY) ## Print how long N first starts take on a busy machine, and how many calls fail under writers (N=10: 15 minutes)

@@ -45,7 +45,7 @@ ELSEWHERE = {
     "make scan": ".github/workflows/ci.yml",
     "make test-compose": ".github/workflows/compose.yml",
     "make bench-parse": "by hand: it takes ten minutes",
-    "make bench-loop": "by hand: it takes two hours",
+    "make bench-loop": "by hand: it takes hours",
     "make bench-start": "by hand: it takes a quarter of an hour",
     "make simulate": "tests/unit/test_lifecycle_state.py::test_thousands_of_histories_keep_every_rule",
     "make simulate-broken": "tests/unit/test_simulation.py::test_a_rule_that_is_broken_is_found",
@@ -60,7 +60,6 @@ ELSEWHERE = {
     "docker stats": "by hand: a program of Docker's that only shows",
     "docker system df": "by hand: a program of Docker's that only shows",
     "git pull": STACK,  # as make image
-    "esteira replay bike_demand --from 2011-07-01 --to 2012-12-31": "make bench-loop",
     "esteira replay <model> --from 2011-07-01 --to 2012-12-31": "make bench-loop",
     "source .venv/bin/activate": "tests/docs/test_docs.py::test_the_commands_of_the_pages_do_what_they_say",
 }

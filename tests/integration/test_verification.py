@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -42,3 +43,4 @@ def test_a_promotion_whose_roll_back_was_undone_is_verified(trained, monkeypatch
     found = steps.check(spec, day).worse
     assert found is not None
     assert (found.version, found.replaced, found.worse) == (2, 1, True)
+    assert re.search(r"worse by [\d.]+ \(between [\d.]+ and [\d.]+ worse, over 7 days", found.why), found.why

@@ -76,7 +76,7 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     why = (
         f"version {promoted.version}, {span[0]} to {span[1]}: {metric} = {values[0]:.4g}, and version "
         f"{replaced}, which it replaced, would have had {values[1]:.4g}: {_word(seen, worse)} "
-        f"by {abs(seen.gain):.4g} (between {seen.lower:.4g} and {seen.upper:.4g} better, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
+        f"by {abs(seen.gain):.4g} ({_interval(seen, worse)}, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
     )
     found = Verified(
         promotion=promoted.number,
@@ -90,6 +90,12 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     )
     log.info("model %s: %s", spec.name, why)
     return found
+
+
+def _interval(seen: Gate, worse: bool) -> str:
+    if worse:
+        return f"between {-seen.upper:.4g} and {-seen.lower:.4g} worse"
+    return f"between {seen.lower:.4g} and {seen.upper:.4g} better"
 
 
 def _word(seen: Gate, worse: bool) -> str:
