@@ -40,8 +40,8 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     """What limits the past suggests: the best candidate, and what came of each metric of the check.
 
     The last windows of check.every in the training window are predicted one after the other, each by a training on the days
-    before it. The limit lets the error be `factor` times that of the median window; the error of a metric whose best is 1 is what
-    it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
+    before it. The limit lets the error be `factor` times that of the median window, but come no nearer to chance than half-way; the
+    error of a metric whose best is 1 is what it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
     """
     frame = preparing.rows(spec, as_of, None, preparing.prepare_all(spec, as_of, None))
     half_life = spec.train.half_life
@@ -87,7 +87,10 @@ def _suggested(spec: ModelSpec, name: str, measured: list[dict[str, float]], cha
     def bad(limit: float) -> int:
         return sum(value < limit if higher else value > limit for value in values)
 
-    limit = 1 - factor * (1 - bound(0.5)) if higher else factor * bound(0.5)
+    median = bound(0.5)
+    limit = 1 - factor * (1 - median) if higher else factor * median
+    if better(spec, name, median, chance) and not math.isnan(chance):  # so wide a limit as chance would find nothing
+        limit = (max if higher else min)(limit, (median + chance) / 2)
     return Suggested(values, limit, bad(limit), chance, tuple((bound(share), bad(bound(share))) for share in QUANTILES))
 
 
