@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from esteira import data, steps, views
 from esteira.learning.blending import Blend
-from esteira.lifecycle.policy import Decision, Outcome
+from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec, load
 from esteira.steps import blending, champions, checking, measuring, rollbacks
 from esteira.steps.rollbacks import Asked
@@ -184,3 +184,18 @@ def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home:
         assert len(checks[day].outcomes) == 1
         assert checks[day].warning is None
     assert sum(each.warning is not None for each in checks.values()) == 1
+
+
+def test_where_labels_are_late_a_blend_that_does_not_recover_is_not_promoted_while_a_loop_is_held_back(
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first window would be whole only weeks after the loop was to begin again."""
+    spec, day = returned
+    late = spec.model_copy(update={"label_delay": 8})
+    monkeypatch.setattr(checking, "judge", lambda *_, **__: Outcome.IMPROVES)
+    assert checking.blend(late, day) is Outcome.IMPROVES, "a loop goes on with its trainings"
+    measurements.write_decision(spec, day, Verdict(Decision.BLEND, "held back"))
+    assert checking.blend(spec, day) is Outcome.IMPROVES
+    assert checking.blend(late, day) is Outcome.FAILS
+    monkeypatch.setattr(checking, "judge", lambda *_, **__: Outcome.RECOVERS)
+    assert checking.blend(late, day) is Outcome.RECOVERS

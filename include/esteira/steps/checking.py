@@ -180,7 +180,19 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
     outcome = judge(seen, len(old), rules(spec), healthy=healthy)
+    if attempt == 0 and outcome is Outcome.IMPROVES and _would_blind(spec, day):
+        outcome = Outcome.FAILS
     return _Judged(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
+
+
+def _would_blind(spec: ModelSpec, day: date) -> bool:
+    """Whether a blend that does not recover would do harm: a new champion's first window is whole once its labels have come.
+
+    Where they come later than a window, the loop that is held back would begin before that, and could not.
+    """
+    verdict = measurements.decided(spec, day)
+    late = spec.label_delay + labelling.settling_days(spec) > spec.check.every
+    return late and verdict is not None and verdict.decision is Decision.BLEND
 
 
 def _note(spec: ModelSpec, day: date, attempt: int, run_id: str, found: _Judged) -> Outcome:
