@@ -106,6 +106,13 @@ def test_a_regression_is_calibrated(spec: ModelSpec, labels: list[float], kind: 
     assert found.model.pipeline.predict(pd.DataFrame({"hour": [1.0]})) == pytest.approx([predicted])
 
 
+def test_a_row_of_nothing_or_a_return_leaves_a_factor_where_no_day_comes_to_so_little(spec: ModelSpec) -> None:
+    frame = pd.concat([rows([25.0] * 20), rows([-3.0] * 20)]).sort_values("day", kind="stable", ignore_index=True)
+    found = blend(spec, [model(10.0)], frame)
+    assert found is not None
+    assert (found.kind, found.value) == ("factor", pytest.approx(1.1))
+
+
 def test_a_binary_task_is_calibrated_by_its_log_odds(tmp_path: Path) -> None:
     spec = models.write(tmp_path, yaml=BINARY)
     frame = rows([0.0, 1.0, 1.0, 1.0] * 5).assign(label=lambda all_: all_["label"].map({0.0: "0", 1.0: "1"}))

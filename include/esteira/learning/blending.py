@@ -200,7 +200,7 @@ def _calibration(labels: Array, values: Array, days: pd.Series) -> tuple[Kind, f
         recent = _recency(days, days.max())
         return ("logit", _logit_shift(labels, values[:, 1], recent)) if values.shape[1] == 2 else ("none", 0.0)
     daily = pd.DataFrame({"wanted": labels, "given": values}).groupby(days.to_numpy()).mean()
-    if labels.min() > 0 and (daily["given"] > 0).all():
+    if (daily > 0).all(axis=None):  # a row at 0, or a return now and then, does not make what grows by factors add up
         return "factor", _median(daily["wanted"] / daily["given"])
     return "shift", _median(daily["wanted"] - daily["given"])
 
