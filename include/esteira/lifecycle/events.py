@@ -235,7 +235,7 @@ class Unrecovered(Event):
 class Recovered(Event):
     """After loops that had not helped every metric of the champion `version` is in range on the window that ends with `last`.
 
-    `healed`: a later loop, or a blend, had promoted the version as one that is.
+    `healed`: and so on as many windows as a violation is judged by, which ends the row of loops.
     """
 
     state: ClassVar[str] = "recovered"
@@ -257,7 +257,7 @@ class Recovered(Event):
         return f"recovered:{self.version}:{self.last}"
 
     def evidence(self) -> Mapping[str, Any]:
-        """Whether a loop has brought it about."""
+        """Whether the row of loops ends with it."""
         return {"healed": self.healed}
 
 

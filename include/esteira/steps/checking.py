@@ -160,7 +160,7 @@ def recheck(spec: ModelSpec, day: date, attempt: int, run_id: str) -> Outcome:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Judgement:
     """What came of an attempt: the gate's evidence, and champion and challenger on the rows that it is of."""
 
     seen: Gate
@@ -169,7 +169,7 @@ class _Judged:
     records: Sequence[Record]
 
 
-def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) -> _Judged:
+def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) -> _Judgement:
     now = ledger.require_champion(spec, day)
     held_out = slice_days(spec, day, attempt)
     old, new = paired(spec, models, judged(spec, now.version, *held_out))
@@ -182,7 +182,7 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     outcome = judge(seen, len(old), rules(spec), healthy=healthy)
     if attempt == 0 and outcome is Outcome.IMPROVES and _would_blind(spec, day):
         outcome = Outcome.FAILS
-    return _Judged(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
+    return _Judgement(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
 
 
 def _would_blind(spec: ModelSpec, day: date) -> bool:
@@ -195,7 +195,7 @@ def _would_blind(spec: ModelSpec, day: date) -> bool:
     return late and verdict is not None and verdict.decision is Decision.BLEND
 
 
-def _note(spec: ModelSpec, day: date, attempt: int, run_id: str, found: _Judged) -> Outcome:
+def _note(spec: ModelSpec, day: date, attempt: int, run_id: str, found: _Judgement) -> Outcome:
     """Note what came of an attempt where it is read in MLflow, and in the table, which is written last: the check goes on with that."""
     seen, outcome = found.seen, found.outcome
     told = {"outcome": outcome.value, "measured": str(found.champion)}

@@ -299,9 +299,10 @@ def _close_episode(spec: ModelSpec, day: date, verdict: Verdict) -> None:
     """Note that the metrics are in range again, where loops before had not brought them back."""
     if verdict.decision is not Decision.KEEP or verdict.why.startswith(ONLY_MEASURED):
         return
-    if policy.is_violated(measurements.windows(spec, day), rules(spec)):
+    found = measurements.windows(spec, day)
+    if policy.is_violated(found, rules(spec)):
         return
-    known, found = ledger.state(spec), measurements.windows(spec, day)
+    known = ledger.state(spec)
     loops = episode.episode(known).loops
     # One window may be in range by chance; so many are as it takes for a violation.
     healed = bool(loops) and len(found) == spec.check.violated.of_last and all(each.healthy for each in found)
