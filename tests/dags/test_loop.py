@@ -144,6 +144,9 @@ WITH_BLENDS = {
         *(Decision.RETRAIN, LATE_BLEND, [F] * 4),
         attempt(1) | blend("_later") | attempt(2) | attempt(3) | {"warn"},
     ),
+    "a probe": (Decision.PROBE, (0, 1), [F, F], blend() | attempt(1) | {"warn"}),
+    "a probe that improves only": (Decision.PROBE, (0, 1), [F, I], blend() | attempt(1) | PROMOTED | {"warn"}),
+    "a probe, the blend being late": (Decision.PROBE, (1, 0), [F, F], attempt(1) | blend("_later") | {"warn"}),
 }
 
 
@@ -187,9 +190,21 @@ def test_a_path_of_the_loop(path: str, run, tmp_path: Path, monkeypatch: pytest.
     walks(run(spec, "check", day=str(FIRST)), walked, decision, sent)
 
 
+def test_a_probe_without_a_blend_warns_after_the_first_retraining(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list
+) -> None:
+    pretend(monkeypatch, Decision.PROBE, [F], (1,))
+    states = run(models.write(tmp_path, yaml=THREE), "check", day=str(FIRST))
+    walks(states, attempt(1) | {"warn"}, Decision.PROBE, sent)
+
+
 def walks(states: dict[str, str], walked: set[str], decision: Decision, sent: list) -> None:
     """These tasks have succeeded, and all others were skipped."""
-    walked = walked | {"labels", "measure", "decide"} | ({"drift_report"} if decision is Decision.RETRAIN else set())
+    walked = (
+        walked
+        | {"labels", "measure", "decide"}
+        | ({"drift_report"} if decision in (Decision.PROBE, Decision.RETRAIN) else set())
+    )
     assert {task for task, state in states.items() if task and state == "success"} == walked
     assert {state for task, state in states.items() if task not in walked and task} == {"skipped"}
     assert states[""] == "success"

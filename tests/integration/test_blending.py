@@ -172,13 +172,13 @@ def test_a_blend_is_promoted_as_it_was_measured_where_nothing_is_fitted_again(
 def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=YAML)
     steps.train(spec, AS_OF, "t")
-    checks = check_daily(spec, FIRST, CHANGE + timedelta(days=35))
+    checks = check_daily(spec, FIRST, CHANGE + timedelta(days=42))
     decided = {day: each.verdict.decision for day, each in checks.items()}
     loops = [day for day, each in decided.items() if each is Decision.RETRAIN]
     blends = [day for day, each in decided.items() if each is Decision.BLEND]
     assert loops
     assert blends
-    assert [(b - a).days for a, b in pairwise(loops)] == [7, 14][: len(loops) - 1]
+    assert [(b - a).days for a, b in pairwise(loops)] == [14, 21][: len(loops) - 1]
     assert all((b - a).days >= 7 for a, b in pairwise(blends))
     for day in blends:
         assert len(checks[day].outcomes) == 1

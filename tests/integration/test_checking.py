@@ -13,6 +13,7 @@ from esteira import data, steps, views
 from esteira.cli import operations
 from esteira.errors import Refused
 from esteira.lifecycle.changes import Proposal
+from esteira.lifecycle.events import Unrecovered
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
 from esteira.spec import ModelSpec, Recipe
@@ -170,11 +171,29 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
         steps.measure(spec, later)
         verdict = steps.decide(spec, later)
         assert verdict.decision is Decision.WATCH
-        assert "it waits for 1 more window" in verdict.why
-    score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=7)), run="later")
-    steps.store_labels(spec, day + timedelta(days=7))
-    steps.measure(spec, day + timedelta(days=7))
-    assert steps.decide(spec, day + timedelta(days=7)).decision is Decision.RETRAIN
+        assert "it waits for 2 more windows" in verdict.why
+    score_days(spec, data.days(day + timedelta(days=1), day + timedelta(days=14)), run="later")
+    for later, decision in ((7, Decision.WATCH), (14, Decision.RETRAIN)):
+        steps.store_labels(spec, day + timedelta(days=later))
+        steps.measure(spec, day + timedelta(days=later))
+        assert steps.decide(spec, day + timedelta(days=later)).decision is decision
+
+
+def test_after_three_loops_that_did_not_help_a_check_trains_once(trained) -> None:
+    spec, day = lived(trained, noise=str(CHANGE))
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    known = measuring.known_now(spec, day)
+    for before in (70, 56, 35):
+        last = measurements.windows(spec, day)[-1].last - timedelta(days=before)
+        ledger.write(spec, Unrecovered(version=1, last=last, known=known, day=last, by=f"check:{last}", why="x"))
+    checked = steps.check(spec, day)
+    assert checked.verdict.decision is Decision.PROBE
+    assert list(checked.attempts) == [1]
+    assert checked.warning is not None
+    assert "1 retraining attempt did not bring it back" in checked.warning.lead
+    assert next(rows for title, _, rows in checked.warning.sections if title == "What was tried")[0][0] == "1"
+    assert "crashed" not in rendering.text(checked.warning)
 
 
 def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps, views
@@ -222,6 +223,28 @@ def test_labels_of_one_class_where_both_were_usual_wait_for_ever(
     assert "they hold 1 class, and several were usual" in verdict.why
 
 
+def test_a_window_of_one_class_is_no_lack_where_such_windows_were_usual(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a fortnight have one class: so many rows of one say as little as one does."""
+    spec = binary_model(tmp_path / "models")
+    real = data.read_labels
+
+    def by_fortnight(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows.assign(label=np.where((rows["day"] - pd.Timestamp(FIRST)).dt.days // 14 % 2, "high", "low"))
+
+    monkeypatch.setattr(data, "read_labels", by_fortnight)
+    version = training.retrained(spec, AS_OF, "t")  # no train would accept it: no feature tells the fortnight
+    champions.promote(spec, Proposal(version, AS_OF, measured=None, why="taken", by="test"))
+    assert runs.profile(runs.run_of(spec, 1))[drift.LABELLED]["spread"] > 10
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    assert steps.check(spec, day).verdict.decision is not Decision.WAIT
+    rows = lake.read("metrics", spec.name, role="labels", window="window", metric="classes")
+    assert rows[["value", "in_range"]].to_numpy().tolist() == [[1, True]]
+
+
 def test_labels_that_came_for_a_third_wait_for_ever(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a training that is judged by them replace the champion."""
     spec = trained()
@@ -255,7 +278,9 @@ def test_what_is_usual_is_what_rows_as_old_had(home: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(data, "read_labels", late)
     steps.train(spec, AS_OF, "t")
-    shares = runs.profile(runs.run_of(spec, 1))[drift.LABELLED]["shares"]
+    known = runs.profile(runs.run_of(spec, 1))[drift.LABELLED]
+    assert set(known) == {"shares"}, "of numbers no class is usual"
+    shares = known["shares"]
     assert shares[0] == pytest.approx(2 / 3)
     assert shares[1:4] == [1.0, 1.0, 1.0]
     day = today[0] = FIRST + timedelta(days=14)
@@ -340,6 +365,26 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
     assert mail.subject == f"[esteira] sales: nothing could be checked since {FIRST}"
     assert "longer than check.patience (2 windows of 7 days)" in mail.lead
     assert steps.queue_wait_mail(spec, FIRST + timedelta(days=30)) is None
+
+
+def test_who_is_told_of_a_wait_hears_how_late_labels_are(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    spec = spec.model_copy(update={"check": spec.check.model_copy(update={"patience": 2})})
+    real, today = data.read_labels, [FIRST]
+
+    def late(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[rows["day"] <= pd.Timestamp(today[0] - timedelta(days=10))]
+
+    monkeypatch.setattr(data, "read_labels", late)
+    for day in data.days(FIRST, FIRST + timedelta(days=25)):
+        today[0] = day
+        score_days(spec, [day], f"r{day}")
+        steps.check(spec, day)
+    (mail,) = outbox.mails(spec, "waits")
+    told = date.fromisoformat(mail.lead.split("check of ")[1][:10])
+    assert f"The newest day that has its labels is {told - timedelta(days=10)}, 10 days before" in mail.lead
+    assert "write label_delay: 10d" in mail.lead
 
 
 def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 
+import pandas as pd
 import pytest
 from esteira import data, steps
+from esteira.spec import ModelSpec
 from esteira.steps import rollbacks
 from esteira.steps.rollbacks import Asked
 from esteira.steps.verification import to_verify
@@ -31,6 +33,25 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
     assert values["champion"] < values["replaced"]
     assert (rows["n_rows"] == 7 * 72).all()
     assert "queued" not in set(ledger.rows(spec)["to_state"])
+
+
+def test_labels_that_look_incomplete_verify_nothing(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    assert steps.check(spec, day).promoted
+    later = data.days(day + timedelta(days=1), day + timedelta(days=8))
+    score_days(spec, later)
+    real = data.read_labels
+
+    def partly(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last)
+        return rows[(rows["day"] <= pd.Timestamp(day)) | (rows["site"] == "A")]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "read_labels", partly)
+        steps.check(spec, later[-1])
+    assert not len(lake.read("ledger", spec.name, to_state="verified"))
+    steps.check(spec, later[-1])
+    assert len(lake.read("ledger", spec.name, to_state="verified")) == 1
 
 
 def test_a_promotion_whose_roll_back_was_undone_is_verified(trained, monkeypatch: pytest.MonkeyPatch) -> None:

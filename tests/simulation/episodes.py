@@ -73,9 +73,9 @@ def check(seed: int) -> None:
         newest = max((number for number, each in enumerate(since) if each.news), default=0)
         wait = WAITS[min(len(since[newest:]), len(WAITS)) - 1] if since else 0
         wait = max(wait, 4) if since and since[-1].improved else wait
-        due = not since or window >= since[-1].window + wait or bool(news)
+        due = not since or window > since[-1].window + wait or bool(news)
         story.require(
-            due == (not held), f"after {len(since[newest:])} loops the next one waits for {wait} windows, but for news"
+            due == (not held), f"after {len(since[newest:])} loops {wait} windows pass without one, but for news"
         )
         if held:
             story.done.append(f"{last}: held back")

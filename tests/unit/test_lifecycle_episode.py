@@ -37,28 +37,45 @@ def of(*events: Event) -> Episode:
     return episode(fold(events))
 
 
-def test_loops_that_do_not_help_make_the_next_one_wait_1_2_4_8_windows_and_no_longer() -> None:
+def test_after_loops_that_do_not_help_1_2_4_8_windows_pass_without_one_and_no_more() -> None:
     failed, at = [], 0
-    for waits in (1, 2, 4, 8, 8, 8):
+    for passing in (1, 2, 4, 8, 8, 8):
         failed.append(loop(at))
-        for window in range(waits):
+        for window in range(1, passing + 1):
             held = of(*failed).held_back(after(at + window), EVERY, SAME)
-            assert f"{waits - window} more window" in held
-        at += waits
+            assert f"it waits for {passing + 1 - window} more window" in held
+        at += passing + 1
         assert of(*failed).held_back(after(at), EVERY, SAME) == ""
 
 
 def test_after_a_loop_that_has_improved_4_windows_at_least_are_left_to_the_blend() -> None:
-    first, fourth = loop(0, improved=True), loop(7, improved=True)
-    assert "4 more windows" in of(first).held_back(START, EVERY, SAME)
-    assert of(first).held_back(after(4), EVERY, SAME) == ""
+    first, fourth = loop(0, improved=True), loop(10, improved=True)
+    assert "for 1 more window" in of(first).held_back(after(4), EVERY, SAME)
+    assert of(first).held_back(after(5), EVERY, SAME) == ""
     assert of(first).held_back(after(1), EVERY, OTHER) == "", "but for news"
-    assert "8 more windows" in of(loop(0), loop(1), loop(3), fourth).held_back(after(7), EVERY, SAME)
+    assert "8 more windows" in of(loop(0), loop(2), loop(5), fourth).held_back(after(11), EVERY, SAME)
+
+
+def test_after_three_loops_that_did_not_help_those_that_follow_are_probes_but_for_news() -> None:
+    loops = loop(0), loop(2), loop(5)
+    assert not of(*loops[:2]).is_probe(after(5), EVERY, SAME)
+    assert of(*loops).is_probe(after(10), EVERY, SAME)
+    assert of(*loops, loop(10)).is_probe(after(19), EVERY, SAME)
+    assert not of(*loops).is_probe(after(10), EVERY, OTHER)
+    assert not of(*loops, loop(10, news="farther")).is_probe(after(12), EVERY, SAME), "news began a new row"
+    assert not of(*loops, in_range(6, healed=True)).is_probe(after(9), EVERY, SAME)
 
 
 def test_without_a_loop_nothing_is_held_back() -> None:
     assert of().held_back(START, EVERY, SAME) == ""
     assert of().news(SAME) == ""
+
+
+@pytest.mark.parametrize(("before", "farther"), [(0.01, 0.25), (0.1, 0.25), (0.2, 0.4), (0.5, 1.0), (1.0, 1.5)])
+def test_much_farther_is_twice_as_far_or_by_half_of_the_error_that_is_allowed(before: float, farther: float) -> None:
+    known = of(loop(0, Known(past=100, off=before)))
+    assert known.news(Known(past=100, off=farther)) == "the metric is much farther out of range"
+    assert known.news(Known(past=100, off=farther - 0.001)) == ""
 
 
 @pytest.mark.parametrize(
@@ -68,7 +85,8 @@ def test_without_a_loop_nothing_is_held_back() -> None:
         (Known(spec="a", past=200, off=0.2), "there are 200 days to learn from, and were 100"),
         (Known(spec="a", past=100, off=0.7), "the metric is much farther out of range"),
         (Known(spec="a", past=100, off=0.2, drifted=True), "more features have drifted"),
-        (Known(spec="a", past=199, off=0.69), ""),
+        (Known(spec="a", past=100, off=0.4), "the metric is much farther out of range"),
+        (Known(spec="a", past=199, off=0.39), ""),
     ],
 )
 def test_news_open_the_next_loop_early_but_not_on_the_same_window(now: Known, said: str) -> None:
@@ -80,14 +98,14 @@ def test_news_open_the_next_loop_early_but_not_on_the_same_window(now: Known, sa
 
 def test_a_loop_that_news_have_opened_begins_to_wait_anew() -> None:
     known = of(loop(0), loop(1), loop(3), loop(4, Known(spec="a", past=100, off=1.0), news="farther"))
-    assert known.held_back(after(5), EVERY, SAME) == ""
+    assert known.held_back(after(6), EVERY, SAME) == ""
     assert "farther" not in known.news(Known(spec="a", past=100, off=1.2)), "farther than in any loop before"
 
 
 def test_a_window_in_range_does_not_shorten_the_wait_and_so_many_as_a_violation_takes_do() -> None:
-    loops = loop(0), loop(1), loop(3)
-    assert of(*loops, in_range(4, healed=False)).held_back(after(5), EVERY, SAME) != ""
-    assert of(*loops, in_range(4, healed=True)).held_back(after(5), EVERY, SAME) == ""
+    loops = loop(0), loop(2), loop(5)
+    assert of(*loops, in_range(6, healed=False)).held_back(after(9), EVERY, SAME) != ""
+    assert of(*loops, in_range(6, healed=True)).held_back(after(7), EVERY, SAME) == ""
 
 
 def test_a_violation_goes_on_from_a_loop_or_a_promotion_until_a_window_is_in_range() -> None:

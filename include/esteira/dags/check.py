@@ -98,7 +98,8 @@ def _check_tasks(spec: ModelSpec) -> None:
     commit, warn = _promotion(spec), _warn(spec)
     for verdict in verdicts:
         verdict >> Label("better") >> commit
-    for verdict in verdicts[-2:] if len(spec.recipes) == 1 else verdicts[-1:]:
+    # A probe ends after the first retraining, or the blend that may follow it.
+    for verdict in verdicts if spec.retrain_first == "none" else verdicts[1:]:
         verdict >> Label("still out of range") >> warn
 
 

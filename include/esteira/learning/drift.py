@@ -164,6 +164,13 @@ def _categories(values: pd.Series, hidden: bool) -> pd.Series:
     return text.map(lambda value: hashlib.sha256(value.encode()).hexdigest()[:16]) if hidden else text
 
 
+def category_share(reference: Profile, name: str, value: str) -> float:
+    """The share that a category had of a column's values when that was profiled; 0 where it was none of the frequent ones."""
+    shape = reference.get(name, {})
+    told = _categories(pd.Series([value]), bool(shape.get("hidden"))).iloc[0]
+    return float(shape.get("categories", {}).get(told, 0.0))
+
+
 def measure(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
     """The drift of each profiled column that `frame` has, by STATISTIC."""
     return {

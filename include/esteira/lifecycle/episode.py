@@ -16,10 +16,9 @@ from esteira.text import counted
 LONGEST = 8  # windows that a loop waits, or a person hears nothing, at most
 BLENDED = 4  # windows that are left to the blend after a loop that has improved: it has what that loop has trained
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
-WORSE = (
-    0.5  # of the error that a limit allows: a metric that is off by so much more than in any loop before has moved on
-)
+WORSE = 0.5  # of the error that a limit allows: a metric off by so much more than in any loop before has moved on
 LOOPS = 4  # without any that was in range: the limit can't be met
+PROBED = 3  # loops that did not help: those after them train once only
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Episode:
     def held_back(self, last: date, every: int, now: Known) -> str:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
-        After the n-th that did not help, one after the other, the next one waits for 1, 2, 4, 8 windows of `every` days, and no
-        longer; after one that has improved for 4 at least; less where something is new.
+        After the n-th that did not help, one after the other, 1, 2, 4, 8 windows of `every` days, and no more, pass without one;
+        after one that has improved 4 at least; fewer where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
@@ -47,6 +46,10 @@ class Episode:
             f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
         )
 
+    def is_probe(self, last: date, every: int, now: Known) -> bool:
+        """Whether the loop for the window that ends with `last` is to train once only: three have not helped, and nothing is new."""
+        return len(self._in_a_row(last, every)) >= PROBED and not self.news(now)
+
     def _wait(self, last: date, every: int) -> timedelta:
         """How much later than `last` the window must end that the next loop is opened for."""
         failed = len(self._in_a_row(last, every))
@@ -55,7 +58,7 @@ class Episode:
         windows = min(2 ** (failed - 1), LONGEST)
         if self.loops[-1].improved:
             windows = max(windows, BLENDED)
-        return max(self.loops[-1].last + timedelta(days=windows * every) - last, timedelta(0))
+        return max(self.loops[-1].last + timedelta(days=(windows + 1) * every) - last, timedelta(0))
 
     def _in_a_row(self, last: date, every: int) -> Sequence[Unrecovered]:
         """The loops that count: the last of them that found something new, and those after it."""
@@ -73,7 +76,7 @@ class Episode:
             return "the model.yaml or its code is another"
         if now.past >= 2 * then.past:
             return f"there are {counted(now.past, 'day')} to learn from, and were {then.past}"
-        if now.off >= max(each.known.off for each in self.loops) + WORSE:
+        if _is_much_farther(now.off, max(each.known.off for each in self.loops)):
             return "the metric is much farther out of range"
         return "more features have drifted" if now.drifted and not then.drifted else ""
 
@@ -109,6 +112,14 @@ def open_since(known: State, *, but: date | None = None) -> date | None:
     promoted = [each.day for each in known.promotions if each.by.startswith(CHECK) and not _is_by(each, but)]
     loops = [each.last for each in episode(known, but=but).loops]
     return min((day for day in (*loops, *promoted) if day > ends), default=None)
+
+
+def _is_much_farther(off: float, before: float) -> bool:
+    """Whether a metric has moved on since it was off by `before` at most, both in shares of the error that its limit allows.
+
+    Farther by a half of that error; where it was only just out of range, twice as far and a quarter of it.
+    """
+    return off >= before + WORSE or off >= max(2 * before, WORSE / 2)
 
 
 def _is_by(event: Event, day: date | None) -> bool:

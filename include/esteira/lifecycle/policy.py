@@ -27,6 +27,7 @@ class Decision(StrEnum):
     WATCH = "watch"  # out of range, but not yet violated: nothing is done
     WAIT = "wait"  # too little is known
     BLEND = "blend"  # a loop is held back: only what trains nothing is tried
+    PROBE = "probe"  # loops before have not helped: only one training is tried
     RETRAIN = "retrain"
 
 
@@ -101,6 +102,13 @@ class Verdict:
 
     decision: Decision
     why: str
+
+
+def recipes_tried(verdict: Verdict | None, recipes: int) -> int:
+    """How many of a model's recipes the loop of a check trains by, at most; where nothing is known of it, by all."""
+    if verdict is not None and verdict.decision is Decision.BLEND:
+        return 0
+    return 1 if verdict is not None and verdict.decision is Decision.PROBE else recipes
 
 
 def decide(

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from esteira.learning.drift import STATISTIC
 from esteira.lifecycle.episode import LONGEST, LOOPS
 from esteira.lifecycle.events import Drifted, Verified, Warned
-from esteira.lifecycle.policy import best_attempt
+from esteira.lifecycle.policy import best_attempt, recipes_tried
 from esteira.spec import ModelSpec, Recipe
 from esteira.store import measurements
 from esteira.store.outbox import Mail, Section
@@ -34,7 +34,7 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
     last = found.windows[-1]
     wanted = ", ".join(f"{name} {each.wanted}" for name, each in last.bad.items())
     blended = " and a blend of earlier models" if 0 in found.attempts else ""
-    tries = counted(len(spec.recipes), "retraining attempt") + blended
+    tries = counted(recipes_tried(found.verdict, len(spec.recipes)), "retraining attempt") + blended
     end = (
         f"{named(best)} is better, by {_n(found.attempts[best].gain)}, and is promoted, but it is out of range too"
         if best is not None
@@ -96,7 +96,8 @@ def _history(spec: ModelSpec, found: Check) -> Section:
 
 def _tried(spec: ModelSpec, found: Check) -> Section:
     rows = []
-    recipes = {number: _recipe(recipe) for number, recipe in enumerate(spec.recipes, start=1)}
+    asked = spec.recipes[: recipes_tried(found.verdict, len(spec.recipes))]
+    recipes = {number: _recipe(recipe) for number, recipe in enumerate(asked, start=1)}
     for number, shown in {**({0: BLEND} if 0 in found.attempts else {}), **recipes}.items():
         if number in found.attempts:
             tried = found.attempts[number]
@@ -157,8 +158,18 @@ def _outcomes(found: Check) -> Section:
     return "Labels, predictions, errors", ["what", "rows", STATISTIC.title, "beside the training"], rows
 
 
-def waits(spec: ModelSpec, day: date, since: date, why: str, run_url: str = "") -> Mail:
-    """The mail that says that checks wait for longer than people should be left in the dark."""
+def waits(spec: ModelSpec, day: date, since: date, why: str, complete: date | None, run_url: str = "") -> Mail:
+    """The mail that says that checks wait for longer than people should be left in the dark; `complete` is the newest day with all its labels."""
+    late = (day - complete).days if complete else 0
+    if complete is None:
+        known = "No day has as many labels as were usual."
+    elif late > spec.label_delay:
+        known = (
+            f"The newest day that has its labels is {complete}, {counted(late, 'day')} before: if they always take so long, write "
+            f"label_delay: {late}d."
+        )
+    else:
+        known = f"Labels came up to {complete}."
     return Mail(
         key=f"{spec.name}/waits/{since}",
         to=receivers(spec),
@@ -166,7 +177,7 @@ def waits(spec: ModelSpec, day: date, since: date, why: str, run_url: str = "") 
         lead=(
             f"Model {spec.name}, check of {day}: every check since {since} has waited, which is longer than check.patience "
             f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. Nobody knows how good its "
-            "predictions are meanwhile. See whether labels still come, and to their source (`esteira preview` reads a day of it)."
+            f"predictions are meanwhile. {known} See whether labels still come, and to their source (`esteira preview` reads a day of it)."
         ),
         links=_run(run_url),
     )

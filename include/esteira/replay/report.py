@@ -39,7 +39,7 @@ Everything is computed from rows as they were first served.{% if first %} Note: 
 <h2>Checks</h2>
 <table><tr><th>day</th><th>champion</th><th>{{ metric }}</th><th>decision</th><th>attempts</th><th>promoted</th><th>why</th></tr>
 {% for check in checks %}<tr><td>{{ check.day }}</td><td>{{ check.champion }}</td><td>{{ check.value }}</td>
-<td{{ ' class="bad"' | safe if check.decision == "retrain" }}>{{ check.decision }}{{ ", warned" if check.warned }}</td>
+<td{{ ' class="bad"' | safe if check.decision in ("probe", "retrain") }}>{{ check.decision }}{{ ", warned" if check.warned }}</td>
 <td>{{ check.attempts }}</td><td>{{ check.promoted }}</td><td>{{ check.why }}</td></tr>
 {% endfor %}</table></body></html>
 """

@@ -30,22 +30,25 @@ def block_metrics(spec: ModelSpec, plan: Plan) -> list[dict[str, Any]]:
 
 
 def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> list[dict[str, Any]]:
-    """What each promotion was worth: how much better the new version served than the one it replaced would have.
+    """What each promotion was worth: how much better the new version was than the one it replaced would have been.
 
-    Over the days until the next promotion, or the first `days` of them; in the gate's metric, on the same rows.
+    Over the days that it served until the next promotion; with `days` over so many from its first on, whatever served on
+    them. In the gate's metric, on the same rows, of which neither has seen any.
     """
     promotions = ledger.state(spec).changes
     ends = [each.effective_day - timedelta(days=1) for each in promotions[2:]] + [plan.last]
     found = []
     for old, new, end in zip(promotions, promotions[1:], ends, strict=False):
-        last = min(end, new.effective_day + timedelta(days=days - 1)) if days else end
-        rows = outcomes.served(spec, new.version, new.effective_day, last)
+        last = min(new.effective_day + timedelta(days=days - 1), plan.last) if days else end
+        rows = outcomes.served(spec, None if days else new.version, new.effective_day, last)
         span = {"first": str(new.effective_day), "last": str(last), "rows": len(rows)}
         about = {"version": new.version, "replaced": old.version, **span, "gain": None}
         found.append(about)
         if rows.empty:
             continue
-        after, before = outcomes.paired(spec, champions.load_judges(spec, old.version), rows)
+        models = [champions.load_judges(spec, each.version) for each in (old, new)]
+        after = outcomes.as_predicted_by(spec, models[1], rows) if days else rows
+        after, before = outcomes.paired(spec, models[0], after)
         if before.empty:
             continue
         values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, after)]

@@ -97,7 +97,7 @@ def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | Non
     )
     if (day - max(since, first)).days <= spec.check.patience * spec.check.every:
         return None
-    mail = messages.waits(spec, day, since, verdict.why, run_url)
+    mail = messages.waits(spec, day, since, verdict.why, labelling.complete_through(spec, day), run_url)
     return mail if queue(spec, mail, day, run_key(day)) else None
 
 

@@ -34,7 +34,16 @@ from esteira.lifecycle.actions import (
 )
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Unrecovered, Verified, run_key
-from esteira.lifecycle.policy import Decision, Gate, Outcome, Verdict, best_attempt, first_violated, judge
+from esteira.lifecycle.policy import (
+    Decision,
+    Gate,
+    Outcome,
+    Verdict,
+    best_attempt,
+    first_violated,
+    judge,
+    recipes_tried,
+)
 from esteira.notebooks import git
 from esteira.notify import messages, rendering
 from esteira.outages import is_outage
@@ -126,11 +135,10 @@ def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:
 def attempt_order(spec: ModelSpec, day: date) -> tuple[int, ...]:
     """The attempts that a day's check may make, in their order; 0 is the blend."""
     verdict = measurements.decided(spec, day)
-    if verdict is not None and verdict.decision is Decision.BLEND:
-        return (0,)
+    recipes = recipes_tried(verdict, len(spec.recipes))
     if spec.retrain_first == "none":
-        return order_of(len(spec.recipes), None)
-    return order_of(len(spec.recipes), measurements.blends(spec, day - timedelta(days=YEAR), day - timedelta(days=1)))
+        return order_of(recipes, None)
+    return order_of(recipes, measurements.blends(spec, day - timedelta(days=YEAR), day - timedelta(days=1)))
 
 
 def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tuple[pd.DataFrame, DataVersions]:
@@ -174,7 +182,8 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     held_out = slice_days(spec, day, attempt)
     old, new = paired(spec, models, judged(spec, now.version, *held_out))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
-    seen = evaluation.gate(spec, old, new, attempts=len(spec.recipes) if attempt else 1)
+    looks = recipes_tried(measurements.decided(spec, day), len(spec.recipes)) if attempt else 1
+    seen = evaluation.gate(spec, old, new, attempts=looks)
     place = measurements.of_attempt(attempt)
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
     found = _attempt_records(spec, about, held_out, old, new)
@@ -345,7 +354,8 @@ def begin(spec: ModelSpec, day: date) -> Evidence:
         return evidence(spec, day, None)
     verdict = decide(spec, day)
     due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
-    order = attempt_order(spec, day) if verdict.decision in (Decision.BLEND, Decision.RETRAIN) else ()
+    loops = (Decision.BLEND, Decision.PROBE, Decision.RETRAIN)
+    order = attempt_order(spec, day) if verdict.decision in loops else ()
     return Evidence.decided(verdict, order, **due)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,20 +202,45 @@ def labelled(spec: ModelSpec, first: date, last: date, versions: DataVersions | 
     return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
 
 
+COMPLETE = 0.9  # of the usual share of rows with a label
 AGES = 8  # spans of `check.every` days of which it is told apart how many of their rows have a label
 
 
-def shares_by_age(spec: ModelSpec, as_of: date) -> list[float]:
-    """The share of rows that have a label by how old they are, the youngest mature ones first; the last share is of all older ones.
+def usual(spec: ModelSpec, as_of: date) -> dict[str, Any]:
+    """What is usual of labels over train.window, as it is on a day, in spans of `check.every` days.
 
-    Over train.window, as it is on a day, in spans of `check.every` days; NaN for a span without rows.
+    `shares` are of rows that have a label by how old they are, the youngest mature ones first, the last one of all older ones;
+    NaN for a span without rows. `spread`, of a classification, is how many times more the share of the most frequent class
+    varies between spans than that of rows which know nothing of each other would: 1 at least.
     """
     last = mature_through(spec, as_of)
     first = last - timedelta(days=max(spec.train.window, spec.check.every) - 1)
     rows = with_labels(spec, first, last)
-    age = np.minimum((pd.Timestamp(last) - rows["day"]).dt.days // spec.check.every, AGES)
-    shares = rows["label"].notna().groupby(age).mean() if len(rows) else pd.Series(dtype=float)
-    return [float(shares.get(n, math.nan)) for n in range(AGES + 1)]
+    span = (pd.Timestamp(last) - rows["day"]).dt.days // spec.check.every
+    has = rows["label"].notna()
+    shares = has.groupby(np.minimum(span, AGES)).mean() if len(rows) else pd.Series(dtype=float)
+    found: dict[str, Any] = {"shares": [float(shares.get(n, math.nan)) for n in range(AGES + 1)]}
+    if spec.task != "regression" and has.any():
+        whole = has.groupby(span).transform("mean") >= COMPLETE * has.mean()  # what came first may be of one class
+        found["spread"] = _spread(rows.loc[has & whole, "label"], span[has & whole])
+    return found
+
+
+def _spread(labels: pd.Series, span: pd.Series) -> float:
+    """The design effect of sampling by spans instead of rows (Kish 1965, Survey Sampling), of the most frequent class."""
+    is_most = (labels == labels.mode().iloc[0]).astype(float)
+    spans, share = is_most.groupby(span).agg(["mean", "size"]), float(is_most.mean())
+    by_chance = share * (1 - share) * float((1 / spans["size"]).sum())
+    return max(float(((spans["mean"] - share) ** 2).sum()) / by_chance, 1.0) if by_chance else 1.0
+
+
+def complete_through(spec: ModelSpec, as_of: date) -> date | None:
+    """The newest day of train.window of whose rows as many have a label as is usual of the window's days; None where none has."""
+    last = known_through(spec, as_of)
+    rows = with_labels(spec, last - timedelta(days=spec.train.window - 1), last)
+    shares = rows["label"].notna().groupby(rows["day"]).mean() if len(rows) else pd.Series(dtype=float)
+    whole = shares[(shares > 0) & (shares >= COMPLETE * shares.median())]
+    return whole.index.max().date() if len(whole) else None
 
 
 def with_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
-from esteira.learning.drift import Profile
 from esteira.learning.metrics import METRICS
 from esteira.lifecycle import episode, policy
 from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
@@ -30,7 +30,6 @@ from esteira.store.records import Record, Role, Window
 log = logging.getLogger(__name__)
 
 PAST = 60  # days before a window that say what labels are usual
-COMPLETE = 0.9  # of the past's labelled share
 ACCIDENT = 0.01  # what is less probable than this was no accident
 
 
@@ -230,8 +229,8 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
     """Whether the labels of each span look complete.
 
     The share of rows with a label must not fall below 0.9 of what it was of rows as old when the champion was trained, and
-    where several classes were usual then, one alone must not be all that came. Of a version that does not say what was
-    usual, the days before the span do.
+    where several classes were usual then, one alone must not be all that came, but where spans of one class were usual, too. Of
+    a version that does not say what was usual, the days before the span do.
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
     rows = labelling.with_labels(spec, start, end)
@@ -244,32 +243,39 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
         now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(until))]
         about = replace(champion, role=Role.LABELS, segment="", window=window, first_day=first, last_day=until)
         if drift.LABELLED in reference:
+            known = reference[drift.LABELLED]
             age = np.minimum((pd.Timestamp(last) - now["day"]).dt.days // spec.check.every, labelling.AGES)
-            share, most = float(age.map(reference[drift.LABELLED]["shares"].__getitem__).mean()), _most(reference)
+            share = float(age.map(known["shares"].__getitem__).mean())
+            usual = _Usual(share, partial(drift.category_share, reference, drift.LABEL), known.get("spread", 1.0))
         else:
             past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
             past = past[past["day"] >= rows.loc[rows["label"].notna(), "day"].min()]
-            share, most = float(past["label"].notna().mean()), float(past["label"].value_counts(normalize=True).max())
-        found += _completeness(spec, now, share, most, _sized(about, now))
+            shares = past["label"].value_counts(normalize=True)
+            usual = _Usual(float(past["label"].notna().mean()), partial(shares.get, default=0.0))
+        found += _completeness(spec, now, usual, _sized(about, now))
     return found
 
 
-def _most(reference: Profile) -> float:
-    """The share that the most frequent class had when the champion was trained; NaN where labels have none."""
-    return max(reference.get(drift.LABEL, {}).get("categories", {}).values(), default=math.nan)
+@dataclass(frozen=True)
+class _Usual:
+    """What is usual of labels: the share of rows that have one, the share that a class has of them, and how many rows say as much as one."""
+
+    labelled: float
+    share_of: Callable[[str], float]
+    spread: float = 1.0
 
 
-def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: float, most: float, about: Record) -> Iterator[Record]:
-    """Beside the `usual` share of rows with a label, and that of the `most` frequent class: what can't be known is not asked."""
-    if now.empty or math.isnan(usual):
+def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Record) -> Iterator[Record]:
+    """Beside what is usual: what can't be known is not asked."""
+    if now.empty or math.isnan(usual.labelled):
         return
-    share, least = float(now["label"].notna().mean()), COMPLETE * usual
+    share, least = float(now["label"].notna().mean()), labelling.COMPLETE * usual.labelled
     yield replace(about, metric="labelled_share", value=share, min=least, in_range=share >= least)
-    here = now["label"].dropna()
-    if spec.task != "regression" and len(here) and not math.isnan(most):
-        # So many rows of the most frequent class alone would be a rare accident if nothing had changed.
-        least = 2.0 if most ** len(here) < ACCIDENT else 1.0
-        classes = int(here.nunique())
+    came = now["label"].dropna()
+    if spec.task != "regression" and len(came):
+        classes = int(came.nunique())
+        # So many rows of the one class that came would be a rare accident if nothing had changed.
+        least = 2.0 if classes == 1 and usual.share_of(came.iloc[0]) ** (len(came) / usual.spread) < ACCIDENT else 1.0
         yield replace(about, metric="classes", value=classes, min=least, in_range=classes >= least)
 
 
@@ -284,7 +290,7 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
     if not _acted(spec, day):
         measurements.write_decision(spec, day, verdict)
     _close_episode(spec, day, verdict)
-    if verdict.decision is Decision.RETRAIN or drift_to_report(spec, day) is not None:
+    if verdict.decision in (Decision.PROBE, Decision.RETRAIN) or drift_to_report(spec, day) is not None:
         _explain(spec, day)
     return verdict
 
@@ -335,9 +341,11 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     verdict = policy.decide(found, held_out, asked, only_measured=only_measured(spec, day))
     if verdict.decision is not Decision.RETRAIN:
         return verdict
-    held_back = episode.episode(known).held_back(found[-1].last, spec.check.every, known_now(spec, day))
+    row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
+    held_back = row.held_back(last, spec.check.every, now_known)
     if not held_back:
-        return verdict
+        is_probe = row.is_probe(last, spec.check.every, now_known)
+        return replace(verdict, decision=Decision.PROBE) if is_probe else verdict
     only = Decision.BLEND if spec.retrain_first == "blend" and not _blended(spec, day, found[-1]) else Decision.WATCH
     return Verdict(only, f"{verdict.why}; {held_back}")
 

@@ -15,7 +15,7 @@ from esteira.lifecycle.policy import Gate
 from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
-from esteira.steps.measuring import spans
+from esteira.steps.measuring import lacking_labels, spans
 from esteira.steps.outcomes import paired, rules, served
 from esteira.store import ledger, measurements
 from esteira.store.records import Record, Role, Window
@@ -53,8 +53,8 @@ def first_window(spec: ModelSpec, promoted: Promoted) -> tuple[date, date]:
 def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     """Measure the champion against the version that it replaced, on its first window; returns what was found, if anything.
 
-    The rows are those that the champion served and neither has seen. With too few days of them nothing is said yet. The
-    event is returned, and not written: whoever tells of it writes both.
+    The rows are those that the champion served and neither has seen. With too few days of them, or labels that look incomplete,
+    nothing is said yet. The event is returned, and not written: whoever tells of it writes both.
     """
     promoted = to_verify(spec, day)
     if promoted is None:
@@ -64,7 +64,7 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     span = first_window(spec, promoted)
     labelling.store(spec, span[0], day)  # checks far apart may not have read them
     new, old = paired(spec, champions.load_judges(spec, replaced), served(spec, promoted.version, *span))
-    if not rules(spec).allow(new["day"].nunique(), len(new)):
+    if not rules(spec).allow(new["day"].nunique(), len(new)) or lacking_labels(spec, promoted.version, span, day):
         return None
     metric = spec.check.metric
     seen = evaluation.gate(spec, old, new, confidence=SURE)
