@@ -16,7 +16,7 @@ from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Unrecovered
 from esteira.lifecycle.policy import Decision, Outcome
 from esteira.notify import rendering
-from esteira.spec import ModelSpec, Recipe
+from esteira.spec import Limit, ModelSpec, Recipe
 from esteira.steps import champions, checking, measuring
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
@@ -124,6 +124,19 @@ def test_a_recipe_since_the_violation_learns_from_its_first_half_and_is_judged_o
     seen = DaysSeen.of(attempt.tags)
     assert (seen.first, seen.last) == (mature - timedelta(days=13), mature - timedelta(days=7))
     assert measurements.attempts(spec, day)[2].days == 7
+
+
+def test_a_recipe_since_the_violation_that_only_improves_is_not_promoted(trained) -> None:
+    """A week has judged it, and what is better in one is often worse in the next."""
+    spec, day = lived(trained, change=str(CHANGE))
+    recipes = Recipe(window="28d"), Recipe(window="28d", since_violation=True)
+    check = spec.check.model_copy(update={"slice": 14, "metrics": {"mae_over_mean": Limit(max=0.01)}})
+    spec = spec.model_copy(update={"check": check, "retrain": recipes})
+    checked = steps.check(spec, day)
+    assert list(checked.outcomes) == [Outcome.FAILS, Outcome.UNPROVEN]
+    assert measurements.attempts(spec, day)[2].lower > 0
+    assert checked.promoted is None
+    assert checked.warning is not None
 
 
 def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_than_its_window(trained) -> None:

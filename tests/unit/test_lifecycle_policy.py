@@ -153,6 +153,8 @@ def test_the_bound_moves_with_the_days(values: list[int], shift: int) -> None:
 )
 def test_judge(evidence: Gate, healthy: bool, expected: Outcome) -> None:
     assert judge(evidence, 10, Rules(min_days=5), healthy=healthy) is expected
+    strict = judge(evidence, 10, Rules(min_days=5), healthy=healthy, must_recover=True)
+    assert strict is (Outcome.UNPROVEN if expected is Outcome.IMPROVES else expected)
 
 
 @pytest.mark.parametrize(

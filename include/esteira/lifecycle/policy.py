@@ -36,6 +36,7 @@ class Outcome(StrEnum):
 
     RECOVERS = "recovers"  # passes the gate and is back in range
     IMPROVES = "improves"  # only passes the gate
+    UNPROVEN = "unproven"  # the same, where that is too little: only one that recovers would be promoted
     FAILS = "fails"
     UNKNOWN = "unknown"  # too few days that neither version has seen
 
@@ -264,13 +265,15 @@ def _unseen(values: Sequence[float], size: int) -> float:
     return math.sqrt((1 + first) / (1 - first) / seen)
 
 
-def judge(evidence: Gate, rows: int, rules: Rules, *, healthy: bool) -> Outcome:
+def judge(evidence: Gate, rows: int, rules: Rules, *, healthy: bool, must_recover: bool = False) -> Outcome:
     """How a challenger did, from the gate's evidence, over so many rows, and whether it is in range on the held-out slice."""
     if not rules.allow(evidence.days, rows):
         return Outcome.UNKNOWN
     if not evidence.passed:
         return Outcome.FAILS
-    return Outcome.RECOVERS if healthy else Outcome.IMPROVES
+    if healthy:
+        return Outcome.RECOVERS
+    return Outcome.UNPROVEN if must_recover else Outcome.IMPROVES
 
 
 def off_by(value: float, bound: float, best: float) -> float:

@@ -188,17 +188,20 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
     found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
-    outcome = judge(seen, len(old), rules(spec), healthy=healthy)
-    if attempt == 0 and outcome is Outcome.IMPROVES and _would_blind(spec, day):
-        outcome = Outcome.FAILS
+    must_recover = _must_recover(spec, day, attempt)
+    outcome = judge(seen, len(old), rules(spec), healthy=healthy, must_recover=must_recover)
     return _Judgement(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
 
 
-def _would_blind(spec: ModelSpec, day: date) -> bool:
-    """Whether a blend that does not recover would do harm: a new champion's first window is whole once its labels have come.
+def _must_recover(spec: ModelSpec, day: date, attempt: int) -> bool:
+    """Whether to improve is too little for an attempt.
 
-    Where they come later than a window, the loop that is held back would begin before that, and could not.
+    It is where less than the slice has judged it: what is better in one week is often worse in the next. And of a blend whose promotion
+    would keep a loop that is held back from beginning: the first window of a new champion is whole only once its labels have
+    come, and where these are later than a window, that is later.
     """
+    if attempt:
+        return slice_days(spec, day, attempt) != slice_days(spec, day)
     verdict = measurements.decided(spec, day)
     late = spec.label_delay + labelling.settling_days(spec) > spec.check.every
     return late and verdict is not None and verdict.decision is Decision.BLEND
