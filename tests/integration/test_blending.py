@@ -169,6 +169,21 @@ def test_a_blend_is_promoted_as_it_was_measured_where_nothing_is_fitted_again(
     assert champions.load_version(spec, promoted.version).trained_through < measuring.slice_days(spec, day)[0]
 
 
+def test_what_serves_is_chosen_from_the_members_that_were_judged(returned: tuple[ModelSpec, date]) -> None:
+    """What the same check has trained since no blend was judged with."""
+    spec, day = returned
+    steps.blend(spec, day)
+    trained = steps.retrain(spec, day, 1)
+    version = steps.promote_chosen(spec, day, steps.register_chosen(spec, day), "")
+    judged, serves = (
+        json.loads(runs.get(run).tags["pool"])
+        for run in (measurements.attempts(spec, day)[0].run_id, runs.run_of(spec, version))
+    )
+    assert judged
+    assert set(serves) <= set(judged)
+    assert trained not in judged
+
+
 def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=YAML)
     steps.train(spec, AS_OF, "t")

@@ -12,6 +12,7 @@ import pytest
 from esteira import data, steps, views
 from esteira.cli import operations
 from esteira.errors import Refused
+from esteira.learning import evaluation
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Unrecovered
 from esteira.lifecycle.policy import Decision, Outcome
@@ -126,16 +127,24 @@ def test_a_recipe_since_the_violation_learns_from_its_first_half_and_is_judged_o
     assert measurements.attempts(spec, day)[2].days == 7
 
 
-def test_a_recipe_since_the_violation_that_only_improves_is_not_promoted(trained) -> None:
-    """A week has judged it, and what is better in one is often worse in the next."""
+@pytest.mark.parametrize(
+    ("sure", "outcome"), [(0.5, Outcome.IMPROVES), (0.49, Outcome.UNPROVEN)], ids=["half is sure", "less is sure"]
+)
+def test_a_recipe_since_the_violation_that_only_improves_is_promoted_where_half_its_gain_is_sure(
+    sure: float, outcome: Outcome, trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A week has judged it, and what is better on the mean of one is often worse in the next."""
     spec, day = lived(trained, change=str(CHANGE))
     recipes = Recipe(window="28d"), Recipe(window="28d", since_violation=True)
     check = spec.check.model_copy(update={"slice": 14, "metrics": {"mae_over_mean": Limit(max=0.01)}})
     spec = spec.model_copy(update={"check": check, "retrain": recipes})
+    real = evaluation.gate
+    monkeypatch.setattr(
+        evaluation, "gate", lambda *given, **more: replace(found := real(*given, **more), lower=sure * found.gain)
+    )
     checked = steps.check(spec, day)
-    assert list(checked.outcomes) == [Outcome.FAILS, Outcome.UNPROVEN]
-    assert measurements.attempts(spec, day)[2].lower > 0
-    assert checked.promoted is None
+    assert list(checked.outcomes) == [Outcome.FAILS, outcome]
+    assert (checked.promoted is not None) == (outcome is Outcome.IMPROVES)
     assert checked.warning is not None
 
 

@@ -32,11 +32,12 @@ POOL = 32  # models that a blend is chosen from: the newest ones
 
 @dataclass(frozen=True)
 class Made:
-    """A blend, the rows that its weights are of, and by the runs of its members their weights."""
+    """A blend, the rows that its weights are of, by the runs of its members their weights, and the runs it was chosen from."""
 
     blended: Blended
     frame: pd.DataFrame
     shares: Mapping[str, float]
+    pool: Sequence[str]
 
     @property
     def model(self) -> Model:
@@ -82,13 +83,17 @@ def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool) -> str:
 
 
 def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
-    """The blend of a run with weights from all mature days, for serving: the version it is registered as, and the last day it has seen."""
+    """The blend of a run with weights from all mature days, for serving: the version it is registered as, and the last day it has seen.
+
+    It is chosen from what could be chosen then: what the check has trained since no blend was judged with.
+    """
     done = runs.search(spec, kind="blend", evaluated=run_id)
     if done and done[0].status == "FINISHED":
         made_run = done[0].id
     else:
         versions = labelling.versions(spec)
-        made = _made(spec, day, [labelling.mature_through(spec, day)], versions)
+        pool = json.loads(runs.get(run_id).tags["pool"])
+        made = _made(spec, day, [labelling.mature_through(spec, day)], versions, pool)
         assert made, "what could be blended before the slice can be after it"
         about = {"kind": "blend", "as_of": day, "evaluated": run_id}
         with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as made_run:
@@ -102,10 +107,15 @@ def attempt_key(day: date, attempt: int) -> str:
     return f"{run_key(day)}/attempt/{attempt}"
 
 
-def _made(spec: ModelSpec, day: date, ends: list[date], versions: DataVersions) -> list[Made]:
-    """The blends by what was known at the end of each of the days, which are in order; none where the first can't be made."""
+def _made(
+    spec: ModelSpec, day: date, ends: list[date], versions: DataVersions, pool: Sequence[str] | None = None
+) -> list[Made]:
+    """The blends by what was known at the end of each of the days, which are in order; none where the first can't be made.
+
+    They are chosen from the runs of the `pool`; None: from all.
+    """
     frame = labelling.labelled(spec, ends[0] - timedelta(days=blending.PAST - 1), ends[-1], versions)
-    members = _members(spec, day, ends[-1]) if len(frame) else []
+    members = _members(spec, day, ends[-1], pool) if len(frame) else []
     past = blending.known(spec, [model for _, model in members], frame)
     found = []
     for end in ends:
@@ -115,7 +125,8 @@ def _made(spec: ModelSpec, day: date, ends: list[date], versions: DataVersions) 
             return []
         chosen = [members[number][0].id for number in blended.members]
         shares = dict(zip(chosen, blended.weights, strict=True))
-        found.append(Made(blended, frame[frame["day"] <= pd.Timestamp(end)], shares))
+        rows = frame[frame["day"] <= pd.Timestamp(end)]
+        found.append(Made(blended, rows, shares, [run.id for run, _ in members]))
     return found
 
 
@@ -127,7 +138,7 @@ def _log(run_id: str, made: Made, versions: DataVersions) -> None:
     runs.log(
         run_id,
         params={"estimator": "Blend", "members": len(made.shares), **calibration, "rows": len(frame)},
-        tags={**versions.tags(), **seen.tags(), "members": json.dumps(made.shares)},
+        tags={**versions.tags(), **seen.tags(), "members": json.dumps(made.shares), "pool": json.dumps(made.pool)},
     )
 
 
@@ -137,8 +148,8 @@ def _keep_model(spec: ModelSpec, run_id: str, made: Made, outcomes: Profile) -> 
     fitting.keep_model(spec, run_id, made.model, made.frame, weights, outcomes)
 
 
-def _members(spec: ModelSpec, day: date, last: date) -> list[tuple[Run, Model]]:
-    """The models that may be blended, the newest first: those made by the day that have days up to `last` which they have not seen."""
+def _members(spec: ModelSpec, day: date, last: date, pool: Sequence[str] | None) -> list[tuple[Run, Model]]:
+    """The models that may be blended, the newest first: those made by the day, of the pool if there is one, that have not seen days up to `last`."""
     until = last - timedelta(days=spec.check.min_days)
     classes = runs.get(runs.run_of(spec, ledger.require_champion(spec, day).version)).tags["classes"]
     every = [run for run in _runs(spec, day) if DaysSeen.of(run.tags).last <= until and run.tags["classes"] == classes]
@@ -146,6 +157,7 @@ def _members(spec: ModelSpec, day: date, last: date) -> list[tuple[Run, Model]]:
         run.tags.get("evaluated") for run in every
     }  # of two that differ in what they have seen only the newer one
     every = [run for run in every if run.id not in doubled]
+    every = [run for run in every if pool is None or run.id in pool]
     every.sort(key=lambda run: (DaysSeen.of(run.tags).last, run.tags.get("key", "")), reverse=True)
     digests = {each.by: each.sha256 for each in ledger.state(spec).of(Registered)}
     found = []

@@ -188,20 +188,21 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
     found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
-    must_recover = _must_recover(spec, day, attempt)
+    must_recover = _must_recover(spec, day, attempt, seen)
     outcome = judge(seen, len(old), rules(spec), healthy=healthy, must_recover=must_recover)
     return _Judgement(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
 
 
-def _must_recover(spec: ModelSpec, day: date, attempt: int) -> bool:
+def _must_recover(spec: ModelSpec, day: date, attempt: int, seen: Gate) -> bool:
     """Whether to improve is too little for an attempt.
 
-    It is where less than the slice has judged it: what is better in one week is often worse in the next. And of a blend whose promotion
-    would keep a loop that is held back from beginning: the first window of a new champion is whole only once its labels have
-    come, and where these are later than a window, that is later.
+    It is where less than the slice has judged it, and not half of the gain is sure: after a change that lasts each day is better,
+    and what is so on the mean of one week is often worse in the next. And of a blend whose promotion would keep a loop that is
+    held back from beginning: the first window of a new champion is whole only once its labels have come, and where these are
+    later than a window, that is later.
     """
     if attempt:
-        return slice_days(spec, day, attempt) != slice_days(spec, day)
+        return slice_days(spec, day, attempt) != slice_days(spec, day) and seen.lower < seen.gain / 2
     verdict = measurements.decided(spec, day)
     late = spec.label_delay + labelling.settling_days(spec) > spec.check.every
     return late and verdict is not None and verdict.decision is Decision.BLEND
