@@ -72,7 +72,7 @@ def check(seed: int) -> None:
         since = [each for each in row if window - each.window < episode.REMEMBERED]
         newest = max((number for number, each in enumerate(since) if each.news), default=0)
         wait = WAITS[min(len(since[newest:]), len(WAITS)) - 1] if since else 0
-        wait = max(wait, 4) if since and since[-1].improved else wait
+        wait = max(wait, 3) if since and since[-1].improved else wait
         due = not since or window > since[-1].window + wait or bool(news)
         story.require(
             due == (not held), f"after {len(since[newest:])} loops {wait} windows pass without one, but for news"

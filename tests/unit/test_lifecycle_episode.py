@@ -48,10 +48,10 @@ def test_after_loops_that_do_not_help_1_2_4_8_windows_pass_without_one_and_no_mo
         assert of(*failed).held_back(after(at), EVERY, SAME) == ""
 
 
-def test_after_a_loop_that_has_improved_4_windows_at_least_are_left_to_the_blend() -> None:
+def test_after_a_loop_that_has_improved_3_windows_at_least_are_left_to_the_blend() -> None:
     first, fourth = loop(0, improved=True), loop(10, improved=True)
-    assert "for 1 more window" in of(first).held_back(after(4), EVERY, SAME)
-    assert of(first).held_back(after(5), EVERY, SAME) == ""
+    assert "for 1 more window" in of(first).held_back(after(3), EVERY, SAME)
+    assert of(first).held_back(after(4), EVERY, SAME) == ""
     assert of(first).held_back(after(1), EVERY, OTHER) == "", "but for news"
     assert "8 more windows" in of(loop(0), loop(2), loop(5), fourth).held_back(after(11), EVERY, SAME)
 

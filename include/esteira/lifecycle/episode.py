@@ -14,7 +14,7 @@ from esteira.lifecycle.state import State
 from esteira.text import counted
 
 LONGEST = 8  # windows that a loop waits, or a person hears nothing, at most
-BLENDED = 4  # windows that are left to the blend after a loop that has improved: it has what that loop has trained
+BLENDED = 3  # windows that are left to the blend after a loop that has improved: it has what that loop has trained
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
 WORSE = 0.5  # of the error that a limit allows: a metric off by so much more than in any loop before has moved on
 LOOPS = 4  # without any that was in range: the limit can't be met
@@ -35,7 +35,7 @@ class Episode:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
         After the n-th that did not help, one after the other, 1, 2, 4, 8 windows of `every` days, and no more, pass without one;
-        after one that has improved 4 at least; fewer where something is new.
+        after one that has improved 3 at least; fewer where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
