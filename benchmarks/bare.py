@@ -287,7 +287,8 @@ def watch():
     warned = warn()
     for _, verdict in groups:
         verdict >> Label("better") >> commit
-    groups[-1][1] >> Label("still out of range") >> warned
+    for _, judged in groups[1:]:
+        judged >> Label("still out of range") >> warned
 
 
 def attempts(decided):
