@@ -367,24 +367,29 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
     assert steps.queue_wait_mail(spec, FIRST + timedelta(days=30)) is None
 
 
-def test_who_is_told_of_a_wait_hears_how_late_labels_are(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("late", "patience"), [(10, 2), (30, 6)], ids=["within the windows", "later than they are read"]
+)
+def test_who_is_told_of_a_wait_hears_how_late_labels_are(
+    late: int, patience: int, trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = trained()
-    spec = spec.model_copy(update={"check": spec.check.model_copy(update={"patience": 2})})
+    spec = spec.model_copy(update={"check": spec.check.model_copy(update={"patience": patience})})
     real, today = data.read_labels, [FIRST]
 
-    def late(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    def known(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
         rows = real(spec, first, last)
-        return rows[rows["day"] <= pd.Timestamp(today[0] - timedelta(days=10))]
+        return rows[rows["day"] <= pd.Timestamp(today[0] - timedelta(days=late))]
 
-    monkeypatch.setattr(data, "read_labels", late)
-    for day in data.days(FIRST, FIRST + timedelta(days=25)):
+    monkeypatch.setattr(data, "read_labels", known)
+    for day in data.days(FIRST, FIRST + timedelta(days=11 + 7 * patience)):
         today[0] = day
         score_days(spec, [day], f"r{day}")
         steps.check(spec, day)
     (mail,) = outbox.mails(spec, "waits")
     told = date.fromisoformat(mail.lead.split("check of ")[1][:10])
-    assert f"The newest day that has its labels is {told - timedelta(days=10)}, 10 days before" in mail.lead
-    assert "write label_delay: 10d" in mail.lead
+    assert f"The newest day that has its labels is {told - timedelta(days=late)}, {late} days before" in mail.lead
+    assert f"write label_delay: {late}d; they may also have stopped" in mail.lead
 
 
 def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class Evidence:
     @classmethod
     def decided(cls, verdict: Verdict, order: tuple[int, ...], *, unverified: bool, drifted: bool) -> Evidence:
         """What is known once it is decided; before a retraining it is looked into what drifted, too much or not."""
-        unreported = drifted or verdict.decision in (Decision.PROBE, Decision.RETRAIN)
+        unreported = drifted or verdict.decision.trains
         return cls(verdict, order, {}, unverified=unverified, unreported=unreported)
 
     def after(self, action: Verify | ReportDrift | Promote | Reconcile | Warn) -> Evidence:
@@ -173,6 +173,6 @@ def _in_the_loop(found: Evidence) -> Action:
         return Promote(best)
     if found.promoted and not found.reconciled:
         return Reconcile()
-    if found.verdict.decision is not Decision.BLEND and not recovered and not found.warned:
+    if found.verdict.decision.trains and not recovered and not found.warned:
         return Warn()
     return Done()

@@ -30,6 +30,11 @@ class Decision(StrEnum):
     PROBE = "probe"  # loops before have not helped: only one training is tried
     RETRAIN = "retrain"
 
+    @property
+    def trains(self) -> bool:
+        """Whether a loop is opened that may train, and is told of where it does not help."""
+        return self in (Decision.PROBE, Decision.RETRAIN)
+
 
 class Outcome(StrEnum):
     """How an attempt ended."""

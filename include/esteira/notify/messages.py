@@ -165,8 +165,8 @@ def waits(spec: ModelSpec, day: date, since: date, why: str, complete: date | No
         known = "No day has as many labels as were usual."
     elif late > spec.label_delay:
         known = (
-            f"The newest day that has its labels is {complete}, {counted(late, 'day')} before: if they always take so long, write "
-            f"label_delay: {late}d."
+            f"The newest day that has its labels is {complete}, {counted(late, 'day')} before. If labels still come, and always so late, "
+            f"write label_delay: {late}d; they may also have stopped."
         )
     else:
         known = f"Labels came up to {complete}."

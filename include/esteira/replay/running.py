@@ -148,7 +148,7 @@ def summary(spec: ModelSpec, plan: Plan, walks: Mapping[str, Mapping[str, Any]])
     gains = pd.Series([each["gain"] for each in promoted], dtype=float).dropna()
     counts = {
         "checks": len(checks),
-        "loops": sum(each["decision"] in (Decision.PROBE, Decision.RETRAIN) for each in checks),
+        "loops": sum(Decision(each["decision"]).trains for each in checks),
         "attempts": sum(each["tried"] for each in checks),
         "trainings": walks["policy"]["trainings"] if "policy" in walks else 0,
         "promotions": len(promoted),  # by checks, and by the train DAG's schedule

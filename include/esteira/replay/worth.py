@@ -46,9 +46,9 @@ def promotion_gains(spec: ModelSpec, plan: Plan, days: int | None = None) -> lis
         found.append(about)
         if rows.empty:
             continue
-        models = [champions.load_judges(spec, each.version) for each in (old, new)]
-        after = outcomes.as_predicted_by(spec, models[1], rows) if days else rows
-        after, before = outcomes.paired(spec, models[0], after)
+        if days:
+            rows = outcomes.as_predicted_by(spec, champions.load_judges(spec, new.version), rows)
+        after, before = outcomes.paired(spec, champions.load_judges(spec, old.version), rows)
         if before.empty:
             continue
         values = [evaluation.evaluate(spec, each, (spec.check.metric,))[spec.check.metric] for each in (before, after)]

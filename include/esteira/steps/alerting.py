@@ -95,9 +95,14 @@ def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | Non
     first = (
         labelling.mature_on(spec, serving.effective_day + timedelta(days=spec.check.every - 1)) if serving else since
     )
-    if (day - max(since, first)).days <= spec.check.patience * spec.check.every:
+    told = outbox.mails(spec, f"waits/{since}")
+    if told or (day - max(since, first)).days <= spec.check.patience * spec.check.every:
         return None
-    mail = messages.waits(spec, day, since, verdict.why, labelling.complete_through(spec, day), run_url)
+    # A check that waits reads the labels of its own windows only: those of days before may have come since.
+    oldest = min(since, day - timedelta(days=spec.train.window))
+    labelling.store(spec, oldest, day)
+    complete = labelling.complete_through(spec, oldest, day)
+    mail = messages.waits(spec, day, since, verdict.why, complete, run_url)
     return mail if queue(spec, mail, day, run_key(day)) else None
 
 

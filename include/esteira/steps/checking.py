@@ -358,8 +358,8 @@ def begin(spec: ModelSpec, day: date) -> Evidence:
         return evidence(spec, day, None)
     verdict = decide(spec, day)
     due = {"unverified": to_verify(spec, day) is not None, "drifted": drift_to_report(spec, day) is not None}
-    loops = (Decision.BLEND, Decision.PROBE, Decision.RETRAIN)
-    order = attempt_order(spec, day) if verdict.decision in loops else ()
+    has_attempts = verdict.decision is Decision.BLEND or verdict.decision.trains
+    order = attempt_order(spec, day) if has_attempts else ()
     return Evidence.decided(verdict, order, **due)
 
 

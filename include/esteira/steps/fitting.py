@@ -117,7 +117,7 @@ def keep_model(
     weights: Mapping[str, float],
     outcomes: Profile,
 ) -> None:
-    """Keep a model with the profile of what it was made of: its features and labels, `outcomes`, how many rows had a label by age."""
+    """Keep a model with the profile of what it was made of: its features and labels, `outcomes`, what was usual of labels."""
     labelled: Profile = {drift.LABELLED: labelling.usual(spec, date.fromisoformat(runs.get(run_id).tags["as_of"]))}
     profile = {**drift.profile(spec, frame, weights), **outcomes, **labelled}
     runs.log_model(spec, run_id, model, data.masked(spec, frame.head(5)), profile)

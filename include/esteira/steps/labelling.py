@@ -234,10 +234,9 @@ def _spread(labels: pd.Series, span: pd.Series) -> float:
     return max(float(((spans["mean"] - share) ** 2).sum()) / by_chance, 1.0) if by_chance else 1.0
 
 
-def complete_through(spec: ModelSpec, as_of: date) -> date | None:
-    """The newest day of train.window of whose rows as many have a label as is usual of the window's days; None where none has."""
-    last = known_through(spec, as_of)
-    rows = with_labels(spec, last - timedelta(days=spec.train.window - 1), last)
+def complete_through(spec: ModelSpec, first: date, as_of: date) -> date | None:
+    """The newest day since `first` of whose rows as many have a label as is usual of these days; None where none has."""
+    rows = with_labels(spec, first, known_through(spec, as_of))
     shares = rows["label"].notna().groupby(rows["day"]).mean() if len(rows) else pd.Series(dtype=float)
     whole = shares[(shares > 0) & (shares >= COMPLETE * shares.median())]
     return whole.index.max().date() if len(whole) else None

@@ -290,7 +290,7 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
     if not _acted(spec, day):
         measurements.write_decision(spec, day, verdict)
     _close_episode(spec, day, verdict)
-    if verdict.decision in (Decision.PROBE, Decision.RETRAIN) or drift_to_report(spec, day) is not None:
+    if verdict.decision.trains or drift_to_report(spec, day) is not None:
         _explain(spec, day)
     return verdict
 
@@ -343,9 +343,10 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
     held_back = row.held_back(last, spec.check.every, now_known)
+    if not held_back and row.is_probe(last, spec.check.every, now_known):
+        return Verdict(Decision.PROBE, f"{verdict.why}; loops before did not help, so that one training is tried")
     if not held_back:
-        is_probe = row.is_probe(last, spec.check.every, now_known)
-        return replace(verdict, decision=Decision.PROBE) if is_probe else verdict
+        return verdict
     only = Decision.BLEND if spec.retrain_first == "blend" and not _blended(spec, day, found[-1]) else Decision.WATCH
     return Verdict(only, f"{verdict.why}; {held_back}")
 
