@@ -66,8 +66,10 @@ def warning(
             f"This limit can't be met with these features: the best of each of the last {LOOPS} loops was out of range. They would "
             f"have met {limits}; change check.metrics, or add features that tell more."
         )
-    quiet = counted(LONGEST, "window")
-    said.append(f"The next loops wait for longer; people are told again after {quiet}, or when something new is known.")
+    said.append(
+        f"The next loops wait for longer; people are told again after {counted(LONGEST, 'window')}, of an improvement after {2 * LONGEST}, "
+        "or when something new is known."
+    )
     return Mail(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
@@ -112,7 +114,7 @@ def _tried(spec: ModelSpec, found: Check) -> Section:
 
 
 def _recipe(recipe: Recipe) -> str:
-    given = recipe.model_dump(exclude_none=True).items()
+    given = recipe.model_dump(exclude_defaults=True).items()
     return ", ".join(f"{name} {_duration(name, value)}" for name, value in given)
 
 
