@@ -220,7 +220,7 @@ def test_labels_of_one_class_where_both_were_usual_wait_for_ever(
     monkeypatch.setattr(data, "read_labels", only_low)
     verdict = steps.check(spec, day).verdict
     assert verdict.decision is Decision.WAIT
-    assert "they hold 1 class, and several were usual" in verdict.why
+    assert "they hold 1 class (amount=low), and several were usual" in verdict.why
 
 
 def test_a_window_of_one_class_is_no_lack_where_such_windows_were_usual(
@@ -279,6 +279,8 @@ def test_what_is_usual_is_what_rows_as_old_had(home: Path, tmp_path: Path, monke
     monkeypatch.setattr(data, "read_labels", late)
     steps.train(spec, AS_OF, "t")
     known = runs.profile(runs.run_of(spec, 1))[drift.LABELLED]
+    (first,) = ledger.state(spec).promotions
+    assert "Only 67% of the rows of the test part have a label, and 96% of those before it" in first.why
     assert set(known) == {"shares"}, "of numbers no class is usual"
     shares = known["shares"]
     assert shares[0] == pytest.approx(2 / 3)

@@ -114,7 +114,7 @@ def test_a_row_of_nothing_or_a_return_leaves_a_factor_where_no_day_comes_to_so_l
 
 
 def test_a_binary_task_is_calibrated_by_its_log_odds(tmp_path: Path) -> None:
-    spec = models.write(tmp_path, yaml=BINARY)
+    spec = models.write(tmp_path, yaml=BINARY.replace("roc_auc", "brier").replace("{{min: 0.6}}", "{{max: 0.2}}"))
     frame = rows([0.0, 1.0, 1.0, 1.0] * 5).assign(label=lambda all_: all_["label"].map({0.0: "0", 1.0: "1"}))
     found = blend(spec, [model(0.5, classes=("0", "1"))], frame)
     assert found is not None
@@ -124,6 +124,14 @@ def test_a_binary_task_is_calibrated_by_its_log_odds(tmp_path: Path) -> None:
     chances = found.model.pipeline.predict_proba(pd.DataFrame({"hour": [1.0]}))
     assert chances[0] == pytest.approx([1 - share, share])
     assert found.model.pipeline.predict(pd.DataFrame({"hour": [1.0]})) == [1]
+
+
+def test_where_the_metric_sees_the_order_only_nothing_is_calibrated(tmp_path: Path) -> None:
+    spec = models.write(tmp_path, yaml=BINARY)
+    frame = rows([0.0, 1.0, 1.0, 1.0] * 5).assign(label=lambda all_: all_["label"].map({0.0: "0", 1.0: "1"}))
+    found = blend(spec, [model(0.5, classes=("0", "1"))], frame)
+    assert found is not None
+    assert (found.kind, found.value) == ("none", 0.0)
 
 
 def test_several_classes_are_weighted_and_not_calibrated(tmp_path: Path) -> None:

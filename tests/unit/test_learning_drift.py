@@ -87,10 +87,15 @@ def test_a_category_does_not_end_the_script_of_the_report(tmp_path: Path) -> Non
     assert "alert(1)" in page
 
 
+def days_of(n: int) -> pd.Series:
+    """A week, whose rows come in order."""
+    return pd.Series(pd.date_range("2025-01-01", periods=7)[np.arange(n) * 7 // n])
+
+
 def outcomes_of(seed: int, n: int = 3000, shift: float = 0.0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     label = random.normal(100 + shift, 10, n)
-    return rows(seed, n=n).assign(label=label, prediction=random.normal(100, 10, n), probability=np.nan)
+    return rows(seed, n=n).assign(day=days_of(n), label=label, prediction=random.normal(100, 10, n), probability=np.nan)
 
 
 def test_labels_predictions_and_errors_are_measured_apart(spec: ModelSpec) -> None:
@@ -133,11 +138,31 @@ def test_of_a_few_rows_what_chance_brings_about_is_no_drift(spec: ModelSpec) -> 
     for n in (7, 30, 100):
         drifted = 0
         for seed in range(200):
-            found = drift.measure(reference, rows(seed + 2, n=n))
-            most = drift.limits(reference, found, n)
+            now = rows(seed + 2, n=n)
+            found = drift.measure(reference, now)
+            most = drift.limits(reference, found, now, days_of(n))
             drifted += sum(found[name] > most[name] for name in found)
         assert drifted / 800 <= 0.03, n
     moved = rows(2, n=30, shift=15)
     found = drift.measure(reference, moved)
-    assert found["heat"] > drift.limits(reference, found, 30)["heat"]
-    assert drift.limits(reference, found, 5000) == dict.fromkeys(found, drift.STATISTIC.limit)
+    assert found["heat"] > drift.limits(reference, found, moved, days_of(30))["heat"]
+    many = rows(2, n=5000)
+    assert drift.limits(reference, found, many, days_of(5000)) == dict.fromkeys(found, drift.STATISTIC.limit)
+
+
+def test_rows_that_share_what_their_day_has_count_as_days(spec: ModelSpec) -> None:
+    reference = drift.profile(spec, rows(1))
+    days = days_of(700)
+    shared = (
+        rows(2, n=7).iloc[np.repeat(np.arange(7), 100)].reset_index(drop=True)
+    )  # the day's heat, for each of its rows
+    apart = rows(3, n=700)
+    mixed = apart.assign(heat=shared["heat"])
+    found = drift.measure(reference, mixed)
+    most = drift.limits(reference, found, mixed, days)
+    assert found["heat"] > drift.limits(reference, found, apart, days)["heat"], "of 700 rows it would be drift"
+    assert found["heat"] < most["heat"]
+    by_days = drift.limits(reference, found, shared.iloc[::100], days.iloc[::100])["heat"]
+    assert most["heat"] == pytest.approx(by_days, rel=0.1)
+    far = shared.assign(heat=shared["heat"] + 500)
+    assert drift.measure(reference, far)["heat"] > drift.limits(reference, found, far, days)["heat"]

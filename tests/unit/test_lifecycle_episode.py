@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
-from esteira.lifecycle.episode import Episode, cannot_be_met, episode, open_since
+from esteira.lifecycle.episode import Episode, episode, open_since
 from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
 from esteira.lifecycle.state import fold
 
@@ -140,6 +140,15 @@ def test_of_a_loop_that_has_improved_people_are_told_where_they_heard_nothing_fo
     assert of(loop(0)).is_told(after(1), EVERY, SAME, improved=True), "nobody was told yet"
 
 
+def test_a_mail_of_an_improvement_tells_of_no_failure() -> None:
+    known = of(loop(0, improved=True), warned(0))
+    assert known.is_told(after(1), EVERY, SAME, improved=False)
+    assert not known.is_told(after(15), EVERY, SAME, improved=True)
+    both = of(loop(0), warned(0), loop(6, improved=True), warned(6))
+    assert not both.is_told(after(7), EVERY, SAME, improved=False), "of a failure they were told 7 windows before"
+    assert both.is_told(after(8), EVERY, SAME, improved=False)
+
+
 def test_what_a_days_own_check_has_written_can_be_left_out() -> None:
     known = fold([loop(0), warned(0)])
     assert episode(known, but=START) == Episode((), None)
@@ -152,8 +161,13 @@ def test_a_warning_of_a_lake_without_loops_is_one() -> None:
 
 
 def test_a_limit_can_not_be_met_where_four_loops_have_not() -> None:
-    loops = [loop(n, reached={"mae": value, "r2": 0.1 * value}) for n, value in enumerate([9.0, 3.0, 5.0, 4.0, 4.5])]
-    assert cannot_be_met(loops, {"mae": False, "r2": True}) == pytest.approx({"mae": 5.0, "r2": 0.3})
-    assert cannot_be_met(loops[:3], {"mae": False}) == {}
-    assert cannot_be_met([*loops, loop(9, met=True)], {"mae": False}) == {}
-    assert cannot_be_met([*loops, loop(9)], {"mae": False}) == {}, "of a loop that measured nothing nothing is known"
+    *loops, last = (
+        loop(n, reached={"mae": value, "r2": 0.1 * value}) for n, value in enumerate([9.0, 3.0, 5.0, 4.0, 4.5])
+    )
+    met_by = of(*loops).cannot_be_met(last, {"mae": False, "r2": True})
+    assert met_by == pytest.approx({"mae": 5.0, "r2": 0.3})
+    assert of(*loops[:2]).cannot_be_met(last, {"mae": False}) == {}
+    assert of(*loops).cannot_be_met(loop(9, met=True), {"mae": False}) == {}
+    assert of(*loops).cannot_be_met(loop(9), {"mae": False}) == {}, "of a loop that measured nothing nothing is known"
+    assert of(*loops, in_range(3.5, healed=False)).cannot_be_met(last, {"mae": False}) == {}, "a window has met it"
+    assert of(*loops, in_range(1, healed=False)).cannot_be_met(last, {"mae": False}) == {"mae": 5.0}, "but not since"

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from esteira.spec import ModelSpec
 from esteira.steps import suggesting
+from esteira.steps.suggesting import Suggested
 
 from tests import models
+
+
+def suggested(
+    spec: ModelSpec, metric: str, values: Sequence[float], errors: Sequence[float], chance: float
+) -> Suggested:
+    measured, known = ([{metric: each} for each in every] for every in (values, errors))
+    return suggesting._suggested(spec, metric, measured, known, chance, 1.25)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +43,40 @@ def test_a_limit_is_125_percent_of_the_median_windows_error_but_not_half_way_to_
     tmp_path: Path, metric: str, values: tuple[float, ...], chance: float, limit: float
 ) -> None:
     spec = models.write(tmp_path)
-    found = suggesting._suggested(spec, metric, [{metric: value} for value in values], chance, 1.25)
+    found = suggested(spec, metric, values, [0.0] * len(values), chance)
     assert found.limit == pytest.approx(limit)
+    assert found.longer is None
     assert found.bad == sum(value > limit if metric == "mae_over_mean" else value < limit for value in values)
+
+
+def test_where_windows_differ_by_more_by_chance_the_limit_is_wider_but_not_beyond_chance(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    rare = (0.72, 0.78, 0.68, 0.75, 0.8, 0.7, 0.77)
+    found = suggested(spec, "roc_auc", rare, [0.04] * 7, chance=0.5)
+    assert found.limit == pytest.approx(0.75 - 2 * 0.04)
+    assert found.noise == pytest.approx(0.04)
+    assert found.longer == 14, "0.08 is to be beyond the chance of a window, and 0.0625 was asked for"
+    assert suggested(spec, "roc_auc", rare, [0.2] * 7, chance=0.7).limit == pytest.approx(0.7)
+
+
+def test_noise_is_no_more_than_what_windows_differ_by_from_the_next_ones(tmp_path: Path) -> None:
+    moving = (0.2, 0.201, 0.202, 0.203, 0.204)
+    found = suggested(models.write(tmp_path), "mae_over_mean", moving, [0.05] * 5, chance=math.nan)
+    assert found.noise == pytest.approx(0.001 / 0.954, rel=0.01)
+    assert found.limit == pytest.approx(0.2525)
+
+
+def test_it_is_said_how_many_past_windows_the_limit_would_have_violated(tmp_path: Path) -> None:
+    found = suggested(models.write(tmp_path), "mae_over_mean", (0.1, 0.3, 0.1, 0.3, 0.3, 0.1, 0.1), [0.0] * 7, 9.0)
+    assert found.limit == pytest.approx(0.125)
+    assert (found.bad, found.violated) == (3, 2), "two of three, the latest being one, are a violation"
+
+
+def test_the_standard_error_of_a_window_is_that_of_its_days(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    days = np.repeat(pd.date_range("2025-01-01", periods=7), 10)
+    daily = np.repeat([1.0, 2, 3, 4, 5, 6, 7], 10)
+    rows = pd.DataFrame({"day": days, "label": daily, "prediction": 0.0, "probability": np.nan})
+    expected = np.std([1, 2, 3, 4, 5, 6, 7], ddof=1) / math.sqrt(7)
+    assert suggesting._standard_error(spec, rows, "mae") == pytest.approx(expected)
+    assert math.isnan(suggesting._standard_error(spec, rows.head(10), "mae")), "of one day nothing is known"

@@ -97,7 +97,7 @@ def limits(
 
     Each of the last windows of check.every in the training window is predicted by a training on the days before it. The limit lets
     the error be a factor of that of the median window. Of a metric whose best value is 1, such as accuracy, the error is what it
-    lacks to that.
+    lacks to that. Where short windows differ by more than that by chance, the limit is wider, and that is said.
     """
     from esteira import steps
     from esteira.steps.suggesting import QUANTILES, better
@@ -112,6 +112,18 @@ def limits(
         for share, (limit, bad) in zip(QUANTILES, past.quantiles, strict=True):
             typer.echo(f"  {bound} {limit:<9.4g} holds in {share:>4.0%} of them; out of range: {bad}")
         typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}} (out of range: {past.bad})")
+        if past.longer is not None:
+            typer.echo(
+                f"  note: a window of {every} is off by {past.noise:.2g} by chance alone, so the limit is wider than --factor asks for; "
+                f"with check.every: {past.longer}d, about, it would not be",
+                err=True,
+            )
+        if past.violated:
+            typer.echo(
+                f"  note: by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "
+                "little to learn from). A wider limit has fewer; esteira replay --suggest says what each would have brought",
+                err=True,
+            )
         if not better(spec, metric, past.limit, past.chance):
             typer.echo(
                 f"  note: that is no better than chance: a model that knows no feature reaches {past.chance:.4g}. A limit there "

@@ -104,7 +104,7 @@ def blend(spec: ModelSpec, past: Known, last: date) -> Blended | None:
     kept = [index for index in kept if weights[index] >= LEAST * sum(weights.values())]
     total = math.fsum(weights[index] for index in kept)
     shares = tuple(weights[index] / total for index in kept)
-    kind, value = _calibration(labels, _mean([given[index] for index in kept], shares), frame["day"])
+    kind, value = _calibration(spec, labels, _mean([given[index] for index in kept], shares), frame["day"])
     pipeline = Blend([past.models[index].pipeline for index in kept], list(shares), kind, value)
     seen = max(frame["day"].max().date(), *(past.models[index].trained_through for index in kept))
     return Blended(Model(pipeline, past.models[0].classes, seen), tuple(kept), shares, kind, value)
@@ -192,8 +192,13 @@ def _mean(given: Sequence[Array], weights: Sequence[float]) -> Array:
     return np.asarray(total / (some if total.ndim == 1 else some[:, None]))
 
 
-def _calibration(labels: Array, values: Array, days: pd.Series) -> tuple[Kind, float]:
-    """What brings the predictions to the labels: of a number the median over days, which a week of holidays does not move."""
+def _calibration(spec: ModelSpec, labels: Array, values: Array, days: pd.Series) -> tuple[Kind, float]:
+    """What brings the predictions to the labels: of a number the median over days, which a week of holidays does not move.
+
+    None where the gate's metric sees the order only: shifts that differ from span to span of the slice would pass for a gain.
+    """
+    if spec.check.metric in METRICS and METRICS[spec.check.metric].ranks:
+        return "none", 0.0
     new = ~_missing(values) & (labels >= 0 if values.ndim == 2 else True)
     labels, values, days = labels[new], values[new], days[new]
     if values.ndim == 2:

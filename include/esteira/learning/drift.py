@@ -125,7 +125,7 @@ def measure_outcomes(
     """The drift of `label`, `prediction` and `error`, and above which it is one; of a segment's rows beside what it was then."""
     known = outcomes(spec, rows).rename(columns={name: f"{name} {segment}".strip() for name in OUTCOMES})
     found = measure({name: reference[name] for name in known.columns if name in reference}, known)
-    most = limits(reference, found, len(rows))
+    most = limits(reference, found, known, rows["day"])
     return {name.partition(")")[0][1:]: (value, most[name]) for name, value in found.items()}
 
 
@@ -145,11 +145,15 @@ def _numeric_profile(values: pd.Series) -> dict[str, Any]:
 
 
 def _numeric_shares(values: pd.Series, edges: np.ndarray[Any, Any]) -> list[float]:
+    counts = np.bincount(_numeric_bins(values, edges), minlength=len(edges) + 2)
+    return [float(count) / max(len(values), 1) for count in counts]
+
+
+def _numeric_bins(values: pd.Series, edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The number of each value's bin; the last one is of those that are empty."""
     number = values.to_numpy(dtype="float64")
-    empty = np.isnan(number)
     # A value equal to an edge belongs below it, so that a column of a few values keeps one bin for each.
-    counts = np.bincount(np.searchsorted(edges, number[~empty], side="left"), minlength=len(edges) + 1)
-    return [float(count) / max(len(number), 1) for count in (*counts, empty.sum())]
+    return np.where(np.isnan(number), len(edges) + 1, np.searchsorted(edges, number, side="left"))
 
 
 def _category_profile(values: pd.Series, *, hidden: bool) -> dict[str, Any]:
@@ -180,15 +184,45 @@ def measure(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def limits(reference: Profile, names: Iterable[str], rows: int) -> dict[str, float]:
-    """Above which drift each of the columns did drift, measured over so many rows.
+def limits(reference: Profile, names: Iterable[str], frame: pd.DataFrame, days: pd.Series) -> dict[str, float]:
+    """Above which drift each of the columns of `frame` did drift, whose rows are of the `days`.
 
     It is STATISTIC's limit, or what the drift of as many rows drawn from the reference hardly ever comes to: of a few rows
-    most bins are empty by chance.
+    most bins are empty by chance. Rows count for as much less as they are more alike within a day than between days.
     """
     draw = np.random.default_rng(0)
-    few = 0 < rows < MANY
-    return {name: max(STATISTIC.limit, _by_chance(reference[name], rows, draw) if few else 0.0) for name in names}
+    found = {}
+    for name in names:
+        rows = _worth(reference[name], frame[name], days) if len(frame) else 0
+        chance = _by_chance(reference[name], rows, draw) if 0 < rows < MANY else 0.0
+        found[name] = max(STATISTIC.limit, chance)
+    return found
+
+
+def _worth(shape: dict[str, Any], values: pd.Series, days: pd.Series) -> int:
+    """How many independent rows a column's rows say as much as: theirs by the design effect of days (Kish 1965, Survey Sampling), one a day at least."""
+    bins = _bins(shape, values)
+    day, which = pd.factorize(days)
+    count, most = len(which), int(bins.max()) + 1
+    table = np.bincount(day * most + bins, minlength=count * most).reshape(count, most)
+    sizes = table.sum(axis=1, keepdims=True)
+    share = table.sum(axis=0) / len(values)
+    by_chance = float((share * (1 - share) / sizes).sum())
+    if count < 2:
+        return len(values)
+    if not by_chance:  # all in one bin, as where a day's rows share it
+        return count
+    effect = float(((table / sizes - share) ** 2).sum()) / by_chance * count / (count - 1)
+    return max(round(len(values) / max(effect, 1.0)), count)
+
+
+def _bins(shape: dict[str, Any], values: pd.Series) -> np.ndarray[Any, Any]:
+    """The number of each value's bin in a profile."""
+    if "edges" in shape:
+        return _numeric_bins(values, np.array(shape["edges"]))
+    names = {name: number for number, name in enumerate(shape["categories"])}
+    codes, known = pd.factorize(_categories(values, shape.get("hidden", False)))
+    return np.array([names.get(name, len(names)) for name in known])[codes]
 
 
 def _by_chance(shape: dict[str, Any], rows: int, draw: np.random.Generator) -> float:

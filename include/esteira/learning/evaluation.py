@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from esteira.learning.metrics import Array
 
 K = TypeVar("K", bound=Hashable)
+TINY = 1e-12
 
 
 def evaluate(spec: ModelSpec, rows: pd.DataFrame, names: tuple[str, ...] | list[str]) -> dict[str, float]:
@@ -73,18 +74,40 @@ def gate(
     challenger: pd.DataFrame,
     attempts: int = 1,
     confidence: float | None = None,
+    least: float = 0.0,
 ) -> Gate:
     """What the gate sees of two versions' predictions of the same rows, by what the model.yaml asks of a promotion.
 
-    Its bounds are at another `confidence` where one is given.
+    Its bounds are at another `confidence` where one is given; `least` is a gain that is wanted besides promote.min_gain.
     """
     return policy.gate(
         daily_gains(spec, spec.check.metric, champion, challenger),
-        min_gain=spec.promote.min_gain,
+        min_gain=max(spec.promote.min_gain, least),
         confidence=confidence or spec.promote.confidence,
         attempts=attempts,
+        differing=_differing_days(spec, champion, challenger),
         seed=spec.train.seed,
     )
+
+
+def _differing_days(spec: ModelSpec, champion: pd.DataFrame, challenger: pd.DataFrame) -> int:
+    """On how many days the metric differs; one that a single day can't tell counts."""
+    name = spec.check.metric
+    days = zip(champion.groupby("day"), challenger.groupby("day"), strict=True)
+    return sum(evaluate(spec, old, [name])[name] != evaluate(spec, new, [name])[name] for (_, old), (_, new) in days)
+
+
+def bound(spec: ModelSpec, name: str) -> float:
+    """The bound of a metric's range that it may come to by getting worse."""
+    limit = spec.check.metrics[name]
+    found = limit.min if spec.higher_is_better(name) else limit.max
+    assert found is not None, "a metric has the bound that makes it better"
+    return found
+
+
+def allowed(spec: ModelSpec, name: str) -> float:
+    """The error that the range of a metric allows; that of a metric whose best is 1 is what it lacks to that. Never 0."""
+    return abs(bound(spec, name) - (METRICS[name].best if name in METRICS else 0)) or TINY
 
 
 def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: pd.DataFrame) -> list[float]:

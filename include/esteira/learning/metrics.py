@@ -28,6 +28,9 @@ class Metric:
     predictions are 1 for the positive class and 0 for the other, and the probability is that of the positive class; of a
     multiclass task they are text. It gives NaN where the rows can't tell.
 
+    `by_class`: it is made of the rows of each class by themselves, so that a few of one say little. `ranks`: of probabilities only
+    the order counts.
+
     A metric of a regression is made of what each row loses: `loss` takes labels and predictions, `whole` the mean loss and
     the predictions. By them it can be estimated before there are labels.
     """
@@ -37,6 +40,8 @@ class Metric:
     function: Function
     loss: Loss | None = None
     whole: Callable[[float, Array], float] = lambda mean, _: mean
+    by_class: bool = False
+    ranks: bool = False
 
     @property
     def best(self) -> int:
@@ -138,10 +143,10 @@ METRICS: Mapping[str, Metric] = {
     **{f"pinball_{percent:02}": _pinball(percent) for percent in range(1, 100)},
     "r2": Metric(("regression",), True, _r2, _squared, _explained),
     "accuracy": Metric(("binary", "multiclass"), True, _sklearn("accuracy_score")),
-    "balanced_accuracy": Metric(("binary", "multiclass"), True, _balanced_accuracy),
-    "f1": Metric(("binary", "multiclass"), True, _f1),
-    "roc_auc": Metric(("binary",), True, _roc_auc),
-    "average_precision": Metric(("binary",), True, _average_precision),
+    "balanced_accuracy": Metric(("binary", "multiclass"), True, _balanced_accuracy, by_class=True),
+    "f1": Metric(("binary", "multiclass"), True, _f1, by_class=True),
+    "roc_auc": Metric(("binary",), True, _roc_auc, by_class=True, ranks=True),
+    "average_precision": Metric(("binary",), True, _average_precision, by_class=True, ranks=True),
     "log_loss": Metric(("binary",), False, _of_chances("log_loss", labels=[0, 1])),
     "brier": Metric(("binary",), False, _of_chances("brier_score_loss", pos_label=1)),
 }

@@ -23,13 +23,16 @@ PROBED = 3  # loops that did not help: those after them train once only
 
 @dataclass(frozen=True)
 class Episode:
-    """The loops that did not help since one last did, in order, and the last window that people were told of.
+    """The loops that did not help since one last did, in order, and the last window that people were `told` of.
 
+    `told_failed` is the last one of which they were told that nothing had improved. `met` is the last window that was in range after such loops.
     That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
     told: date | None
+    told_failed: date | None = None
+    met: date | None = None
 
     def held_back(self, last: date, every: int, now: Known) -> str:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
@@ -83,25 +86,45 @@ class Episode:
     def is_told(self, last: date, every: int, now: Known, *, improved: bool) -> bool:
         """Whether people are told that the loop on the window that ends with `last` did not bring the metrics back.
 
-        They are where they were told of none in the 8 windows before, and where something is new. One that has improved is no
-        failure: of it they are told where they heard nothing for twice as long.
+        They are where they were told of no failure in the 8 windows before, and where something is new. A loop that has improved is
+        none: of it they are told where they heard nothing at all for twice as long.
         """
         quiet = timedelta(days=LONGEST * every)
-        if self.told is None or (improved and last >= self.told + 2 * quiet):
-            return True
-        return not improved and (last >= self.told + quiet or bool(self.news(now)))
+        if improved:
+            return self.told is None or last >= self.told + 2 * quiet
+        return self.told_failed is None or last >= self.told_failed + quiet or bool(self.news(now))
+
+    def cannot_be_met(self, ended: Unrecovered, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
+        """By metric a limit that the best of each of the last four loops, `ended` the last, would have met; empty where one was within
+        every limit, or a window since the first of them.
+        """
+        last = (*self.loops, ended)[-LOOPS:]
+        if len(last) < LOOPS or any(each.met for each in last) or (self.met is not None and self.met > last[0].last):
+            return {}
+        found = {}
+        for name, higher in higher_is_better.items():
+            values = [each.reached[name] for each in last if name in each.reached]
+            if len(values) == LOOPS:
+                found[name] = min(values) if higher else max(values)
+        return found
 
 
 def episode(known: State, *, but: date | None = None) -> Episode:
     """The episode that a model is in; without loops where it is in none. `but` leaves out what the check of that day has written."""
-    since = max((each.last for each in known.of(Recovered) if each.healed), default=date.min)
+    in_range = [each for each in known.of(Recovered) if not _is_by(each, but)]
+    since = max((each.last for each in in_range if each.healed), default=date.min)
     warned = [each for each in known.of(Warned) if not _is_by(each, but)]
     loops = {each.last: each for each in known.of(Unrecovered) if not _is_by(each, but)}
     for each in warned:  # before there were such events a warning was all that was written
         old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
         loops.setdefault(each.last, old)
     open_ = tuple(loops[last] for last in sorted(loops) if last > since)
-    return Episode(open_, max((each.last for each in warned), default=None))
+    return Episode(
+        open_,
+        told=max((each.last for each in warned), default=None),
+        told_failed=max((each.last for each in warned if not loops[each.last].improved), default=None),
+        met=max((each.last for each in in_range), default=None),
+    )
 
 
 def open_since(known: State, *, but: date | None = None) -> date | None:
@@ -124,16 +147,3 @@ def _is_much_farther(off: float, before: float) -> bool:
 
 def _is_by(event: Event, day: date | None) -> bool:
     return day is not None and event.by == run_key(day)
-
-
-def cannot_be_met(every: Sequence[Unrecovered], higher_is_better: Mapping[str, bool]) -> dict[str, float]:
-    """By metric a limit that the best of each of the last four loops would have met, where none was within every limit; else empty."""
-    last = every[-LOOPS:]
-    if len(last) < LOOPS or any(each.met for each in last):
-        return {}
-    found = {}
-    for name, higher in higher_is_better.items():
-        values = [each.reached[name] for each in last if name in each.reached]
-        if len(values) == LOOPS:
-            found[name] = min(values) if higher else max(values)
-    return found

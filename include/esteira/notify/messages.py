@@ -58,7 +58,11 @@ def warning(
     last = found.windows[-1]
     bad, reached = next(iter(last.bad.items()))
     best = best_attempt({number: (each.outcome, each.lower) for number, each in found.attempts.items()})
-    end = "retraining did not help" if best is None else "a better version is promoted"
+    end = (
+        "retraining did not help"
+        if best is None
+        else f"a version that is better by {_n(found.attempts[best].gain)} is promoted"
+    )
     said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
     limits = ", ".join(f"{name} of {_n(value)}" for name, value in (met_by or {}).items())
     if limits:
@@ -67,13 +71,17 @@ def warning(
             f"have met {limits}; change check.metrics, or add features that tell more."
         )
     said.append(
+        "Below is what moved, and where it got worse: a feature that tells of the change helps most. What can be reached now says "
+        f"esteira limits {spec.name}, and whether it is in range again esteira status."
+    )
+    said.append(
         f"The next loops wait for longer; people are told again after {counted(LONGEST, 'window')}, of an improvement after {2 * LONGEST}, "
         "or when something new is known."
     )
     return Mail(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range, and {end}",
+        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range ({reached.wanted}), and {end}",
         lead=" ".join(said),
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
         links=_links(spec, found, run_url),
@@ -122,7 +130,7 @@ def _duration(name: str, value: object) -> str:
     return f"{value}d" if name in ("window", "half_life") else str(value)
 
 
-NO_INPUT = "no input moved: the relation, the target or the labels changed"
+NO_INPUT = "no input moved: the relation, the target or the labels changed, unless it is chance"
 
 
 def why_moved(spec: ModelSpec, found: Check) -> tuple[Section, ...]:

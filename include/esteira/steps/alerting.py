@@ -10,7 +10,7 @@ from esteira import views
 from esteira.errors import Refused
 from esteira.lifecycle import episode
 from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run_key
-from esteira.lifecycle.policy import best_attempt
+from esteira.lifecycle.policy import Decision, best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import labelling, measuring, verification
@@ -53,7 +53,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, before.told)
         return None
     higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
-    limits = episode.cannot_be_met((*before.loops, ended), higher)
+    limits = before.cannot_be_met(ended, higher)
     mail = messages.warning(spec, found, warned, limits, run_url)
     ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
@@ -67,14 +67,14 @@ def warning_of(spec: ModelSpec, day: date) -> Mail | None:
 
 
 def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
-    """Note that too many features drifted; the mail is queued with it where they had not in the 8 windows before. None where not."""
+    """Note that too many features drifted; the mail is queued with it where they had not in the 16 windows before. None where not."""
     if measuring.drift_to_report(spec, day) is None:
         return None
     found = views.check(spec, day)
     assert found.drift is not None, "it was asked for above"
     run, last = run_key(day), found.drift.last
     drifted = Drifted(version=found.drift.version, last=last, day=day, by=run, why=messages.drift_why(found))
-    since = last - timedelta(days=episode.LONGEST * spec.check.every)
+    since = last - timedelta(days=2 * episode.LONGEST * spec.check.every)  # it is no failure
     if any(since <= each.last < last for each in ledger.state(spec).of(Drifted)):
         ledger.write(spec, drifted)
         return None
@@ -115,11 +115,15 @@ class Found:
 
 
 def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
-    """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding."""
-    found = verification.measure_promotion(spec, day)
+    """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding.
+
+    Not by a check that is to make attempts, one of which may replace it: the next check tells of it, where it serves still.
+    """
+    found, verdict = verification.measure_promotion(spec, day), measurements.decided(spec, day)
     if found is None:
         return None
-    mail = messages.worse(spec, day, found, run_url) if found.worse else None
+    may_go = verdict is not None and (verdict.decision.trains or verdict.decision is Decision.BLEND)
+    mail = messages.worse(spec, day, found, run_url) if found.worse and not may_go else None
     ledger.write(spec, found, *([outbox.queued(spec, mail, day, run_key(day))] if mail else []))
     return Found(found, mail)
 

@@ -53,6 +53,7 @@ from esteira.steps.blending import attempt_key
 from esteira.steps.measuring import (
     decide,
     drift_to_report,
+    lacking_labels,
     measure,
     slice_days,
     spans,
@@ -71,6 +72,7 @@ from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 
 YEAR = 365  # days of which it is looked back at blends that were refused
+CLOSER = 0.1  # of the way back to its limit, which an attempt must bring a metric at least
 
 log = logging.getLogger(__name__)
 
@@ -183,29 +185,37 @@ def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) ->
     old, new = paired(spec, models, judged(spec, now.version, *held_out))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
     looks = recipes_tried(measurements.decided(spec, day), len(spec.recipes)) if attempt else 1
-    seen = evaluation.gate(spec, old, new, attempts=looks)
+    seen = evaluation.gate(spec, old, new, attempts=looks, least=CLOSER * _to_go(spec, old))
     place = measurements.of_attempt(attempt)
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
     found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
-    must_recover = _must_recover(spec, day, attempt, seen)
-    outcome = judge(seen, len(old), rules(spec), healthy=healthy, must_recover=must_recover)
+    # What came of one week is often otherwise in the next; after a change that lasts each day is better.
+    is_part = held_out != slice_days(spec, day)
+    asked = {"must_recover": _must_recover(spec, day, attempt), "must_be_sure": is_part}
+    outcome = judge(seen, len(old), rules(spec), healthy=healthy, **asked)
+    if is_part and lacking_labels(spec, now.version, held_out, day):
+        outcome = Outcome.UNKNOWN
     return _Judgement(seen, outcome, now.version, [_judged(spec, each, seen, outcome) for each in found])
 
 
-def _must_recover(spec: ModelSpec, day: date, attempt: int, seen: Gate) -> bool:
+def _to_go(spec: ModelSpec, champion: pd.DataFrame) -> float:
+    """How far the champion is from its limit on the rows; 0 where it is in range."""
+    metric = spec.check.metric
+    value = evaluation.evaluate(spec, champion, [metric])[metric]
+    far = evaluation.better_by(spec, metric, value, evaluation.bound(spec, metric))
+    return far if far > 0 else 0.0
+
+
+def _must_recover(spec: ModelSpec, day: date, attempt: int) -> bool:
     """Whether to improve is too little for an attempt.
 
-    It is where less than the slice has judged it, and not half of the gain is sure: after a change that lasts each day is better,
-    and what is so on the mean of one week is often worse in the next. And of a blend whose promotion would keep a loop that is
-    held back from beginning: the first window of a new champion is whole only once its labels have come, and where these are
-    later than a window, that is later.
+    So it is of a blend whose promotion would keep a loop that is held back from beginning: the first window of a new champion is
+    whole only once its labels have come, and where these are later than a window, that is later.
     """
-    if attempt:
-        return slice_days(spec, day, attempt) != slice_days(spec, day) and seen.lower < seen.gain / 2
     verdict = measurements.decided(spec, day)
     late = spec.label_delay + labelling.settling_days(spec) > spec.check.every
-    return late and verdict is not None and verdict.decision is Decision.BLEND
+    return not attempt and late and verdict is not None and verdict.decision is Decision.BLEND
 
 
 def _note(spec: ModelSpec, day: date, attempt: int, run_id: str, found: _Judgement) -> Outcome:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from esteira.learning import evaluation, pipelines
 from esteira.learning.pipelines import Model
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
-from esteira.steps import champions, fitting, preparing
+from esteira.steps import champions, fitting, labelling, preparing
 from esteira.steps.measuring import lacking_labels
 from esteira.steps.outcomes import rules
 from esteira.store import ledger, runs
@@ -99,11 +99,26 @@ def _compare(
     if now is None:
         return (
             True,
-            f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion",
+            f"{metric} {measured[metric]:.4g} against the naive baseline's {simple[metric]:.4g}; there was no champion{_lacking(spec, model, test)}",
             evidence,
         )
     passed, why, gained = _against_champion(spec, as_of, now.version, model, test, scored)
     return passed, why, {**evidence, **gained}
+
+
+def _lacking(spec: ModelSpec, model: Model, test: pd.DataFrame) -> str:
+    """What the labels of the first champion's test part lack beside those of the days before; empty where nothing. Later ones are compared with it."""
+    last = test["day"].max().date()
+    rows = labelling.with_labels(spec, last - timedelta(days=spec.train.window), last)
+    has, is_test = rows["label"].notna(), rows["day"] > pd.Timestamp(model.trained_through)
+    first = rows.loc[has, "day"].min()
+    before, now = float(has[(rows["day"] >= first) & ~is_test].mean()), float(has[is_test].mean())
+    if not now < labelling.COMPLETE * before:
+        return ""
+    return (
+        f". Only {now:.0%} of the rows of the test part have a label, and {before:.0%} of those before it: where labels come later than "
+        f"label_delay ({spec.label_delay}d), that must be as long as the latest take"
+    )
 
 
 def _out_of(limits: Mapping[str, Limit], measured: Mapping[str, float]) -> str:

@@ -66,8 +66,8 @@ def require_measured(spec: ModelSpec, measured: Mapping[str, float], rows: pd.Da
     seen = sorted(rows["label"].unique()) if spec.task != "regression" else []
     why = f"its labels hold one class only, {seen[0]!r}" if len(seen) == 1 else f"it has {counted(len(rows), 'row')}"
     raise DataError(
-        f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Widen train.window, train for a later "
-        "day, or choose a metric that one class has, such as log_loss"
+        f"model {spec.name}: {spec.check.metric} can't be computed on the {span}: {why}. Where the labels of some rows come later than "
+        f"label_delay ({spec.label_delay}d), it must be as long as the latest take; else widen train.window, or train for a later day"
     )
 
 

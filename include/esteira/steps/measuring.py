@@ -20,7 +20,7 @@ from esteira.lifecycle import episode, policy
 from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
 from esteira.lifecycle.policy import Decision, Measurement, Verdict
 from esteira.lifecycle.state import ONLY_MEASURED, Serving
-from esteira.spec import Limit, ModelSpec
+from esteira.spec import Limit, ModelSpec, canonical
 from esteira.steps import champions, estimating, explaining, labelling
 from esteira.steps.outcomes import judged, rules, segments, served
 from esteira.store import lake, ledger, measurements, runs
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 PAST = 60  # days before a window that say what labels are usual
 ACCIDENT = 0.01  # what is less probable than this was no accident
+OF_CLASS = 10  # rows of the rarer of two classes that a metric made of each class's rows takes at least
 
 
 def windows(spec: ModelSpec, champion: Serving, day: date) -> list[tuple[date, date]]:
@@ -195,7 +196,7 @@ def _drift_records(spec: ModelSpec, span: tuple[date, date], rows: pd.DataFrame,
     reference = runs.profile(runs.run_of(spec, champion.version or 0))
     about = replace(champion, role=Role.DRIFT, window=Window.WHOLE, first_day=span[0], last_day=span[1])
     about, values = _sized(about, frame), drift.measure(reference, frame)
-    limits = drift.limits(reference, values, len(frame))
+    limits = drift.limits(reference, values, frame, frame["day"])
     found = [
         replace(about, segment=name, metric=drift.STATISTIC.name, value=value).beside(Limit(max=limits[name]))
         for name, value in values.items()
@@ -230,7 +231,8 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
 
     The share of rows with a label must not fall below 0.9 of what it was of rows as old when the champion was trained, and
     where several classes were usual then, one alone must not be all that came, but where spans of one class were usual, too. Of
-    a version that does not say what was usual, the days before the span do.
+    a version that does not say what was usual, the days before the span do. A metric that is made of each class's rows
+    takes 10 of the rarer one.
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
     rows = labelling.with_labels(spec, start, end)
@@ -273,10 +275,18 @@ def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Reco
     yield replace(about, metric="labelled_share", value=share, min=least, in_range=share >= least)
     came = now["label"].dropna()
     if spec.task != "regression" and len(came):
-        classes = int(came.nunique())
+        sizes = came.value_counts()
         # So many rows of the one class that came would be a rare accident if nothing had changed.
-        least = 2.0 if classes == 1 and usual.share_of(came.iloc[0]) ** (len(came) / usual.spread) < ACCIDENT else 1.0
-        yield replace(about, metric="classes", value=classes, min=least, in_range=classes >= least)
+        is_accident = usual.share_of(came.iloc[0]) ** (len(came) / usual.spread) < ACCIDENT
+        least = 2.0 if len(sizes) == 1 and is_accident else 1.0
+        alone = (
+            f"{spec.target}={canonical(came.iloc[0])}" if len(sizes) == 1 and spec.target not in spec.personal else ""
+        )
+        here = replace(about, segment=alone)
+        yield replace(here, metric="classes", value=len(sizes), min=least, in_range=len(sizes) >= least)
+        if spec.task == "binary" and any(METRICS[name].by_class for name in spec.check.metrics if name in METRICS):
+            rarer = int(sizes.min()) if len(sizes) > 1 else 0
+            yield replace(about, metric="rarer", value=rarer, min=OF_CLASS, in_range=rarer >= OF_CLASS)
 
 
 def decide(spec: ModelSpec, day: date) -> Verdict:
@@ -377,10 +387,7 @@ def known_now(spec: ModelSpec, day: date) -> Known:
 
 
 def _off(spec: ModelSpec, name: str, value: float) -> float:
-    limit = spec.check.metrics[name]
-    bound = limit.min if spec.higher_is_better(name) else limit.max
-    assert bound is not None, "a metric has the bound that makes it better"
-    return policy.off_by(value, bound, METRICS[name].best if name in METRICS else 0)
+    return policy.off_by(value, evaluation.bound(spec, name), METRICS[name].best if name in METRICS else 0)
 
 
 def only_measured(spec: ModelSpec, day: date) -> str:

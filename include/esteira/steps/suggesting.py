@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -13,25 +13,33 @@ import pandas as pd
 from esteira import data
 from esteira.errors import DataError
 from esteira.learning import evaluation, pipelines, tuning
+from esteira.learning.metrics import METRICS
 from esteira.spec import ModelSpec
 from esteira.steps import preparing
 from esteira.text import counted
 
 WINDOWS = 12  # that are measured at most
+NORMAL = 0.6745 * math.sqrt(2)  # of a standard deviation is the median step between two independent values
 LEARNT = 0.6  # of the days are learnt from before the first of them
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
+SURE = 2.0  # standard errors of a window that a limit is away at least: by chance two of three are beyond in one of 20 years of weeks
 
 
 @dataclass(frozen=True)
 class Suggested:
     """What a metric reached in past windows, a value each, the limit that this suggests, and what chance reaches.
 
-    `quantiles` are limits, the tightest first, each with how many of the windows would have been out of range; `bad` is that of `limit`.
+    `quantiles` are limits, the tightest first, each with how many of the windows would have been out of range; `bad` is that of `limit`,
+    and `violated` by how many of them it would have been violated. `noise` is the standard error of a window, and `longer` the days that
+    one must have for the error that was asked for to be beyond it; None where it is.
     """
 
     values: tuple[float, ...]
     limit: float
     bad: int
+    violated: int
+    noise: float
+    longer: int | None
     chance: float
     quantiles: tuple[tuple[float, int], ...]
 
@@ -41,20 +49,22 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
 
     The last windows of check.every in the training window are predicted one after the other, each by a training on the days
     before it. The limit lets the error be `factor` times that of the median window, but come no nearer to chance than half-way; the
-    error of a metric whose best is 1 is what it lacks to that. Chance is what the naive baseline reaches on the last 15 % of the days.
+    error of a metric whose best is 1 is what it lacks to that. Where windows are so short that they differ by more than that by chance,
+    it is wider, up to what chance reaches. Chance is what the naive baseline reaches on the last 15 % of the days.
     """
     frame = preparing.rows(spec, as_of, None, preparing.prepare_all(spec, as_of, None))
     half_life = spec.train.half_life
     index, best = tuning.best(spec, frame, half_life)
     chosen, names = spec.train.candidates[index], tuple(spec.check.metrics)
-    measured = []
+    measured, errors = [], []
     for past, window in _origins(spec, frame):
-        model = pipelines.fit(spec, chosen, best.params, past, half_life)
-        measured.append(evaluation.evaluate(spec, pipelines.scored(spec, model, window), names))
+        scored = pipelines.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
+        measured.append(evaluation.evaluate(spec, scored, names))
+        errors.append({name: _standard_error(spec, scored, name) for name in names})
     parts = data.split_days(spec, frame)
     naive = pipelines.baseline(spec, parts.before_test)
     chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, parts.test), names)
-    return chosen.name, {name: _suggested(spec, name, measured, chance[name], factor) for name in names}
+    return chosen.name, {name: _suggested(spec, name, measured, errors, chance[name], factor) for name in names}
 
 
 def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -73,7 +83,32 @@ def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFram
             yield past, frame[frame["day"].isin(days[start:end])]
 
 
-def _suggested(spec: ModelSpec, name: str, measured: list[dict[str, float]], chance: float, factor: float) -> Suggested:
+def _standard_error(spec: ModelSpec, rows: pd.DataFrame, name: str) -> float:
+    """That of a window's metric, by leaving out one day after the other (the jackknife: Efron and Tibshirani 1993, chapter 11)."""
+    every = rows["day"].unique()
+    without = [evaluation.evaluate(spec, rows[rows["day"] != day], (name,))[name] for day in every]
+    return math.sqrt(len(every) - 1) * float(np.std(without)) if len(every) > 1 else math.nan
+
+
+def _noise(values: Sequence[float], errors: list[float]) -> float:
+    """The standard error of a window: that between its days, or as windows differ from the next ones, where that is less.
+
+    Both hold more than chance: days of the week, or that the error moves.
+    """
+    steps = np.abs(np.diff(values))
+    between = float(np.median(steps)) / NORMAL if len(steps) > 1 else math.nan
+    known = [each for each in (float(np.median(errors)), between) if not math.isnan(each)]
+    return min(known, default=0.0)
+
+
+def _suggested(
+    spec: ModelSpec,
+    name: str,
+    measured: list[dict[str, float]],
+    errors: list[dict[str, float]],
+    chance: float,
+    factor: float,
+) -> Suggested:
     values = tuple(each[name] for each in measured if not math.isnan(each[name]))
     if not values:
         raise DataError(
@@ -87,11 +122,25 @@ def _suggested(spec: ModelSpec, name: str, measured: list[dict[str, float]], cha
     def bad(limit: float) -> int:
         return sum(value < limit if higher else value > limit for value in values)
 
-    median = bound(0.5)
-    limit = 1 - factor * (1 - median) if higher else factor * median
+    median, worse = bound(0.5), -1 if higher else 1
+    away = (factor - 1) * abs(median - (METRICS[name].best if name in METRICS else 0))
+    noise = _noise(values, [each[name] for each in errors])
+    beyond = SURE * noise
     if better(spec, name, median, chance) and not math.isnan(chance):  # so wide a limit as chance would find nothing
-        limit = (max if higher else min)(limit, (median + chance) / 2)
-    return Suggested(values, limit, bad(limit), chance, tuple((bound(share), bad(bound(share))) for share in QUANTILES))
+        far = abs(chance - median)
+        away, beyond = min(away, far / 2), min(beyond, far)
+    limit = median + worse * max(away, beyond)
+    longer = (
+        None if SURE * noise <= away else math.ceil((SURE * noise / away) ** 2) * spec.check.every if away else None
+    )
+    rule = spec.check.violated
+    out = [value < limit if higher else value > limit for value in values]
+    violated = sum(
+        each and sum(out[max(number - rule.of_last + 1, 0) : number + 1]) >= rule.at_least
+        for number, each in enumerate(out)
+    )
+    quantiles = tuple((bound(share), bad(bound(share))) for share in QUANTILES)
+    return Suggested(values, limit, bad(limit), violated, noise, longer, chance, quantiles)
 
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:

@@ -17,17 +17,19 @@ from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
 from esteira.steps.measuring import lacking_labels, spans
 from esteira.steps.outcomes import paired, rules, served
-from esteira.store import ledger, measurements
+from esteira.store import ledger, measurements, outbox
 from esteira.store.records import Record, Role, Window
 from esteira.text import counted
 
 SURE = 0.95  # at which a promotion counts as worse: people are to act on it
+SMALL = 0.05  # of the error that the limit allows: what is worse by less is nothing to act on
+LARGE = 0.25  # by so much it counts where it is only as sure as what is promoted
 
 log = logging.getLogger(__name__)
 
 
 def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
-    """The promotion whose first window is whole by the day, and was verified by no other day's check."""
+    """The promotion whose first window is whole by the day, and was verified by no other day's check, or turned out worse and nobody was told."""
     known = ledger.state(spec)
     now = known.serving(day)
     promoted = known.promotion_of(now) if now is not None else None
@@ -35,8 +37,14 @@ def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
         return None
     if first_window(spec, promoted)[1] > labelling.mature_through(spec, day):
         return None
-    verified = ledger.by_id(spec, Verified.id_of(promoted.number))
-    return promoted if verified is None or verified.by == run_key(day) else None
+    verified = _verified(spec, promoted)
+    is_due = verified is None or verified.by == run_key(day) or (verified.worse and not outbox.mails(spec, verified.id))
+    return promoted if is_due else None
+
+
+def _verified(spec: ModelSpec, promoted: Promoted) -> Verified | None:
+    found = ledger.by_id(spec, Verified.id_of(promoted.number))
+    return found if isinstance(found, Verified) else None
 
 
 def replaced_by(spec: ModelSpec, promoted: Promoted) -> int | None:
@@ -59,6 +67,9 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     promoted = to_verify(spec, day)
     if promoted is None:
         return None
+    before = _verified(spec, promoted)
+    if before is not None and before.by != run_key(day):
+        return before
     replaced = replaced_by(spec, promoted)
     assert replaced is not None, "such a promotion is not verified"
     span = first_window(spec, promoted)
@@ -71,12 +82,12 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     if math.isnan(seen.gain):
         return None
     _write(spec, day, promoted, replaced, seen, old, new)
-    worse = seen.upper < 0
+    worse = _is_worse(spec, seen, old, new)
     values = [evaluation.evaluate(spec, rows, (metric,))[metric] for rows in (new, old)]
     why = (
         f"version {promoted.version}, {span[0]} to {span[1]}: {metric} = {values[0]:.4g}, and version "
         f"{replaced}, which it replaced, would have had {values[1]:.4g}: {_word(seen, worse)} "
-        f"by {abs(seen.gain):.4g} ({_interval(seen, worse)}, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
+        f"by {abs(seen.gain):.4g} ({_interval(seen)}, over {counted(seen.days, 'day')}, {counted(len(new), 'row')})"
     )
     found = Verified(
         promotion=promoted.number,
@@ -92,17 +103,26 @@ def measure_promotion(spec: ModelSpec, day: date) -> Verified | None:
     return found
 
 
-def _interval(seen: Gate, worse: bool) -> str:
-    if worse:
+def _is_worse(spec: ModelSpec, seen: Gate, old: pd.DataFrame, new: pd.DataFrame) -> bool:
+    lost = -seen.gain / evaluation.allowed(spec, spec.check.metric)
+    if lost < SMALL:
+        return False
+    return seen.upper < 0 or (lost >= LARGE and evaluation.gate(spec, old, new).upper < 0)
+
+
+def _interval(seen: Gate) -> str:
+    if seen.upper < 0:
         return f"between {-seen.upper:.4g} and {-seen.lower:.4g} worse"
     return f"between {seen.lower:.4g} and {seen.upper:.4g} better"
 
 
 def _word(seen: Gate, worse: bool) -> str:
-    """How it did: what may be chance is not called worse."""
+    """How it did: what may be chance, or is next to nothing, is not called worse."""
     if seen.gain >= 0:
         return "better"
-    return "worse" if worse else "not surely worse, though"
+    if seen.upper < 0:
+        return "worse" if worse else "worse, though by little:"
+    return "probably worse" if worse else "not surely worse, though"
 
 
 def _write(

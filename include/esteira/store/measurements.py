@@ -140,9 +140,16 @@ def lacking(rows: Iterable[Row]) -> list[str]:
     """What the labels lack that the rows of a span are about."""
     reasons = {
         "labelled_share": "{value:.0%} of the rows have one, and at least {min:.0%} would be usual",
-        "classes": "they hold {value:.0f} class, and several were usual",
+        "classes": "they hold {value:.0f} class{alone}, and several were usual (where that is real, train on days that hold it)",
+        "rarer": "{value:.0f} of the rows are of the rarer class, and a metric made of each class takes {min:.0f} (a longer check.every has more)",
     }
-    return [reasons[row["metric"]].format(value=row["value"], min=row["min"]) for row in rows if not row["in_range"]]
+    return [
+        reasons[row["metric"]].format(
+            value=row["value"], min=row["min"], alone=f" ({row['segment']})" if row["segment"] else ""
+        )
+        for row in rows
+        if not row["in_range"]
+    ]
 
 
 def history(spec: ModelSpec, metric: str, window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:
