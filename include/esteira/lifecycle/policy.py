@@ -202,7 +202,7 @@ def first_violated(windows: Sequence[Measurement], rules: Rules) -> date:
 class Gate:
     """What the gate saw: the gain of the challenger over the champion in the metric's own unit, and its interval.
 
-    Each bound is one-sided, at the confidence that the gate asks for. Half of the gain `is_sure` where the lower bound is above that.
+    Each bound is one-sided, at the confidence that the gate asks for. A gain `is_sure` of which two thirds are above the lower bound.
     """
 
     gain: float
@@ -213,8 +213,8 @@ class Gate:
 
     @property
     def is_sure(self) -> bool:
-        """Whether half of the gain is sure."""
-        return self.lower >= self.gain / 2
+        """Whether two thirds of the gain are sure."""
+        return self.lower >= 2 / 3 * self.gain
 
 
 def gate(
@@ -294,7 +294,7 @@ def judge(
 ) -> Outcome:
     """How a challenger did, from the gate's evidence, over so many rows, and whether it is in range on the held-out slice.
 
-    `must_recover`: to improve is too little; `must_be_sure`: so is a gain of which not half is sure.
+    `must_recover`: to improve is too little; `must_be_sure`: so is a gain of which not two thirds are sure.
     """
     if not rules.allow(evidence.days, rows):
         return Outcome.UNKNOWN

@@ -72,7 +72,7 @@ from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 
 YEAR = 365  # days of which it is looked back at blends that were refused
-CLOSER = 0.1  # of the way back to its limit, which an attempt must bring a metric at least
+CLOSER = 0.05  # of the way back to its limit, which an attempt must bring a metric at least
 
 log = logging.getLogger(__name__)
 
