@@ -68,10 +68,10 @@ def segmented(folder: Path, **world: str) -> ModelSpec:
     return models.write(folder / "models", yaml=SEGMENTED, **world)
 
 
-def binary_model(folder: Path) -> ModelSpec:
+def binary_model(folder: Path, metric: str = "accuracy") -> ModelSpec:
     yaml = models.YAML.replace("task: regression", "task: binary\npositive: high").replace(
         "metrics: {{mae_over_mean: {{max: 0.3}}, r2: {{min: 0.1}}}}",
-        "metrics: {{accuracy: {{min: 0.8}}}}\n  estimate: true",
+        f"metrics: {{{{{metric}: {{{{min: 0.8}}}}}}}}\n  estimate: true",
     )
     yaml = (
         yaml.replace("DecisionTreeRegressor", "DecisionTreeClassifier")

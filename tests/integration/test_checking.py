@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps, views
@@ -15,13 +17,14 @@ from esteira.errors import Refused
 from esteira.learning import evaluation
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Unrecovered
-from esteira.lifecycle.policy import Decision, Outcome
+from esteira.lifecycle.policy import Decision, Gate, Outcome
 from esteira.notify import rendering
 from esteira.spec import Limit, ModelSpec, Recipe
 from esteira.steps import champions, checking, measuring
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
 from esteira.store.lineage import DaysSeen
+from esteira.store.records import Window
 
 from tests import models
 from tests.conftest import use_home
@@ -128,15 +131,21 @@ def test_a_recipe_since_the_violation_learns_from_its_first_half_and_is_judged_o
 
 
 @pytest.mark.parametrize(
-    ("sure", "outcome"), [(0.5, Outcome.IMPROVES), (0.49, Outcome.UNPROVEN)], ids=["half is sure", "less is sure"]
+    ("sure", "limit", "outcome"),
+    [
+        (0.67, 0.01, Outcome.IMPROVES),
+        (0.66, 0.01, Outcome.UNPROVEN),
+        (0.67, 0.3, Outcome.RECOVERS),
+        (0.66, 0.3, Outcome.UNPROVEN),
+    ],
 )
-def test_a_recipe_since_the_violation_that_only_improves_is_promoted_where_half_its_gain_is_sure(
-    sure: float, outcome: Outcome, trained, monkeypatch: pytest.MonkeyPatch
+def test_a_recipe_since_the_violation_is_promoted_where_two_thirds_of_its_gain_are_sure(
+    sure: float, limit: float, outcome: Outcome, trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A week has judged it, and what is better on the mean of one is often worse in the next."""
     spec, day = lived(trained, change=str(CHANGE))
     recipes = Recipe(window="28d"), Recipe(window="28d", since_violation=True)
-    check = spec.check.model_copy(update={"slice": 14, "metrics": {"mae_over_mean": Limit(max=0.01)}})
+    check = spec.check.model_copy(update={"slice": 14, "metrics": {"mae_over_mean": Limit(max=limit)}})
     spec = spec.model_copy(update={"check": check, "retrain": recipes})
     real = evaluation.gate
     monkeypatch.setattr(
@@ -144,8 +153,26 @@ def test_a_recipe_since_the_violation_that_only_improves_is_promoted_where_half_
     )
     checked = steps.check(spec, day)
     assert list(checked.outcomes) == [Outcome.FAILS, outcome]
-    assert (checked.promoted is not None) == (outcome is Outcome.IMPROVES)
-    assert checked.warning is not None
+    assert (checked.promoted is None) == (outcome is Outcome.UNPROVEN)
+    assert (checked.warning is None) == (outcome is Outcome.RECOVERS)
+
+
+def test_an_attempt_brings_the_metric_a_part_of_the_way_back_at_least(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    least = []
+    real = evaluation.gate
+
+    def gate(*given: Any, **more: Any) -> Gate:
+        least.append(more["least"])
+        return real(*given, **more)
+
+    monkeypatch.setattr(evaluation, "gate", gate)
+    steps.check(spec, day)
+    reached = measurements.windows(spec, day, Window.SLICE)[0].metrics["mae_over_mean"].value
+    assert reached > 0.3
+    assert least == pytest.approx([checking.CLOSER * (reached - 0.3)] * len(least))
+    in_range = pd.DataFrame({"day": [pd.Timestamp(day)], "label": 1.0, "prediction": 0.9, "probability": np.nan})
+    assert checking._to_go(spec, in_range) == 0.0
 
 
 def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_than_its_window(trained) -> None:

@@ -14,8 +14,8 @@ from esteira.errors import EsteiraError
 from esteira.learning import drift, evaluation
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.policy import Decision
-from esteira.spec import ModelSpec, load
-from esteira.steps import champions, outcomes, training
+from esteira.spec import Limit, ModelSpec, load
+from esteira.steps import champions, measuring, outcomes, training
 from esteira.store import lake, ledger, outbox, runs
 
 from tests import models
@@ -243,6 +243,40 @@ def test_a_window_of_one_class_is_no_lack_where_such_windows_were_usual(
     assert steps.check(spec, day).verdict.decision is not Decision.WAIT
     rows = lake.read("metrics", spec.name, role="labels", window="window", metric="classes")
     assert rows[["value", "in_range"]].to_numpy().tolist() == [[1, True]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "a_day", "waits"),
+    [("balanced_accuracy", 1, True), ("balanced_accuracy", 2, False), ("accuracy", 1, False)],
+)
+def test_a_few_rows_of_the_rarer_class_are_no_evidence_for_a_metric_made_of_each_class(
+    metric: str, a_day: int, waits: bool, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = binary_model(tmp_path / "models", metric=metric)
+    steps.train(spec, AS_OF, "t")
+    real = data.read_labels
+
+    def rare(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        rows = real(spec, first, last).sort_values("day", kind="stable")
+        is_rare = (rows.groupby("day").cumcount() < a_day) | (rows["day"] < pd.Timestamp(FIRST))
+        return rows.assign(
+            label=np.where(is_rare, rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "high"), "low")
+        )
+
+    monkeypatch.setattr(data, "read_labels", rare)
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    verdict = steps.check(spec, day).verdict
+    assert (verdict.decision is Decision.WAIT) == waits
+    assert ("7 of the rows are of the rarer class, and a metric made of each class takes 10" in verdict.why) == waits
+
+
+def test_of_a_segment_with_a_few_rows_of_the_rarer_class_no_such_metric_is_asked(tmp_path: Path) -> None:
+    spec = binary_model(tmp_path / "models", metric="balanced_accuracy")
+    limits = {"balanced_accuracy": Limit(min=0.7), "accuracy": Limit(min=0.7)}
+    few, enough = (pd.DataFrame({"label": ["high"] * n + ["low"] * 50}) for n in (9, 10))
+    assert list(measuring._asked_of_segment(spec, limits, few)) == ["accuracy"]
+    assert list(measuring._asked_of_segment(spec, limits, enough)) == ["balanced_accuracy", "accuracy"]
 
 
 def test_labels_that_came_for_a_third_wait_for_ever(trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from esteira import steps
 from esteira.lifecycle.changes import Proposal
-from esteira.lifecycle.policy import Decision, Outcome
+from esteira.lifecycle.policy import Outcome
 from esteira.notify import delivery
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring, training
@@ -175,7 +175,7 @@ class Life(Rules):
 
     def check_day(self, day: date) -> None:
         found = checking.check(self.spec, day, keep_notebook=False)
-        failed = found.verdict.decision is Decision.RETRAIN and Outcome.RECOVERS not in found.outcomes
+        failed = found.verdict.decision.trains and Outcome.RECOVERS not in found.outcomes
         now = ledger.champion(self.spec, day)
         if failed and found.warning is None and now is not None:
             raise AssertionError(f"the loop of {day} failed, and nobody is warned")

@@ -155,6 +155,21 @@ def test_judge(evidence: Gate, healthy: bool, expected: Outcome) -> None:
     assert judge(evidence, 10, Rules(min_days=5), healthy=healthy) is expected
     strict = judge(evidence, 10, Rules(min_days=5), healthy=healthy, must_recover=True)
     assert strict is (Outcome.UNPROVEN if expected is Outcome.IMPROVES else expected)
+    sure = judge(evidence, 10, Rules(min_days=5), healthy=healthy, must_be_sure=True)
+    assert sure is (Outcome.UNPROVEN if evidence.passed and evidence.days >= 5 else expected), "half of it is"
+
+
+def test_a_gain_is_sure_of_which_two_thirds_are() -> None:
+    assert Gate(0.3, 0.2, 0.4, 7, True).is_sure
+    assert not Gate(0.3, 0.19, 0.4, 7, True).is_sure
+
+
+def test_a_gain_of_few_days_does_not_pass_nor_does_its_bound_exceed_it() -> None:
+    one = [0.0] * 13 + [0.125]
+    seen = gate(one, min_gain=0, confidence=0.7, attempts=3, differing=1)
+    assert seen.lower <= seen.gain <= seen.upper
+    assert not seen.passed
+    assert gate([0.1, 0.12, 0.11], min_gain=0, confidence=0.7, attempts=1, differing=3).passed, "there are no more"
 
 
 @pytest.mark.parametrize(

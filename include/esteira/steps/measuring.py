@@ -105,11 +105,28 @@ def spans(spec: ModelSpec, rows: pd.DataFrame, of: list[tuple[date, date]], abou
         if about.window is Window.DAY:
             continue
         for column, name, some in segments(part, spec.check.segments):
-            # A segment is judged only where it has rows enough to be judged by.
-            asked = spec.check.segments[column] if len(some) >= spec.check.min_rows else {}
+            asked = _asked_of_segment(spec, spec.check.segments[column], some)
             limits = {**dict.fromkeys((*spec.check.metrics, *spec.check.segments[column])), **asked}
             found += _of_metrics(spec, some, limits, replace(here, segment=name))
     return found
+
+
+def _asked_of_segment(spec: ModelSpec, limits: Mapping[str, Limit], rows: pd.DataFrame) -> dict[str, Limit]:
+    """What is asked of a segment: only what it has rows enough to be judged by."""
+    if len(rows) < spec.check.min_rows:
+        return {}
+    few = spec.task == "binary" and _rarer(rows["label"]) < OF_CLASS
+    return {name: limit for name, limit in limits.items() if not (few and _is_by_class(name))}
+
+
+def _rarer(labels: pd.Series) -> int:
+    """How many rows are of the rarer of two classes."""
+    sizes = labels.value_counts()
+    return int(sizes.min()) if len(sizes) > 1 else 0
+
+
+def _is_by_class(name: str) -> bool:
+    return name in METRICS and METRICS[name].by_class
 
 
 def measure(spec: ModelSpec, day: date) -> int:
@@ -284,8 +301,8 @@ def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Reco
         )
         here = replace(about, segment=alone)
         yield replace(here, metric="classes", value=len(sizes), min=least, in_range=len(sizes) >= least)
-        if spec.task == "binary" and any(METRICS[name].by_class for name in spec.check.metrics if name in METRICS):
-            rarer = int(sizes.min()) if len(sizes) > 1 else 0
+        if spec.task == "binary" and any(_is_by_class(name) for name in spec.check.metrics):
+            rarer = _rarer(came)
             yield replace(about, metric="rarer", value=rarer, min=OF_CLASS, in_range=rarer >= OF_CLASS)
 
 
