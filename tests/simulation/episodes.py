@@ -56,7 +56,7 @@ def check(seed: int) -> None:
     draw, story = random.Random(seed), Story()
     bad, past = draw.random(), draw.choice([50, 180])
     row: list[Loop] = []  # the loops in a row that did not help
-    told: int | None = None
+    told = {True: -WINDOWS, False: -WINDOWS}  # the window of the last mail: of an improvement, of a failure
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
         off = draw.expovariate(4)
@@ -86,11 +86,14 @@ def check(seed: int) -> None:
             continue
         improved = draw.random() < 0.3
         tells = found.is_told(last, EVERY, now, improved=improved)
-        heard = window - told if told is not None else WINDOWS
-        due = heard >= 2 * episode.LONGEST or (not improved and (heard >= episode.LONGEST or bool(news)))
-        story.require(tells == due, "people are told once in 8 windows but for news, and of an improvement once in 16")
+        heard, failed = window - max(told.values()), window - told[False]
+        due = heard >= 2 * episode.LONGEST if improved else failed >= episode.LONGEST or bool(news)
+        story.require(
+            tells == due,
+            "people are told of a failure once in 8 windows but for news, and of an improvement 16 after they heard anything",
+        )
         _unrecovered(story, last, now, news, improved=improved, tells=tells)
-        told = window if tells else told
+        told |= {improved: window} if tells else {}
         row.append(Loop(window, bool(news), improved))
     rows = [each.row() for each in story.events]
     draw.shuffle(rows)

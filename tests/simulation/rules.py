@@ -73,9 +73,13 @@ class Rules(RuleBasedStateMachine):
         loops = {(each.version, each.last): each for each in known.of(Unrecovered)}
         warned = sorted(known.of(Warned), key=lambda each: each.last)
         assert {(each.version, each.last) for each in warned} <= set(loops), "a warning is of a loop that did not help"
-        for before, after in pairwise(warned):
+        failed = [each for each in warned if not loops[each.version, each.last].improved]
+        for before, after in pairwise(failed):
             apart = (after.last - before.last).days >= LONGEST * self.spec.check.every
             assert apart or loops[after.version, after.last].news, f"warned of {before.last} and {after.last}"
+        for before, after in pairwise(warned):
+            apart = (after.last - before.last).days >= 2 * LONGEST * self.spec.check.every
+            assert apart or after in failed, f"told of an improvement of {after.last}, and of {before.last}"
 
     @invariant()
     def look(self) -> None:
