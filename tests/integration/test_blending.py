@@ -59,8 +59,9 @@ def returned(home: Path, tmp_path: Path) -> tuple[ModelSpec, date]:
 
 
 def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
-    returned: tuple[ModelSpec, date],
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(blending, "EARLIER", 0)
     spec, day = returned
     # Trainings on four weeks learn of two worlds at once.
     yaml = spec.folder / "model.yaml"
@@ -217,3 +218,39 @@ def test_where_labels_are_late_a_blend_that_does_not_recover_is_not_promoted_whi
     assert checking.blend(spec, day) is Outcome.IMPROVES
     assert checking.blend(late, day) is Outcome.UNPROVEN
     assert checking.chosen_attempt(late, day) is None
+
+
+def test_a_champion_from_before_comes_back_as_it_was_where_the_blend_does_not_recover(
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = returned
+    now = ledger.require_champion(spec, day).version
+    first = ledger.state(spec).changes[0].version
+    monkeypatch.setattr(blending, "blend", lambda *_: None)
+    assert checking.blend(spec, day) is Outcome.RECOVERS
+    tried = measurements.attempts(spec, day)[0]
+    assert (tried.days, tried.measured) == (7, now)
+    assert runs.get(tried.run_id).tags["back_to"] == str(first)
+    version = checking.register_chosen(spec, day)
+    assert checking.promote_chosen(spec, day, version, "") == version, "nothing is fitted, or blended, anew"
+    (*_, promoted) = ledger.state(spec).promotions
+    assert promoted.twin is None
+    assert promoted.why.startswith(f"attempt 0, version {first} as it was, recovers: ")
+    frame = data.build_features(spec, data.read(spec, day, day))
+    mine, theirs = (champions.load_version(spec, each) for each in (version, first))
+    assert mine.trained_through == theirs.trained_through
+    assert list(mine.pipeline.predict(frame[mine.columns])) == list(theirs.pipeline.predict(frame[mine.columns]))
+
+
+def test_only_champions_from_before_come_back_that_nothing_speaks_against(
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = returned
+    now = ledger.require_champion(spec, day).version
+    every = blending.earlier(spec, day)
+    assert list(every) == [each.version for each in reversed(ledger.state(spec).changes) if each.version != now]
+    first = ledger.state(spec).changes[0].version
+    monkeypatch.setattr(blending, "_barred", lambda *_: {runs.run_of(spec, first)})
+    assert list(blending.earlier(spec, day)) == list(every)[:-1]
+    monkeypatch.setattr(blending, "EARLIER", 0)
+    assert blending.earlier(spec, day) == {}

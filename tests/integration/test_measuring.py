@@ -295,7 +295,7 @@ def test_labels_that_came_for_a_third_wait_for_ever(trained, monkeypatch: pytest
     assert verdict.decision is Decision.WAIT
     assert "33% of the rows have one, and at least 90% would be usual" in verdict.why
     said = steps.train(spec, day, "t2")
-    assert "on which it would be judged, look incomplete: 33% of the rows have one" in said
+    assert "on which it would be judged, are not enough: 33% of the rows have one" in said
     assert len(ledger.state(spec).promotions) == 1
 
 

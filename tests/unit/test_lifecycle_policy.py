@@ -66,7 +66,7 @@ VIOLATED = [window(0, False), window(1, False)]
             replace(window(1, False), incomplete="few"),
             {},
             Decision.WAIT,
-            "the labels of the slice look incomplete: few",
+            "the labels of the slice are not enough to judge by: few",
         ),
         (None, {}, Decision.WAIT, "but the slice has 0 days and 0 rows"),
     ],

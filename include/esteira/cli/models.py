@@ -19,6 +19,8 @@ from esteira.cli.common import Model, app, day_option, find
 from esteira.errors import DataError, EsteiraError, OutOfReach, SpecError
 from esteira.text import counted
 
+YEAR = 365
+
 
 @app.command()
 def validate(
@@ -100,6 +102,7 @@ def limits(
     lacks to that. Where short windows differ by more than that by chance, the limit is wider, and that is said.
     """
     from esteira import steps
+    from esteira.steps.measuring import OF_CLASS
     from esteira.steps.suggesting import QUANTILES, better
 
     spec = find(model)
@@ -115,13 +118,28 @@ def limits(
         if past.longer is not None:
             typer.echo(
                 f"  note: a window of {every} is off by {past.noise:.2g} by chance alone, so the limit is wider than --factor asks for; "
-                f"with check.every: {past.longer}d, about, it would not be",
+                + (
+                    f"with check.every: {past.longer}d, about, it would not be"
+                    if past.longer <= spec.train.window // 4
+                    else "no check.every mends that: it takes more rows a day, or a larger --factor"
+                ),
+                err=True,
+            )
+        if past.few:
+            typer.echo(
+                f"  note: {counted(past.few, 'past window')} had fewer than {OF_CLASS} rows of the rarer class: by such a check waits; give a longer check.every",
                 err=True,
             )
         if past.violated:
             typer.echo(
                 f"  note: by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "
                 "little to learn from). A wider limit has fewer; esteira replay --suggest says what each would have brought",
+                err=True,
+            )
+        if spec.train.window < YEAR:
+            typer.echo(
+                f"  note: that is of {counted(spec.train.window, 'day')}; what other seasons bring they don't show. Where the year has any, "
+                "train.window should hold more than one",
                 err=True,
             )
         if not better(spec, metric, past.limit, past.chance):

@@ -144,7 +144,7 @@ def decide(
 
 def _lacking(held_out: Measurement | None, rules: Rules) -> str:
     if held_out is not None and held_out.incomplete:
-        return f"the labels of the slice look incomplete: {held_out.incomplete}"
+        return f"the labels of the slice are not enough to judge by: {held_out.incomplete}"
     days, rows = (held_out.days, held_out.rows) if held_out is not None else (0, 0)
     size = f"{counted(days, 'day')} and {counted(rows, 'row')}"
     return f"the slice has {size}, and {rules.min_days} and {rules.min_rows} are needed"
@@ -167,7 +167,7 @@ def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
             why = f"{counted(count, what)} with mature labels from {span}; at least {least} are needed"
             return Verdict(Decision.WAIT, why)
     if latest.incomplete:
-        return Verdict(Decision.WAIT, f"the labels from {span} look incomplete: {latest.incomplete}")
+        return Verdict(Decision.WAIT, f"the labels from {span} are not enough to judge by: {latest.incomplete}")
     if latest.healthy:
         return Verdict(Decision.KEEP, f"every metric is in range from {span}")
     bad = _bad(windows, rules)

@@ -9,9 +9,10 @@ from datetime import UTC, date, datetime
 from esteira.learning.drift import STATISTIC
 from esteira.lifecycle.episode import LONGEST, LOOPS
 from esteira.lifecycle.events import Drifted, Verified, Warned
-from esteira.lifecycle.policy import best_attempt, recipes_tried
+from esteira.lifecycle.policy import Outcome, best_attempt, recipes_tried
 from esteira.spec import ModelSpec, Recipe
 from esteira.store import measurements
+from esteira.store.measurements import Estimate
 from esteira.store.outbox import Mail, Section
 from esteira.text import counted, said, shown_days
 from esteira.views import Check
@@ -64,6 +65,9 @@ def warning(
         else f"a version that is better by {_n(found.attempts[best].gain)} is promoted"
     )
     said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
+    back = _back_in_range(spec, found)
+    if back:
+        said.append(f"{back} back in range, but by so few days it is not sure that it is better.")
     limits = ", ".join(f"{name} of {_n(value)}" for name, value in (met_by or {}).items())
     if limits:
         said.append(
@@ -71,8 +75,8 @@ def warning(
             f"have met {limits}; change check.metrics, or add features that tell more."
         )
     said.append(
-        "Below is what moved, and where it got worse: a feature that tells of the change helps most. What can be reached now says "
-        f"esteira limits {spec.name}, and whether it is in range again esteira status."
+        "Look below at what moved, and where it got worse; a feature that tells of the change helps most. "
+        f"`esteira limits {spec.name}` says what can be reached now, `esteira status` whether it is in range again."
     )
     said.append(
         f"The next loops wait for longer; people are told again after {counted(LONGEST, 'window')}, of an improvement after {2 * LONGEST}, "
@@ -86,6 +90,15 @@ def warning(
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
         links=_links(spec, found, run_url),
     )
+
+
+def _back_in_range(spec: ModelSpec, found: Check) -> str:
+    """The first attempt that was within the limit and not promoted, as the beginning of a sentence; empty where none was."""
+    limit = spec.check.metrics[spec.check.metric]
+    for number, each in found.attempts.items():
+        if each.outcome in (Outcome.FAILS, Outcome.UNPROVEN) and each.gain > 0 and limit.holds(each.value):
+            return f"{named(number).capitalize()} was, at {_n(each.value)},"
+    return ""
 
 
 def _history(spec: ModelSpec, found: Check) -> Section:
@@ -168,8 +181,19 @@ def _outcomes(found: Check) -> Section:
     return "Labels, predictions, errors", ["what", "rows", STATISTIC.title, "beside the training"], rows
 
 
-def waits(spec: ModelSpec, day: date, since: date, why: str, complete: date | None, run_url: str = "") -> Mail:
-    """The mail that says that checks wait for longer than people should be left in the dark; `complete` is the newest day with all its labels."""
+def waits(
+    spec: ModelSpec,
+    day: date,
+    since: date,
+    why: str,
+    complete: date | None,
+    expected: Estimate | None,
+    run_url: str = "",
+) -> Mail:
+    """The mail that says that checks wait for longer than people should be left in the dark.
+
+    `complete` is the newest day with all its labels, `expected` what is estimated of the days that have none.
+    """
     late = (day - complete).days if complete else 0
     if complete is None:
         known = "No day has as many labels as were usual."
@@ -180,14 +204,18 @@ def waits(spec: ModelSpec, day: date, since: date, why: str, complete: date | No
         )
     else:
         known = f"Labels came up to {complete}."
+    good = (
+        f"By the estimate from its inputs {spec.check.metric} is {_n(expected.value)} meanwhile."
+        if expected
+        else "Nobody knows how good its predictions are meanwhile."
+    )
     return Mail(
         key=f"{spec.name}/waits/{since}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: nothing could be checked since {since}",
         lead=(
             f"Model {spec.name}, check of {day}: every check since {since} has waited, which is longer than check.patience "
-            f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. Nobody knows how good its "
-            f"predictions are meanwhile. {known} See whether labels still come, and to their source (`esteira preview` reads a day of it)."
+            f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. {good} {known} See whether labels still come, and to their source (`esteira preview` reads a day of it)."
         ),
         links=_run(run_url),
     )
@@ -238,7 +266,7 @@ def worse(spec: ModelSpec, day: date, found: Verified, run_url: str = "") -> Mai
         key=f"{spec.name}/{found.id}",
         to=receivers(spec),
         subject=f"[esteira] {spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
-        lead=f"Model {spec.name}, check of {day}: {found.why}. To go back: esteira rollback {spec.name} --to {found.replaced}",
+        lead=f"Model {spec.name}, check of {day}: {found.why}. It is out of range. To go back: esteira rollback {spec.name} --to {found.replaced}",
         links=_run(run_url),
     )
 

@@ -102,7 +102,8 @@ def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | Non
     oldest = min(since, day - timedelta(days=spec.train.window))
     labelling.store(spec, oldest, day)
     complete = labelling.complete_through(spec, oldest, day)
-    mail = messages.waits(spec, day, since, verdict.why, complete, run_url)
+    expected = measurements.estimate(spec, day)
+    mail = messages.waits(spec, day, since, verdict.why, complete, expected, run_url)
     return mail if queue(spec, mail, day, run_key(day)) else None
 
 
@@ -117,13 +118,14 @@ class Found:
 def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding.
 
-    Not by a check that is to make attempts, one of which may replace it: the next check tells of it, where it serves still.
+    But only where its version is out of range, for else nobody is to act, and not by a check that is to make attempts, one of which
+    may replace it. A later check tells of it, where it serves still.
     """
     found, verdict = verification.measure_promotion(spec, day), measurements.decided(spec, day)
     if found is None:
         return None
-    may_go = verdict is not None and (verdict.decision.trains or verdict.decision is Decision.BLEND)
-    mail = messages.worse(spec, day, found, run_url) if found.worse and not may_go else None
+    is_told = found.worse and verdict is not None and verdict.decision is Decision.WATCH
+    mail = messages.worse(spec, day, found, run_url) if is_told else None
     ledger.write(spec, found, *([outbox.queued(spec, mail, day, run_key(day))] if mail else []))
     return Found(found, mail)
 

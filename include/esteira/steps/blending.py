@@ -1,4 +1,4 @@
-"""Attempt 0: what was trained for a model before, blended."""
+"""Attempt 0: what was trained for a model before, blended, or a champion from before, as it was."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from esteira.text import counted
 log = logging.getLogger(__name__)
 
 POOL = 32  # models that a blend is chosen from: the newest ones
+EARLIER = 3  # champions that may come back: the last ones
+BACK = "back_to"  # the tag of a run that keeps one
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,35 @@ def blend(spec: ModelSpec, day: date) -> Tried | None:
     return Tried(made, versions) if made else None
 
 
-def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool) -> str:
-    """Keep the blend of a day, with its model where that may be promoted; returns the MLflow run."""
+def earlier(spec: ModelSpec, day: date) -> dict[int, Tried]:
+    """The champions before the present one, the newest first, by version: each as a blend of itself alone, and not calibrated.
+
+    What learnt of a world that is over knows less of the one that came back than they do, and a blend sees that days later.
+    """
+    now, known = ledger.require_champion(spec, day), ledger.state(spec)
+    before = dict.fromkeys(each.version for each in reversed(known.changes) if each.effective_day < now.effective_day)
+    barred, versions = _barred(spec), labelling.versions(spec)
+    last = labelling.mature_through(spec, day)
+    frame = labelling.labelled(spec, last - timedelta(days=blending.PAST - 1), last, versions)
+    found: dict[int, Tried] = {}
+    for version in before:
+        if len(found) == EARLIER:
+            break
+        try:
+            run, model = runs.run_of(spec, version), champions.load_version(spec, version)
+        except (ModelRefused, UnknownVersion) as error:
+            log.error("%s", error)
+            continue
+        if version != now.version and run not in barred and {*model.columns} <= {*spec.features.all}:
+            alone = Blended(model, (0,), (1.0,), "none", 0.0)
+            found[version] = Tried([Made(alone, frame, {run: 1.0}, [run])], versions)
+    return found
+
+
+def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool, back_to: int | None = None) -> str:
+    """Keep the blend of a day, or the champion that it goes back to, with its model where that may be promoted; returns the MLflow run."""
     about = {"kind": "blend", "as_of": day, "check_day": day, "attempt": 0}
+    about |= {BACK: back_to} if back_to else {}
     with runs.tracked(spec, attempt_key(day, 0), f"blend of {day}", **about) as run_id:
         _log(run_id, tried.made[0], tried.versions)
         if with_model:
@@ -133,7 +161,8 @@ def _made(
 def _log(run_id: str, made: Made, versions: DataVersions) -> None:
     """Note a blend's lineage: its members' runs, their weights, the calibration, the rows that these are of."""
     found, frame = made.blended, made.frame
-    seen = DaysSeen(frame["day"].min().date(), found.model.trained_through)
+    last = found.model.trained_through
+    seen = DaysSeen(min(frame["day"].min().date(), last), last)
     calibration = {"calibration": found.kind, "value": f"{found.value:.6g}"}
     runs.log(
         run_id,

@@ -49,7 +49,7 @@ from esteira.notify import messages, rendering
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
-from esteira.steps.blending import attempt_key
+from esteira.steps.blending import Tried, attempt_key
 from esteira.steps.measuring import (
     decide,
     drift_to_report,
@@ -109,15 +109,36 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
 def blend(spec: ModelSpec, day: date) -> Outcome:
     """Blend what was trained before, and judge it as any attempt: it is attempt 0. Raises Refused as retrain() does.
 
-    Where there is nothing to blend its outcome is unknown, and nothing is written.
+    Where it does not recover, a champion from before may. Where there is nothing to blend its outcome is unknown, and nothing is written.
     """
     _begin_attempt(spec, day, 0)
     made = blending.blend(spec, day)
-    if made is None:
+    found = _judge(spec, day, 0, made.models) if made else None
+    if found is None or found.outcome is not Outcome.RECOVERS:
+        back = _back(spec, day)
+        if back is not None:
+            version, made, found = back
+            return _note(spec, day, 0, blending.keep(spec, day, made, with_model=True, back_to=version), found)
+    if made is None or found is None:
         return Outcome.UNKNOWN
-    found = _judge(spec, day, 0, made.models)
     run_id = blending.keep(spec, day, made, with_model=found.outcome in (Outcome.RECOVERS, Outcome.IMPROVES))
     return _note(spec, day, 0, run_id, found)
+
+
+def _back(spec: ModelSpec, day: date) -> tuple[int, Tried, _Judgement] | None:
+    """The champion from before that recovers, of several the surest, with what came of it; None where none does.
+
+    It is judged as it was on the latest `check.every` days, for of those before it knows that it was not good.
+    """
+    last, every = labelling.mature_through(spec, day), blending.earlier(spec, day)
+    window = last - timedelta(days=max(spec.check.every, spec.check.min_days) - 1), last
+    judged = {
+        version: _judge(spec, day, 0, tried.models, held_out=window, looks=len(every))
+        for version, tried in every.items()
+    }
+    back = {version: found for version, found in judged.items() if found.outcome is Outcome.RECOVERS}
+    best = max(back, key=lambda version: back[version].seen.lower, default=None)
+    return None if best is None else (best, every[best], back[best])
 
 
 def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:
@@ -179,20 +200,28 @@ class _Judgement:
     records: Sequence[Record]
 
 
-def _judge(spec: ModelSpec, day: date, attempt: int, models: Sequence[Model]) -> _Judgement:
+def _judge(
+    spec: ModelSpec,
+    day: date,
+    attempt: int,
+    models: Sequence[Model],
+    held_out: tuple[date, date] | None = None,
+    looks: int = 1,
+) -> _Judgement:
+    """Judge what an attempt came to on its slice, or on other days, where it is one of so many looks."""
     now = ledger.require_champion(spec, day)
-    held_out = slice_days(spec, day, attempt)
+    held_out = held_out or slice_days(spec, day, attempt)
     old, new = paired(spec, models, judged(spec, now.version, *held_out))
     # A look flatters, so trainings share what may go wrong; the blend is one look by itself, at which it is all that is asked of.
-    looks = recipes_tried(measurements.decided(spec, day), len(spec.recipes)) if attempt else 1
+    looks = recipes_tried(measurements.decided(spec, day), len(spec.recipes)) if attempt else looks
     seen = evaluation.gate(spec, old, new, attempts=looks, least=CLOSER * _to_go(spec, old))
     place = measurements.of_attempt(attempt)
     about = Record(check_day=day, attempt=place, role=Role.CHAMPION, version=now.version)
     found = _attempt_records(spec, about, held_out, old, new)
     healthy = all(each.is_held for each in found if _is_of(each, Role.CHALLENGER, Window.SLICE))
-    # What came of one week is often otherwise in the next; after a change that lasts each day is better.
     is_part = held_out != slice_days(spec, day)
-    asked = {"must_recover": _must_recover(spec, day, attempt), "must_be_sure": is_part}
+    # What learnt of one week, and is judged on one, is often otherwise in the next; after a change that lasts each day is better.
+    asked = {"must_recover": _must_recover(spec, day, attempt), "must_be_sure": is_part and attempt > 0}
     outcome = judge(seen, len(old), rules(spec), healthy=healthy, **asked)
     if is_part and lacking_labels(spec, now.version, held_out, day):
         outcome = Outcome.UNKNOWN
@@ -282,7 +311,9 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             "run the task register again, and those after it"
         )
     proposal = _proposal(spec, day, chosen, version, commit)
-    if spec.promote.refit and chosen.number == 0:
+    if runs.get(chosen.run_id).tags.get(blending.BACK):
+        pass  # it serves as it was
+    elif spec.promote.refit and chosen.number == 0:
         again, seen = blending.again(spec, day, chosen.run_id)
         proposal = replace(proposal, version=again, twin=version, seen=seen)
     elif spec.promote.refit:
@@ -298,6 +329,8 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
 
 def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit: str) -> Proposal:
     """What the check of a day has come to, as a version that is to be champion from the violation on."""
+    back_to = runs.get(chosen.run_id).tags.get(blending.BACK)
+    which = f"attempt {chosen.number}" + (f", version {back_to} as it was," if back_to else "")
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
     facts = {
         "run": chosen.run_id,
@@ -312,7 +345,7 @@ def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit:
         version,
         day,
         measured=chosen.measured,
-        why=f"attempt {chosen.number} {chosen.outcome.value}: {measured}",
+        why=f"{which} {chosen.outcome.value}: {measured}",
         by=run_key(day),
         replaces_from=violated_since(spec, day),
         once=True,

@@ -147,7 +147,7 @@ def _against_champion(
     if lacking:
         return (
             False,
-            f"the labels from {span[0]} to {span[1]}, on which it would be judged, look incomplete: {lacking}",
+            f"the labels from {span[0]} to {span[1]}, on which it would be judged, are not enough: {lacking}",
             {},
         )
     before = pipelines.unseen(spec, judges, test[test["day"] > pd.Timestamp(model.trained_through)])

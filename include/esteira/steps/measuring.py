@@ -115,17 +115,18 @@ def _asked_of_segment(spec: ModelSpec, limits: Mapping[str, Limit], rows: pd.Dat
     """What is asked of a segment: only what it has rows enough to be judged by."""
     if len(rows) < spec.check.min_rows:
         return {}
-    few = spec.task == "binary" and _rarer(rows["label"]) < OF_CLASS
-    return {name: limit for name, limit in limits.items() if not (few and _is_by_class(name))}
+    few = spec.task == "binary" and rarer(rows["label"]) < OF_CLASS
+    return {name: limit for name, limit in limits.items() if not (few and is_by_class(name))}
 
 
-def _rarer(labels: pd.Series) -> int:
+def rarer(labels: pd.Series) -> int:
     """How many rows are of the rarer of two classes."""
     sizes = labels.value_counts()
     return int(sizes.min()) if len(sizes) > 1 else 0
 
 
-def _is_by_class(name: str) -> bool:
+def is_by_class(name: str) -> bool:
+    """Whether a metric is made of the rows of each class by themselves."""
     return name in METRICS and METRICS[name].by_class
 
 
@@ -301,9 +302,9 @@ def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Reco
         )
         here = replace(about, segment=alone)
         yield replace(here, metric="classes", value=len(sizes), min=least, in_range=len(sizes) >= least)
-        if spec.task == "binary" and any(_is_by_class(name) for name in spec.check.metrics):
-            rarer = _rarer(came)
-            yield replace(about, metric="rarer", value=rarer, min=OF_CLASS, in_range=rarer >= OF_CLASS)
+        if spec.task == "binary" and any(is_by_class(name) for name in spec.check.metrics):
+            few = rarer(came)
+            yield replace(about, metric="rarer", value=few, min=OF_CLASS, in_range=few >= OF_CLASS)
 
 
 def decide(spec: ModelSpec, day: date) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -16,6 +16,7 @@ from esteira.learning import evaluation, pipelines, tuning
 from esteira.learning.metrics import METRICS
 from esteira.spec import ModelSpec
 from esteira.steps import preparing
+from esteira.steps.measuring import OF_CLASS, is_by_class, rarer
 from esteira.text import counted
 
 WINDOWS = 12  # that are measured at most
@@ -31,7 +32,8 @@ class Suggested:
 
     `quantiles` are limits, the tightest first, each with how many of the windows would have been out of range; `bad` is that of `limit`,
     and `violated` by how many of them it would have been violated. `noise` is the standard error of a window, and `longer` the days that
-    one must have for the error that was asked for to be beyond it; None where it is.
+    one must have for the error that was asked for to be beyond it; None where it is. `few` of the windows had so few rows of a class that
+    a check would wait.
     """
 
     values: tuple[float, ...]
@@ -40,6 +42,7 @@ class Suggested:
     violated: int
     noise: float
     longer: int | None
+    few: int
     chance: float
     quantiles: tuple[tuple[float, int], ...]
 
@@ -56,15 +59,17 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     half_life = spec.train.half_life
     index, best = tuning.best(spec, frame, half_life)
     chosen, names = spec.train.candidates[index], tuple(spec.check.metrics)
-    measured, errors = [], []
+    measured, errors, few = [], [], 0
     for past, window in _origins(spec, frame):
         scored = pipelines.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
         measured.append(evaluation.evaluate(spec, scored, names))
         errors.append({name: _standard_error(spec, scored, name) for name in names})
+        few += spec.task == "binary" and rarer(scored["label"]) < OF_CLASS
     parts = data.split_days(spec, frame)
     naive = pipelines.baseline(spec, parts.before_test)
     chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, parts.test), names)
-    return chosen.name, {name: _suggested(spec, name, measured, errors, chance[name], factor) for name in names}
+    found = {name: _suggested(spec, name, measured, errors, chance[name], factor) for name in names}
+    return chosen.name, {name: replace(each, few=few if is_by_class(name) else 0) for name, each in found.items()}
 
 
 def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -140,7 +145,7 @@ def _suggested(
         for number, each in enumerate(out)
     )
     quantiles = tuple((bound(share), bad(bound(share))) for share in QUANTILES)
-    return Suggested(values, limit, bad(limit), violated, noise, longer, chance, quantiles)
+    return Suggested(values, limit, bad(limit), violated, noise, longer, 0, chance, quantiles)
 
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:
