@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from esteira import steps
+from esteira.__main__ import app
 from esteira.spec import ModelSpec
 from esteira.steps import suggesting
 from esteira.steps.suggesting import Suggested
+from typer.testing import CliRunner
 
 from tests import models
 
@@ -80,3 +84,32 @@ def test_the_standard_error_of_a_window_is_that_of_its_days(tmp_path: Path) -> N
     expected = np.std([1, 2, 3, 4, 5, 6, 7], ddof=1) / math.sqrt(7)
     assert suggesting._standard_error(spec, rows, "mae") == pytest.approx(expected)
     assert math.isnan(suggesting._standard_error(spec, rows.head(10), "mae")), "of one day nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"longer": 14}, "off by 0.02 by chance alone"),
+        ({"longer": 14}, "with check.every: 14d, about"),
+        ({"longer": 224}, "no check.every mends that"),
+        ({"few": 3}, "3 past windows had fewer than 10 rows of the rarer class"),
+        ({"violated": 2}, "the check would have tried to repair 2 past windows"),
+        ({}, "that is of 180 days; what other seasons bring they don't show"),
+    ],
+)
+def test_what_a_limit_does_not_say_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, int], said: str
+) -> None:
+    yaml = models.YAML.replace("  window: 28d\n", "")
+    models.write(tmp_path, yaml=yaml)
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path))
+    known = Suggested((0.1, 0.2), 0.2, 0, 0, 0.02, None, 0, 0.9, ((0.15, 1),) * len(suggesting.QUANTILES))
+    monkeypatch.setattr(steps, "limits", lambda *_: ("Ridge", {"mae_over_mean": replace(known, **given)}))
+    found = CliRunner().invoke(app, ["limits", "sales", "--as-of", "2026-01-31"])
+    assert found.exit_code == 0, found.output
+    assert said in " ".join(found.stderr.split())
+    plain = replace(known, **dict.fromkeys(given, 0 if "longer" not in given else None))
+    monkeypatch.setattr(steps, "limits", lambda *_: ("Ridge", {"mae_over_mean": plain}))
+    assert not given or said not in " ".join(
+        CliRunner().invoke(app, ["limits", "sales", "--as-of", "2026-01-31"]).stderr.split()
+    )
