@@ -4,16 +4,20 @@ The hours are local: the one that comes twice in autumn is the mean of both. An 
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 
-def read(first, last):
-    zone = os.environ.get("ESTEIRA_ZONE", "PJME")
+@cache
+def hourly(zone):
     path = Path(os.environ["ESTEIRA_DATA"]) / "pjm" / f"{zone}_hourly.csv"
-    rows = pd.read_csv(path, parse_dates=["Datetime"])
-    load = rows.groupby("Datetime")[f"{zone}_MW"].mean()
+    return pd.read_csv(path, parse_dates=["Datetime"]).groupby("Datetime")[f"{zone}_MW"].mean()
+
+
+def read(first, last):
+    load = hourly(os.environ.get("ESTEIRA_ZONE", "PJME"))
     at = load.index[(load.index >= pd.Timestamp(first)) & (load.index < pd.Timestamp(last) + pd.Timedelta(days=1))]
     return pd.DataFrame(
         {

@@ -12,7 +12,7 @@ from esteira.lifecycle.events import Drifted, Verified, Warned
 from esteira.lifecycle.policy import Outcome, best_attempt, recipes_tried
 from esteira.spec import ModelSpec, Recipe
 from esteira.store import measurements
-from esteira.store.measurements import Estimate
+from esteira.store.measurements import Estimate, FeatureDrift
 from esteira.store.outbox import Mail, Section
 from esteira.text import counted, said, shown_days
 from esteira.views import Check
@@ -240,9 +240,9 @@ def _run(run_url: str) -> tuple[tuple[str, str], ...]:
     return (("The run in Airflow", run_url),) if run_url else ()
 
 
-def drift_why(found: Check) -> str:
+def drift_why(found: Iterable[FeatureDrift]) -> str:
     """Which features drifted, as a sentence."""
-    moved = (each.feature for each in found.drifts if each.drifted)
+    moved = (each.feature for each in found if each.drifted)
     return f"{', '.join(moved)} drifted since the champion was trained"
 
 

@@ -68,17 +68,15 @@ def warning_of(spec: ModelSpec, day: date) -> Mail | None:
 
 def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     """Note that too many features drifted; the mail is queued with it where they had not in the 16 windows before. None where not."""
-    if measuring.drift_to_report(spec, day) is None:
+    found, run = measuring.drift_to_report(spec, day), run_key(day)
+    if found is None:
         return None
-    found = views.check(spec, day)
-    assert found.drift is not None, "it was asked for above"
-    run, last = run_key(day), found.drift.last
-    drifted = Drifted(version=found.drift.version, last=last, day=day, by=run, why=messages.drift_why(found))
-    since = last - timedelta(days=2 * episode.LONGEST * spec.check.every)  # it is no failure
-    if any(since <= each.last < last for each in ledger.state(spec).of(Drifted)):
+    why = messages.drift_why(measurements.drifts(spec, day))
+    drifted = Drifted(version=found.version, last=found.last, day=day, by=run, why=why)
+    if not measuring.is_drift_told(spec, found):
         ledger.write(spec, drifted)
         return None
-    mail = messages.drift(spec, found, drifted, run_url)
+    mail = messages.drift(spec, views.check(spec, day), drifted, run_url)
     ledger.write(spec, drifted, outbox.queued(spec, mail, day, run))
     return mail
 

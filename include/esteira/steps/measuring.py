@@ -310,7 +310,7 @@ def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Reco
 def decide(spec: ModelSpec, day: date) -> Verdict:
     """What the check of a day decides, from its rows of the metrics table, which keeps the decision beside them.
 
-    Where it is to retrain, or too much drifted, it is looked into why.
+    Where it is to retrain, or people are told that too much drifted, it is looked into why.
     """
     verdict = _decided(spec, day)
     if ledger.champion(spec, day) is None:  # it was no check
@@ -318,7 +318,8 @@ def decide(spec: ModelSpec, day: date) -> Verdict:
     if not _acted(spec, day):
         measurements.write_decision(spec, day, verdict)
     _close_episode(spec, day, verdict)
-    if verdict.decision.trains or drift_to_report(spec, day) is not None:
+    drifted = drift_to_report(spec, day)
+    if verdict.decision.trains or (drifted is not None and is_drift_told(spec, drifted)):
         _explain(spec, day)
     return verdict
 
@@ -431,3 +432,9 @@ def drift_to_report(spec: ModelSpec, day: date) -> Drift | None:
     known = ledger.state(spec).of(Drifted)
     before = any((each.version, each.last) == (found.version, found.last) and each.by != run_key(day) for each in known)
     return None if before else found
+
+
+def is_drift_told(spec: ModelSpec, found: Drift) -> bool:
+    """Whether people are told of a drift: where there was none in the 16 windows before, for it is no failure."""
+    since = found.last - timedelta(days=2 * episode.LONGEST * spec.check.every)
+    return not any(since <= each.last < found.last for each in ledger.state(spec).of(Drifted))
