@@ -4,20 +4,16 @@ The hours are local: the one that comes twice in autumn is the mean of both. An 
 """
 
 import os
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 
-@cache
-def hourly(zone):
-    path = Path(os.environ["ESTEIRA_DATA"]) / "pjm" / f"{zone}_hourly.csv"
-    return pd.read_csv(path, parse_dates=["Datetime"]).groupby("Datetime")[f"{zone}_MW"].mean()
-
-
 def read(first, last):
-    load = hourly(os.environ.get("ESTEIRA_ZONE", "PJME"))
+    zone = os.environ.get("ESTEIRA_ZONE", "PJME")
+    path = Path(os.environ["ESTEIRA_DATA"]) / "pjm" / f"{zone}_hourly.csv"
+    rows = pd.read_csv(path, parse_dates=["Datetime"])
+    load = rows.groupby("Datetime")[f"{zone}_MW"].mean()
     at = load.index[(load.index >= pd.Timestamp(first)) & (load.index < pd.Timestamp(last) + pd.Timedelta(days=1))]
     return pd.DataFrame(
         {
