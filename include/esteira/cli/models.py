@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,10 @@ from esteira import spec as specs
 from esteira.cli.common import Model, app, day_option, find
 from esteira.errors import DataError, EsteiraError, OutOfReach, SpecError
 from esteira.text import counted
+
+if TYPE_CHECKING:
+    from esteira.spec import ModelSpec
+    from esteira.steps.suggesting import Suggested
 
 YEAR = 365
 
@@ -102,8 +106,7 @@ def limits(
     lacks to that. Where short windows differ by more than that by chance, the limit is wider, and that is said.
     """
     from esteira import steps
-    from esteira.steps.measuring import OF_CLASS
-    from esteira.steps.suggesting import QUANTILES, better
+    from esteira.steps.suggesting import QUANTILES
 
     spec = find(model)
     name, found = steps.limits(spec, as_of, factor)
@@ -115,39 +118,43 @@ def limits(
         for share, (limit, bad) in zip(QUANTILES, past.quantiles, strict=True):
             typer.echo(f"  {bound} {limit:<9.4g} holds in {share:>4.0%} of them; out of range: {bad}")
         typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}} (out of range: {past.bad})")
-        if past.longer is not None:
-            typer.echo(
-                f"  note: a window of {every} is off by {past.noise:.2g} by chance alone, so the limit is wider than --factor asks for; "
-                + (
-                    f"with check.every: {past.longer}d, about, it would not be"
-                    if past.longer <= spec.train.window // 4
-                    else "no check.every mends that: it takes more rows a day, or a larger --factor"
-                ),
-                err=True,
+        for note in _notes(spec, metric, past):
+            typer.echo(f"  note: {note}", err=True)
+
+
+def _notes(spec: ModelSpec, metric: str, past: Suggested) -> Iterator[str]:
+    """What a suggested limit does not say by itself."""
+    from esteira.steps.measuring import OF_CLASS
+    from esteira.steps.suggesting import better
+
+    if past.longer is not None:
+        every = counted(spec.check.every, "day")
+        yield (
+            f"a window of {every} is off by {past.noise:.2g} by chance alone, so the limit is wider than --factor asks for; "
+            + (
+                f"with check.every: {past.longer}d, about, it would not be"
+                if past.longer <= spec.train.window // 4
+                else "no check.every mends that: it takes more rows a day, or a larger --factor"
             )
-        if past.few:
-            typer.echo(
-                f"  note: {counted(past.few, 'past window')} had fewer than {OF_CLASS} rows of the rarer class: by such a check waits; give a longer check.every",
-                err=True,
-            )
-        if past.violated:
-            typer.echo(
-                f"  note: by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "
-                "little to learn from). A wider limit has fewer; esteira replay --suggest says what each would have brought",
-                err=True,
-            )
-        if spec.train.window < YEAR:
-            typer.echo(
-                f"  note: that is of {counted(spec.train.window, 'day')}; what other seasons bring they don't show. Where the year has any, "
-                "train.window should hold more than one",
-                err=True,
-            )
-        if not better(spec, metric, past.limit, past.chance):
-            typer.echo(
-                f"  note: that is no better than chance: a model that knows no feature reaches {past.chance:.4g}. A limit there "
-                "finds nothing: give a smaller --factor, better features, or a longer window",
-                err=True,
-            )
+        )
+    if past.few:
+        few = counted(past.few, "past window")
+        yield f"{few} had fewer than {OF_CLASS} rows of the rarer class: by such a check waits; give a longer check.every"
+    if past.violated:
+        yield (
+            f"by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "
+            "little to learn from). A wider limit has fewer; esteira replay --suggest says what each would have brought"
+        )
+    if spec.train.window < YEAR:
+        yield (
+            f"that is of {counted(spec.train.window, 'day')}; what other seasons bring they don't show. Where the year has any, "
+            "train.window should hold more than one"
+        )
+    if not better(spec, metric, past.limit, past.chance):
+        yield (
+            f"that is no better than chance: a model that knows no feature reaches {past.chance:.4g}. A limit there "
+            "finds nothing: give a smaller --factor, better features, or a longer window"
+        )
 
 
 @app.command()

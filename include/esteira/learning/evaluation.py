@@ -10,7 +10,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import SpecError
-from esteira.learning.metrics import METRICS
+from esteira.learning.metrics import METRICS, best_of
 from esteira.lifecycle import policy
 from esteira.lifecycle.policy import Gate
 from esteira.spec import ModelSpec
@@ -107,7 +107,7 @@ def bound(spec: ModelSpec, name: str) -> float:
 
 def allowed(spec: ModelSpec, name: str) -> float:
     """The error that the range of a metric allows; that of a metric whose best is 1 is what it lacks to that. Never 0."""
-    return abs(bound(spec, name) - (METRICS[name].best if name in METRICS else 0)) or TINY
+    return abs(bound(spec, name) - best_of(name)) or TINY
 
 
 def daily_gains(spec: ModelSpec, name: str, champion: pd.DataFrame, challenger: pd.DataFrame) -> list[float]:

@@ -10,7 +10,7 @@ from esteira import views
 from esteira.errors import Refused
 from esteira.lifecycle import episode
 from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run_key
-from esteira.lifecycle.policy import Decision, best_attempt
+from esteira.lifecycle.policy import best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import labelling, measuring, verification
@@ -116,14 +116,12 @@ class Found:
 def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     """Verify the promotion that is due; where it turned out worse, the mail about it is queued with the finding.
 
-    But only where its version is out of range, for else nobody is to act, and not by a check that is to make attempts, one of which
-    may replace it. A later check tells of it, where it serves still.
+    Where this check is not the one to tell of it (is_to_be_told), a later one is, if its version serves still.
     """
-    found, verdict = verification.measure_promotion(spec, day), measurements.decided(spec, day)
+    found = verification.measure_promotion(spec, day)
     if found is None:
         return None
-    is_told = found.worse and verdict is not None and verdict.decision is Decision.WATCH
-    mail = messages.worse(spec, day, found, run_url) if is_told else None
+    mail = messages.worse(spec, day, found, run_url) if verification.is_to_be_told(spec, found, day) else None
     ledger.write(spec, found, *([outbox.queued(spec, mail, day, run_key(day))] if mail else []))
     return Found(found, mail)
 

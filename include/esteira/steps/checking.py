@@ -310,13 +310,12 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
             f"model {spec.name}: version {version} is not of attempt {chosen.number}, which the check of {day} has come to since; "
             "run the task register again, and those after it"
         )
-    proposal = _proposal(spec, day, chosen, version, commit)
-    if runs.get(chosen.run_id).tags.get(blending.BACK):
-        pass  # it serves as it was
-    elif spec.promote.refit and chosen.number == 0:
+    back_to = runs.get(chosen.run_id).tags.get(blending.BACK)  # which serves as it was
+    proposal = _proposal(spec, day, chosen, version, commit, back_to)
+    if spec.promote.refit and chosen.number == 0 and not back_to:
         again, seen = blending.again(spec, day, chosen.run_id)
         proposal = replace(proposal, version=again, twin=version, seen=seen)
-    elif spec.promote.refit:
+    elif spec.promote.refit and chosen.number:
         recipe = spec.recipes[chosen.number - 1]
         frame, versions = _recipe_frame(spec, recipe, labelling.mature_through(spec, day), day)
         again = registering.refit(
@@ -327,9 +326,8 @@ def promote_chosen(spec: ModelSpec, day: date, version: int, commit: str) -> int
     return proposal.version
 
 
-def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit: str) -> Proposal:
+def _proposal(spec: ModelSpec, day: date, chosen: Attempt, version: int, commit: str, back_to: str | None) -> Proposal:
     """What the check of a day has come to, as a version that is to be champion from the violation on."""
-    back_to = runs.get(chosen.run_id).tags.get(blending.BACK)
     which = f"attempt {chosen.number}" + (f", version {back_to} as it was," if back_to else "")
     measured = f"{spec.check.metric} = {chosen.value:.4g} on the held-out slice, {better_by(chosen.gain)}"
     facts = {

@@ -15,7 +15,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.learning import drift, evaluation
-from esteira.learning.metrics import METRICS
+from esteira.learning.metrics import METRICS, best_of
 from esteira.lifecycle import episode, policy
 from esteira.lifecycle.events import Drifted, Known, Recovered, Unrecovered, run_key
 from esteira.lifecycle.policy import Decision, Measurement, Verdict
@@ -406,7 +406,7 @@ def known_now(spec: ModelSpec, day: date) -> Known:
 
 
 def _off(spec: ModelSpec, name: str, value: float) -> float:
-    return policy.off_by(value, evaluation.bound(spec, name), METRICS[name].best if name in METRICS else 0)
+    return policy.off_by(value, evaluation.bound(spec, name), best_of(name))
 
 
 def only_measured(spec: ModelSpec, day: date) -> str:

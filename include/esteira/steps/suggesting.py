@@ -13,7 +13,7 @@ import pandas as pd
 from esteira import data
 from esteira.errors import DataError
 from esteira.learning import evaluation, pipelines, tuning
-from esteira.learning.metrics import METRICS
+from esteira.learning.metrics import best_of
 from esteira.spec import ModelSpec
 from esteira.steps import preparing
 from esteira.steps.measuring import OF_CLASS, is_by_class, rarer
@@ -128,7 +128,7 @@ def _suggested(
         return sum(value < limit if higher else value > limit for value in values)
 
     median, worse = bound(0.5), -1 if higher else 1
-    away = (factor - 1) * abs(median - (METRICS[name].best if name in METRICS else 0))
+    away = (factor - 1) * abs(median - best_of(name))
     noise = _noise(values, [each[name] for each in errors])
     beyond = SURE * noise
     if better(spec, name, median, chance) and not math.isnan(chance):  # so wide a limit as chance would find nothing

@@ -11,7 +11,7 @@ import pandas as pd
 
 from esteira.learning import evaluation
 from esteira.lifecycle.events import Verified, run_key
-from esteira.lifecycle.policy import Gate
+from esteira.lifecycle.policy import Decision, Gate
 from esteira.lifecycle.sequence import Promoted
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
-    """The promotion whose first window is whole by the day, and was verified by no other day's check, or turned out worse and nobody was told."""
+    """The promotion whose first window is whole by the day, and was verified by no other day's check, or turned out worse, of which people are still to be told."""
     known = ledger.state(spec)
     now = known.serving(day)
     promoted = known.promotion_of(now) if now is not None else None
@@ -38,8 +38,18 @@ def to_verify(spec: ModelSpec, day: date) -> Promoted | None:
     if first_window(spec, promoted)[1] > labelling.mature_through(spec, day):
         return None
     verified = _verified(spec, promoted)
-    is_due = verified is None or verified.by == run_key(day) or (verified.worse and not outbox.mails(spec, verified.id))
+    is_due = verified is None or verified.by == run_key(day) or is_to_be_told(spec, verified, day)
     return promoted if is_due else None
+
+
+def is_to_be_told(spec: ModelSpec, found: Verified, day: date) -> bool:
+    """Whether a day's check tells people, who do not know it yet, that a promotion turned out worse.
+
+    Only where its version is out of range, for else nobody is to act, and not where attempts are made, one of which may replace it.
+    """
+    verdict = measurements.decided(spec, day)
+    is_bad = found.worse and verdict is not None and verdict.decision is Decision.WATCH
+    return is_bad and not outbox.mails(spec, found.id)
 
 
 def _verified(spec: ModelSpec, promoted: Promoted) -> Verified | None:
