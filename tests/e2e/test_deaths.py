@@ -13,7 +13,7 @@ from tests.models import AS_OF
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
-HOLDERS = text("SELECT count(*) FROM pg_locks WHERE relation = 'slot_pool'::regclass AND mode = 'RowShareLock'")
+HOLDERS = text("SELECT pid FROM pg_locks WHERE relation = 'slot_pool'::regclass AND mode = 'RowShareLock'")
 
 
 @pytest.mark.slow
@@ -24,18 +24,21 @@ def test_a_scheduler_that_is_killed_as_it_hands_out_tasks_holds_back_no_later_on
     scheduler = psutil.Process(supervision.interface(stack).getProcessInfo("scheduler")["pid"])
     with metadata.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
+        held: set[int] = set()
+
         def caught() -> bool:
             if not connection.scalar(HOLDERS):
                 return False
             scheduler.suspend()
-            if connection.scalar(HOLDERS):
-                return True
-            scheduler.resume()
-            return False
+            held.update(connection.scalars(HOLDERS))
+            if not held:
+                scheduler.resume()
+            return bool(held)
 
         airflow.until(caught, 60, "the scheduler to hold the pools", poll=0.001)
         scheduler.kill()
         airflow.unpause("clockwork_train")
         run_id = airflow.trigger("clockwork_train", day=str(AS_OF))
         assert airflow.wait("clockwork_train", run_id, 240) == "success"
-        assert connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")) == 0
+        # The scheduler that runs now may hold them for a moment, by a connection of its own.
+        assert not held & set(connection.scalars(HOLDERS))

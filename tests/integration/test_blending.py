@@ -17,7 +17,8 @@ from esteira.steps.rollbacks import Asked
 from esteira.store import ledger, measurements, runs
 from esteira.store.lineage import DataVersions, DaysSeen
 
-from tests import models
+from tests import corpora, models
+from tests.conftest import fresh_home, use_home
 from tests.models import AS_OF, CHANGE, FIRST, score_days
 
 BACK = CHANGE + timedelta(days=24)  # the world is again as it was
@@ -40,22 +41,38 @@ def check_daily(spec: ModelSpec, first: date, last: date) -> dict[date, checking
     return found
 
 
-@pytest.fixture
-def returned(home: Path, tmp_path: Path) -> tuple[ModelSpec, date]:
-    """A model that was trained anew as the world changed, and the day on which the old world's return is violated."""
-    spec = write(tmp_path / "models")
+@pytest.fixture(scope="module")
+def returned_once(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> tuple[Path, date]:
+    """The state folder of a model that was trained anew as the world changed, and the day on which the old world's return is violated."""
+    home = tmp_path_factory.mktemp("returned")
+    fresh_home(home, mlflow_template)
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(home, patch)
+        return home, returns(write(home / "models"))
+
+
+def returns(spec: ModelSpec) -> date:
     steps.train(spec, AS_OF, "t")
     checks = check_daily(spec, FIRST, BACK - timedelta(days=1))
     assert [each.promoted for each in checks.values() if each.promoted], "the loop has answered the change"
-    day = BACK
-    while True:
+    for day in data.days(BACK, BACK + timedelta(days=20)):
         score_days(spec, [day], f"r{day}")
         steps.store_labels(spec, day)
         steps.measure(spec, day)
         if steps.decide(spec, day).decision is Decision.RETRAIN:
-            return spec, day
-        day += timedelta(days=1)
-        assert day < BACK + timedelta(days=21)
+            return day
+    raise AssertionError("the old world's return is not seen")
+
+
+@pytest.fixture
+def returned(
+    returned_once: tuple[Path, date], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ModelSpec, date]:
+    """The same, of the test's own."""
+    once, day = returned_once
+    corpora.copy_home(once, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return write(tmp_path / "models"), day
 
 
 def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
