@@ -47,7 +47,7 @@ ELSEWHERE = {
     "make bench-parse": "by hand: it takes ten minutes",
     "make bench-loop": "by hand: it takes hours",
     "make bench-start": "by hand: it takes a quarter of an hour",
-    "make simulate": "tests/unit/test_lifecycle_state.py::test_thousands_of_histories_keep_every_rule",
+    "make simulate": "tests/unit/test_lifecycle_state.py::test_a_thousand_histories_keep_every_rule",
     "make simulate-broken": "tests/unit/test_simulation.py::test_a_rule_that_is_broken_is_found",
     "make soak": "by hand: it takes an hour and a half",
     "make secrets": STACK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,10 @@ from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec, load
 from esteira.steps import blending, champions, checking, measuring, rollbacks
 from esteira.steps.rollbacks import Asked
-from esteira.store import ledger, measurements, runs
+from esteira.store import lake, ledger, measurements, runs
 from esteira.store.lineage import DataVersions, DaysSeen
+from esteira.store.memory import MemoryLake
+from esteira.store.memory_tracking import MemoryTracking
 
 from tests import corpora, models
 from tests.conftest import fresh_home, use_home
@@ -73,6 +76,13 @@ def returned(
     corpora.copy_home(once, tmp_path / "home")
     use_home(tmp_path / "home", monkeypatch)
     return write(tmp_path / "models"), day
+
+
+@pytest.fixture
+def in_memory(home: Path) -> Iterator[None]:
+    """A lake and a registry in memory, which is faster: for tests of what is decided, and not of what is written."""
+    with lake.using(MemoryLake()), runs.using(MemoryTracking()):
+        yield
 
 
 def test_what_was_trained_for_the_old_world_recovers_it_where_no_training_does(
@@ -167,7 +177,7 @@ def test_without_days_that_a_model_has_not_seen_there_is_nothing_to_blend(home: 
     assert len(runs.search(spec, kind="blend")) <= runs_before + 1
 
 
-def test_where_it_is_switched_off_no_blend_is_tried(home: Path, tmp_path: Path) -> None:
+def test_where_it_is_switched_off_no_blend_is_tried(in_memory: None, tmp_path: Path) -> None:
     spec = write(tmp_path / "models", YAML.replace("promote:", "retrain_first: none\npromote:"))
     steps.train(spec, AS_OF, "t")
     check_daily(spec, FIRST, CHANGE + timedelta(days=15))
@@ -202,7 +212,7 @@ def test_what_serves_is_chosen_from_the_members_that_were_judged(returned: tuple
     assert trained not in judged
 
 
-def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(home: Path, tmp_path: Path) -> None:
+def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(in_memory: None, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=YAML)
     steps.train(spec, AS_OF, "t")
     checks = check_daily(spec, FIRST, CHANGE + timedelta(days=42))

@@ -260,8 +260,8 @@ def test_an_old_rollback_voids_what_was_promoted_since_its_version(two: State) -
     assert versions(after(two, old), range(12)) == [None, *[1] * 11]
 
 
-def test_thousands_of_histories_keep_every_rule() -> None:
-    assert lifecycle.check_many(0, 3000) == 3000
+def test_a_thousand_histories_keep_every_rule() -> None:
+    assert lifecycle.check_many(0, 1000) == 1000
 
 
 MUTATIONS = {
