@@ -23,7 +23,6 @@ def test_a_scheduler_that_is_killed_as_it_hands_out_tasks_holds_back_no_later_on
     """Its workers live on, and with them its connections: the server must end the transaction by itself."""
     scheduler = psutil.Process(supervision.interface(stack).getProcessInfo("scheduler")["pid"])
     with metadata.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-
         held: set[int] = set()
 
         def caught() -> bool:

@@ -60,7 +60,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
 def test_status_says_what_a_person_wants_to_know(trained) -> None:
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
-    steps.check(spec, FIRST + timedelta(days=7))
+    steps.check(spec, FIRST + timedelta(days=7), keep_notebook=False)
     found = operations.shown(views.status(spec))
     assert found["champion"] == f"version 1, serving from {FIRST}"
     assert found["last day scored"] == str(FIRST + timedelta(days=7))
@@ -120,7 +120,7 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     steps.train(spec, AS_OF, "t")
     day = CHANGE + timedelta(days=14)
     score_days(spec, data.days(FIRST, day))
-    assert steps.check(spec, day).verdict.decision is Decision.RETRAIN
+    assert steps.check(spec, day, keep_notebook=False).verdict.decision is Decision.RETRAIN
     steps.keep_drift_report(spec, day)
     text = [caplog.text, rendering.text(steps.warn(spec, day)), str(operations.shown(views.status(spec)))]
     files = [*home.glob("mlflow/artifacts/**/*"), *home.glob("lake/**/_delta_log/*.json")]
@@ -189,7 +189,7 @@ def test_a_warning_is_queued_without_any_server(tried: tuple[ModelSpec, date]) -
 def test_where_nothing_is_out_of_range_there_is_nothing_to_warn_of(trained) -> None:
     spec, day = trained(), FIRST + timedelta(days=8)
     score_days(spec, data.days(FIRST, day))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     with pytest.raises(Refused, match="has found nothing out of range"):
         steps.warn(spec, day)
 

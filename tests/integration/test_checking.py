@@ -112,7 +112,7 @@ def test_a_recipe_since_the_violation_learns_from_its_first_half_and_is_judged_o
     recipes = Recipe(window="28d"), Recipe(window="28d", since_violation=True)
     check = spec.check.model_copy(update={"slice": 14})
     spec = spec.model_copy(update={"check": check, "retrain": recipes})
-    outcomes = steps.check(spec, day).outcomes
+    outcomes = steps.check(spec, day, keep_notebook=False).outcomes
     mature = day - timedelta(days=1)
     assert measuring.violation_began(spec, day) == CHANGE + timedelta(days=7), (
         "within the first bad window it may have been later"
@@ -151,7 +151,7 @@ def test_a_recipe_since_the_violation_is_promoted_where_two_thirds_of_its_gain_a
     monkeypatch.setattr(
         evaluation, "gate", lambda *given, **more: replace(found := real(*given, **more), lower=sure * found.gain)
     )
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     assert list(checked.outcomes) == [Outcome.FAILS, outcome]
     assert (checked.promoted is None) == (outcome is Outcome.UNPROVEN)
     assert (checked.warning is None) == (outcome is Outcome.RECOVERS)
@@ -167,7 +167,7 @@ def test_an_attempt_brings_the_metric_a_part_of_the_way_back_at_least(trained, m
         return real(*given, **more)
 
     monkeypatch.setattr(evaluation, "gate", gate)
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     reached = measurements.windows(spec, day, Window.SLICE)[0].metrics["mae_over_mean"].value
     assert reached > 0.3
     assert least == pytest.approx([checking.CLOSER * (reached - 0.3)] * len(least))
@@ -191,10 +191,12 @@ def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_
 
 def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    first = steps.check(spec, day)
+    first = steps.check(spec, day, keep_notebook=False)
     before = snapshot(spec)
     assert first.promoted is not None
-    assert steps.check(spec, day) == replace(first, rescored=Reconciled())  # there was nothing left to score
+    assert steps.check(spec, day, keep_notebook=False) == replace(
+        first, rescored=Reconciled()
+    )  # there was nothing left to score
     verdict = steps.decide(spec, day)
     assert verdict.decision is Decision.KEEP
     assert "only measured" in verdict.why
@@ -203,7 +205,7 @@ def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
 
 def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     spec, day = lived(trained, noise=str(CHANGE))
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
     assert verdict.decision is Decision.RETRAIN
     assert Outcome.RECOVERS not in outcomes
@@ -236,7 +238,7 @@ def test_after_three_loops_that_did_not_help_a_check_trains_once(trained) -> Non
     for before in (70, 56, 35):
         last = measurements.windows(spec, day)[-1].last - timedelta(days=before)
         ledger.write(spec, Unrecovered(version=1, last=last, known=known, day=last, by=f"check:{last}", why="x"))
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     assert checked.verdict.decision is Decision.PROBE
     assert list(checked.attempts) == [1]
     assert checked.warning is not None
@@ -255,7 +257,7 @@ def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest
         return real(spec, day, attempt)
 
     monkeypatch.setattr(checking, "retrain", crash)
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     outcomes, version = list(checked.outcomes), checked.promoted
     assert outcomes == [Outcome.FAILS, Outcome.RECOVERS]
     assert version is not None
@@ -264,18 +266,18 @@ def test_a_crash_is_an_attempt_that_did_not_improve(trained, monkeypatch: pytest
 def test_a_check_of_an_earlier_day_only_measures(trained) -> None:
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=9)))
-    steps.check(spec, FIRST + timedelta(days=9))
-    verdict = steps.check(spec, FIRST + timedelta(days=5)).verdict
+    steps.check(spec, FIRST + timedelta(days=9), keep_notebook=False)
+    verdict = steps.check(spec, FIRST + timedelta(days=5), keep_notebook=False).verdict
     assert verdict.decision is Decision.KEEP
     assert verdict.why == f"only measured: {FIRST + timedelta(days=9)} was checked already"
 
 
 def test_without_a_champion_or_a_whole_window_the_check_waits(home: Path, tmp_path: Path, trained) -> None:
     untrained = models.write(tmp_path / "models", "fresh")
-    assert steps.check(untrained, FIRST).verdict.decision is Decision.WAIT
+    assert steps.check(untrained, FIRST, keep_notebook=False).verdict.decision is Decision.WAIT
     spec = trained()
     score_days(spec, [FIRST])
-    assert steps.check(spec, FIRST).verdict.decision is Decision.WAIT
+    assert steps.check(spec, FIRST, keep_notebook=False).verdict.decision is Decision.WAIT
 
 
 def twice(step, *args):

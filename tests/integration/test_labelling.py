@@ -164,7 +164,7 @@ def test_labels_that_settle_are_read_until_they_have_and_used_after(
     assert labelling.store(spec, FIRST, FIRST + timedelta(days=16)) == 14
     assert (sum_of(spec, FIRST), sum_of(spec, FIRST + timedelta(days=5))) == pytest.approx((before[0], before[1] + 24))
     assert labelling.store(spec, FIRST, FIRST + timedelta(days=16)) == 7
-    verdict = steps.check(spec, FIRST + timedelta(days=16)).verdict
+    verdict = steps.check(spec, FIRST + timedelta(days=16), keep_notebook=False).verdict
     (window,) = measurements.windows(spec, FIRST + timedelta(days=16))
     assert (verdict.decision.value, window.last) == ("keep", FIRST + timedelta(days=6))
 

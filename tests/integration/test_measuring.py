@@ -115,14 +115,14 @@ def test_a_check_said_again_measures_no_range_again(trained, again: bool) -> Non
 
 def test_a_check_without_a_champion_is_in_nobodys_way(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path)
-    assert steps.check(spec, FIRST + timedelta(days=60)).verdict.decision is Decision.WAIT
+    assert steps.check(spec, FIRST + timedelta(days=60), keep_notebook=False).verdict.decision is Decision.WAIT
     assert lake.days_of("metrics", spec.name) == []
 
 
 def test_a_healthy_check_keeps_and_records(trained) -> None:
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=15)))
-    checked = steps.check(spec, FIRST + timedelta(days=14))
+    checked = steps.check(spec, FIRST + timedelta(days=14), keep_notebook=False)
     verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
     assert (verdict.decision, outcomes, version) == (Decision.KEEP, [], None)
     rows = lake.read("metrics", spec.name)
@@ -193,13 +193,13 @@ def test_incomplete_labels_wait_and_never_retrain(trained, monkeypatch: pytest.M
         return rows[(rows["day"] < pd.Timestamp(late)) | (rows["site"] == "A")]
 
     monkeypatch.setattr(data, "read_labels", partial)
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     verdict, outcomes = checked.verdict, list(checked.outcomes)
     assert verdict.decision is Decision.WAIT
     assert "% of the rows have one, and at least 90% would be usual" in verdict.why
     assert outcomes == []
     monkeypatch.setattr(data, "read_labels", real)
-    assert steps.check(spec, day).verdict.decision is Decision.RETRAIN
+    assert steps.check(spec, day, keep_notebook=False).verdict.decision is Decision.RETRAIN
 
 
 @pytest.mark.parametrize("later", [7, 75])
@@ -218,7 +218,7 @@ def test_labels_of_one_class_where_both_were_usual_wait_for_ever(
         return rows.assign(label=rows["label"].where(rows["day"] < pd.Timestamp(FIRST), "low"))
 
     monkeypatch.setattr(data, "read_labels", only_low)
-    verdict = steps.check(spec, day).verdict
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
     assert verdict.decision is Decision.WAIT
     assert "they hold 1 class (amount=low), and several were usual" in verdict.why
 
@@ -240,7 +240,7 @@ def test_a_window_of_one_class_is_no_lack_where_such_windows_were_usual(
     assert runs.profile(runs.run_of(spec, 1))[drift.LABELLED]["spread"] > 10
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
-    assert steps.check(spec, day).verdict.decision is not Decision.WAIT
+    assert steps.check(spec, day, keep_notebook=False).verdict.decision is not Decision.WAIT
     rows = lake.read("metrics", spec.name, role="labels", window="window", metric="classes")
     assert rows[["value", "in_range"]].to_numpy().tolist() == [[1, True]]
 
@@ -266,7 +266,7 @@ def test_a_few_rows_of_the_rarer_class_are_no_evidence_for_a_metric_made_of_each
     monkeypatch.setattr(data, "read_labels", rare)
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
-    verdict = steps.check(spec, day).verdict
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
     assert (verdict.decision is Decision.WAIT) == waits
     assert ("7 of the rows are of the rarer class, and a metric made of each class takes 10" in verdict.why) == waits
 
@@ -291,7 +291,7 @@ def test_labels_that_came_for_a_third_wait_for_ever(trained, monkeypatch: pytest
         return rows[(rows["day"] < pd.Timestamp(FIRST)) | (rows["site"] == "A")]
 
     monkeypatch.setattr(data, "read_labels", partial)
-    verdict = steps.check(spec, day).verdict
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
     assert verdict.decision is Decision.WAIT
     assert "33% of the rows have one, and at least 90% would be usual" in verdict.why
     said = steps.train(spec, day, "t2")
@@ -321,7 +321,7 @@ def test_what_is_usual_is_what_rows_as_old_had(home: Path, tmp_path: Path, monke
     assert shares[1:4] == [1.0, 1.0, 1.0]
     day = today[0] = FIRST + timedelta(days=14)
     score_days(spec, data.days(FIRST, day))
-    assert steps.check(spec, day).verdict.decision is Decision.KEEP
+    assert steps.check(spec, day, keep_notebook=False).verdict.decision is Decision.KEEP
     rows = lake.read("metrics", spec.name, role="labels", metric="labelled_share", window="window")
     assert dict(zip(rows["last_day"].dt.date, rows["min"].round(2), strict=True)) == {
         day - timedelta(days=1): 0.6,
@@ -345,7 +345,7 @@ def test_a_version_that_says_nothing_of_its_labels_is_compared_with_the_days_bef
             lambda rows: (rows["day"] < pd.Timestamp(late)) | (rows["site"] == "A")
         ],
     )
-    verdict = steps.check(spec, day).verdict
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
     assert verdict.decision is Decision.WAIT
     assert "of the rows have one, and at least 90% would be usual" in verdict.why
 
@@ -378,7 +378,7 @@ def test_nobody_is_told_that_a_first_window_takes_as_long_as_its_labels(trained)
     decided = []
     for day in data.days(FIRST, FIRST + timedelta(days=36)):
         score_days(spec, [day], f"r{day}")
-        decided.append(steps.check(spec, day).verdict.decision)
+        decided.append(steps.check(spec, day, keep_notebook=False).verdict.decision)
     assert decided == [Decision.WAIT] * 36 + [Decision.KEEP]
     assert outbox.mails(spec, "waits") == []
 
@@ -393,7 +393,7 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
     told = {}
     for day in data.days(FIRST, FIRST + timedelta(days=30)):
         score_days(spec, [day], f"r{day}")
-        assert steps.check(spec, day).verdict.decision is Decision.WAIT
+        assert steps.check(spec, day, keep_notebook=False).verdict.decision is Decision.WAIT
         told[day] = len(outbox.mails(spec, "waits"))
     assert next(day for day, count in told.items() if count) == FIRST + timedelta(days=7 + 15)
     assert max(told.values()) == 1
@@ -421,7 +421,7 @@ def test_who_is_told_of_a_wait_hears_how_late_labels_are(
     for day in data.days(FIRST, FIRST + timedelta(days=11 + 7 * patience)):
         today[0] = day
         score_days(spec, [day], f"r{day}")
-        steps.check(spec, day)
+        steps.check(spec, day, keep_notebook=False)
     (mail,) = outbox.mails(spec, "waits")
     told = date.fromisoformat(mail.lead.split("check of ")[1][:10])
     assert f"The newest day that has its labels is {told - timedelta(days=late)}, {late} days before" in mail.lead
@@ -433,7 +433,7 @@ def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tm
     steps.train(spec, AS_OF, "t")
     for day in data.days(FIRST, FIRST + timedelta(days=9)):
         score_days(spec, [day], f"r{day}")
-        steps.check(spec, day)
+        steps.check(spec, day, keep_notebook=False)
     rows = lake.read("metrics", spec.name, role="estimated", metric="accuracy")
     days = rows[rows["window"] == "day"]
     assert len(days) >= 5
@@ -456,7 +456,7 @@ def test_a_metric_that_can_not_be_computed_waits(trained, monkeypatch: pytest.Mo
         return {**real(spec, rows, names), "mae_over_mean": float("nan")}
 
     monkeypatch.setattr(evaluation, "evaluate", unknown)
-    verdict = steps.check(spec, day).verdict
+    verdict = steps.check(spec, day, keep_notebook=False).verdict
     assert verdict.decision is Decision.WAIT
     assert "mae_over_mean can't be computed" in verdict.why
     row = lake.read("metrics", spec.name, check_day=day, window="window", metric="mae_over_mean", role="champion")
@@ -470,7 +470,7 @@ def test_an_estimate_that_fails_does_not_keep_a_check_from_deciding(
     steps.train(spec, AS_OF, "t")
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
     monkeypatch.setattr("esteira.steps.estimating.records", lambda *_: 1 / 0)
-    assert steps.check(spec, FIRST + timedelta(days=7)).verdict.decision is Decision.KEEP
+    assert steps.check(spec, FIRST + timedelta(days=7), keep_notebook=False).verdict.decision is Decision.KEEP
     assert "no estimate for the days without labels" in caplog.text
 
 

@@ -47,7 +47,7 @@ def published(spec: ModelSpec) -> dict[date, set[int | None]]:
 def rolled_back(trained) -> tuple[ModelSpec, date]:
     """A check has promoted, and somebody has rolled that back."""
     spec, day = lived(trained, change=str(CHANGE))
-    assert steps.check(spec, day).promoted == 2
+    assert steps.check(spec, day, keep_notebook=False).promoted == 2
     rollbacks.perform(spec, ANA)
     assert set().union(*versions(spec).values()) == {1}
     return spec, day
@@ -55,7 +55,7 @@ def rolled_back(trained) -> tuple[ModelSpec, date]:
 
 def test_a_check_run_again_undoes_no_roll_back(rolled_back: tuple[ModelSpec, date]) -> None:
     spec, day = rolled_back
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     assert set().union(*versions(spec).values()) == {1}
     assert ledger.champion(spec).version == 1  # type: ignore[union-attr]
 
@@ -120,7 +120,7 @@ def test_an_attempt_that_can_not_be_told_to_mlflow_has_crashed(trained, monkeypa
         real(run_id, **given)
 
     monkeypatch.setattr(runs, "log", log)
-    found = steps.check(spec, day)
+    found = steps.check(spec, day, keep_notebook=False)
     assert found.outcomes == (Outcome.FAILS, Outcome.FAILS)
     assert measurements.attempts(spec, day) == {}
     assert found.promoted is None
@@ -146,7 +146,7 @@ def test_a_training_that_is_said_again_does_not_promote_what_was_rolled_back(
 
 def test_a_roll_back_is_of_the_champion_that_was_seen(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     plan = rollbacks.plan(spec, ANA)
     steps.train(spec, day, "meanwhile", promoted=False)
     champions.promote(spec, Proposal(3, day, measured=2, why="a mend", by="x"))
@@ -161,7 +161,7 @@ def test_a_promotion_while_a_roll_back_is_written_is_not_rolled_back_unseen(
     trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     steps.train(spec, day, "meanwhile", promoted=False)
     real, raced = ledger.write, []
 
@@ -189,7 +189,7 @@ def test_what_a_run_has_let_go_it_does_not_let_go_again(trained) -> None:
 
 def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     score_days(spec, [CHANGE], run="again")  # who served that day was version 1
     assert versions(spec)[CHANGE] == {2}
     rollbacks.perform(spec, ANA)
@@ -199,7 +199,7 @@ def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> No
 
 def test_an_undone_roll_back_leaves_healthy_days_as_they_were(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     before = versions(spec)
     healthy = lake.read("predictions", spec.name, day=(FIRST, CHANGE - timedelta(days=1)))
     _, there = rollbacks.perform(spec, ANA)
@@ -213,7 +213,7 @@ def test_an_undone_roll_back_leaves_healthy_days_as_they_were(trained) -> None:
 
 def test_a_roll_back_from_a_day_on_leaves_those_before_it(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     since = CHANGE + timedelta(days=3)
     _, done = rollbacks.perform(spec, Asked(by="ana", first_day=since))
     assert done.days == tuple(data.days(since, day))
@@ -248,7 +248,7 @@ def test_a_score_beside_a_promotion_ends_in_the_new_champion(
     tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, day, after = tomorrow
-    beside(monkeypatch, lambda: steps.check(spec, day))
+    beside(monkeypatch, lambda: steps.check(spec, day, keep_notebook=False))
     steps.score(spec, [after], "score")
     assert versions(spec)[after] == {2}
     assert versions(spec) == published(spec)
@@ -258,7 +258,7 @@ def test_a_score_beside_a_roll_back_ends_in_the_old_champion(
     tomorrow: tuple[ModelSpec, date, date], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, day, after = tomorrow
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     beside(monkeypatch, lambda: rollbacks.perform(spec, ANA))
     steps.score(spec, [*data.days(CHANGE, after)], "score")
     assert versions(spec) == published(spec)
@@ -271,7 +271,7 @@ def test_what_was_computed_from_an_older_state_is_not_written_over_newer(
     spec, day, after = tomorrow
 
     def meanwhile() -> None:
-        steps.check(spec, day)
+        steps.check(spec, day, keep_notebook=False)
         steps.score(spec, [after], "another")
 
     beside(monkeypatch, meanwhile)
@@ -287,7 +287,7 @@ def spoiled(spec: ModelSpec, day: date) -> None:
 
 def test_a_day_whose_features_are_of_another_spec_is_built_anew(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     spoiled(spec, CHANGE)
     said = CliRunner().invoke(app, ["rollback", spec.name, "--dry-run"])
     assert f"the features of {CHANGE} are gone, or of another model.yaml: they are built anew first" in said.output
@@ -298,7 +298,7 @@ def test_a_day_whose_features_are_of_another_spec_is_built_anew(trained) -> None
 
 def test_a_day_that_can_not_be_built_anew_is_left_and_told(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     spoiled(spec, CHANGE)
 
     def unbuilt(*_: object) -> None:
@@ -354,13 +354,13 @@ def test_a_feature_that_is_dropped_leaves_the_days_of_older_versions_as_they_are
 
 def test_a_check_of_a_day_too_late_does_not_switch_the_loop_off(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    assert steps.check(spec, day + timedelta(days=200)).verdict.decision is Decision.WAIT
-    assert steps.check(spec, day).promoted == 2
+    assert steps.check(spec, day + timedelta(days=200), keep_notebook=False).verdict.decision is Decision.WAIT
+    assert steps.check(spec, day, keep_notebook=False).promoted == 2
 
 
 def test_the_command_line_names_the_champion_that_serves(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     monkeypatch.setattr(rollbacks, "shown", lambda *_: [str(rollbacks.perform(spec, Asked(by="bob"))[1])])  # meanwhile
     said = CliRunner().invoke(app, ["rollback", spec.name, "--yes"])
     assert "somebody else has done so meanwhile" in said.output
@@ -371,7 +371,7 @@ def test_the_command_line_names_the_champion_that_serves(trained, monkeypatch: p
 
 def test_a_version_that_can_not_score_is_not_gone_back_to(trained, tmp_path: Path) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     fewer = models.write(
         tmp_path / "models", change=str(CHANGE), yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [heat]")
     )
@@ -385,7 +385,7 @@ def test_a_version_that_can_not_score_is_not_gone_back_to(trained, tmp_path: Pat
 
 def test_a_promotion_that_was_rolled_back_is_not_verified(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     after = day + timedelta(days=8)
     score_days(spec, data.days(day + timedelta(days=1), after))
     rollbacks.perform(spec, ANA)
@@ -460,7 +460,7 @@ def test_a_promotion_between_two_looks_at_the_state_is_not_missed(
     def late(*given: object) -> object:
         if not done:
             done.append(True)
-            steps.check(spec, day)
+            steps.check(spec, day, keep_notebook=False)
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ledger, "require_published", late)

@@ -26,7 +26,7 @@ def test_a_promotion_that_turned_out_worse_is_reported_and_can_be_rolled_back(
     trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, days = promoted_worse(trained, monkeypatch)
-    steps.check(spec, days[-1])
+    steps.check(spec, days[-1], keep_notebook=False)
     (waiting,) = outbox.waiting(spec)
     assert "version 2 is worse than version 1" in waiting.mail.subject
     assert f"esteira rollback {spec.name} --to 1" in rendering.text(waiting.mail)
@@ -98,7 +98,7 @@ def test_limits_and_rollback_from_the_command_line(trained, monkeypatch: pytest.
     def rollback(*given: str) -> Result:
         return CliRunner().invoke(app, ["rollback", spec.name, *given])
 
-    steps.check(spec, days[-1])
+    steps.check(spec, days[-1], keep_notebook=False)
     shown = rollback("--dry-run")
     assert shown.exit_code == 0, shown.output
     assert "version 1 becomes the champion in place of version 2" in shown.output

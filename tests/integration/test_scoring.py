@@ -117,7 +117,7 @@ def test_a_day_that_is_scored_beside_a_promotion_is_of_the_new_champion(trained)
     steps.extract(spec, [tomorrow])
     steps.features(spec, [tomorrow])
     steps.score(spec, [tomorrow], "tomorrow")
-    promoted = steps.check(spec, day).promoted
+    promoted = steps.check(spec, day, keep_notebook=False).promoted
     steps.publish(spec, [tomorrow], "tomorrow")
     for table in ("predictions", "served"):
         assert set(lake.read(table, spec.name, day=tomorrow)["version"]) == {promoted}  # type: ignore[arg-type]

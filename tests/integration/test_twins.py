@@ -51,7 +51,7 @@ def test_a_check_promotes_what_is_fitted_again_and_its_twin_scores_what_that_has
     day = CHANGE + timedelta(days=14)
     score_days(spec, data.days(FIRST, day))
     before = versions(spec)
-    checked = steps.check(spec, day)
+    checked = steps.check(spec, day, keep_notebook=False)
     promoted = ledger.state(spec).promotions[-1]
     assert checked.promoted == promoted.version
     assert promoted.twin is not None

@@ -25,11 +25,11 @@ from tests.worlds import lived, promoted_worse
 
 def test_the_first_window_verifies_a_promotion(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    version = steps.check(spec, day).promoted
+    version = steps.check(spec, day, keep_notebook=False).promoted
     later = data.days(day + timedelta(days=1), day + timedelta(days=8))
     score_days(spec, later)
     assert to_verify(spec, later[-2]) is None
-    steps.check(spec, later[-1])
+    steps.check(spec, later[-1], keep_notebook=False)
     known = lake.read("ledger", spec.name, to_state="verified")
     assert list(known["version"]) == [version]
     assert "which it replaced, would have had" in known["why"].iloc[0]
@@ -42,7 +42,7 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
 
 def test_labels_that_look_incomplete_verify_nothing(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    assert steps.check(spec, day).promoted
+    assert steps.check(spec, day, keep_notebook=False).promoted
     later = data.days(day + timedelta(days=1), day + timedelta(days=8))
     score_days(spec, later)
     real = data.read_labels
@@ -53,9 +53,9 @@ def test_labels_that_look_incomplete_verify_nothing(trained, monkeypatch: pytest
 
     with monkeypatch.context() as patched:
         patched.setattr(data, "read_labels", partly)
-        steps.check(spec, later[-1])
+        steps.check(spec, later[-1], keep_notebook=False)
     assert not len(lake.read("ledger", spec.name, to_state="verified"))
-    steps.check(spec, later[-1])
+    steps.check(spec, later[-1], keep_notebook=False)
     assert len(lake.read("ledger", spec.name, to_state="verified")) == 1
 
 
@@ -66,7 +66,7 @@ def test_a_promotion_whose_roll_back_was_undone_is_verified(trained, monkeypatch
     rollbacks.perform(spec, Asked(by="ana", undo=True))
     day = days[-1] + timedelta(days=1)
     score_days(spec, [day])
-    found = steps.check(spec, day).worse
+    found = steps.check(spec, day, keep_notebook=False).worse
     assert found is not None
     assert (found.version, found.replaced, found.worse) == (2, 1, True)
     assert re.search(r"worse by [\d.]+ \(between [\d.]+ and [\d.]+ worse, over 7 days", found.why), found.why
@@ -100,7 +100,7 @@ def test_a_check_that_makes_attempts_leaves_the_mail_to_the_next_one(trained, mo
     at_once = spec.model_copy(update={"check": spec.check.model_copy(update={"violated": rule})})
     with monkeypatch.context() as patched:
         patched.setattr(checking, "_attempt", lambda *_: None)  # none of them helps
-        found = steps.check(at_once, days[-1])
+        found = steps.check(at_once, days[-1], keep_notebook=False)
     assert found.verdict.decision is Decision.RETRAIN
     assert found.worse is not None
     assert found.worse.worse
@@ -108,7 +108,7 @@ def test_a_check_that_makes_attempts_leaves_the_mail_to_the_next_one(trained, mo
     tomorrow = days[-1] + timedelta(days=1)
     score_days(spec, [tomorrow], "r2")
     for _ in range(2):
-        steps.check(spec, tomorrow)
+        steps.check(spec, tomorrow, keep_notebook=False)
         (mail,) = outbox.mails(spec, found.worse.id)
         assert "version 2 is worse than version 1" in mail.subject
     assert to_verify(spec, tomorrow + timedelta(days=1)) is None, "they were told"
@@ -120,10 +120,10 @@ def test_of_a_worse_version_that_the_check_has_replaced_nobody_is_told(
     spec, days = promoted_worse(trained, monkeypatch)
     rule = spec.check.violated.model_copy(update={"at_least": 1, "of_last": 1})
     at_once = spec.model_copy(update={"check": spec.check.model_copy(update={"violated": rule})})
-    found = steps.check(at_once, days[-1])
+    found = steps.check(at_once, days[-1], keep_notebook=False)
     assert found.promoted is not None
     assert found.worse is not None
     tomorrow = days[-1] + timedelta(days=1)
     score_days(spec, [tomorrow], "r2")
-    steps.check(spec, tomorrow)
+    steps.check(spec, tomorrow, keep_notebook=False)
     assert outbox.mails(spec, found.worse.id) == []

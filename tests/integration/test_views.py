@@ -21,7 +21,7 @@ from tests.worlds import lived
 @pytest.fixture
 def healed(trained) -> tuple[ModelSpec, date]:
     spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day)
+    steps.check(spec, day, keep_notebook=False)
     return spec, day
 
 

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 import pandas as pd
-from esteira import steps
+from esteira import steps, views
 from esteira.data import days as days_between
 from esteira.errors import DataError, NoChampion, Refused, Superseded, Unaccounted
 from esteira.lifecycle.episode import LONGEST
@@ -80,6 +80,19 @@ class Rules(RuleBasedStateMachine):
         for before, after in pairwise(warned):
             apart = (after.last - before.last).days >= 2 * LONGEST * self.spec.check.every
             assert apart or after in failed, f"told of an improvement of {after.last}, and of {before.last}"
+
+    def was_told_of_late(self, day: date) -> None:
+        """Of a loop that did not help people hear nothing only where they were told of one not long before."""
+        known, found = ledger.state(self.spec), views.check(self.spec, day)
+        loops = {(each.version, each.last): each for each in known.of(Unrecovered)}
+        loop = loops.get((found.champion, found.windows[-1].last))
+        assert loop is not None, f"the loop of {day} failed, and it is not noted"
+        windows = 2 * LONGEST if loop.improved else LONGEST
+        since = loop.last - timedelta(days=windows * self.spec.check.every)
+        warned = [loops[each.version, each.last] for each in known.of(Warned)]
+        assert any(each.last > since and (loop.improved or not each.improved) for each in warned), (
+            f"the loop of {day} failed, and nobody is warned"
+        )
 
     @invariant()
     def look(self) -> None:
