@@ -19,8 +19,9 @@ def read(first, last):
     )
     rows = pd.concat([pd.read_parquet(folder / "employment_MA_reference.pq"), later], ignore_index=True)
     day = pd.concat([days_of(year, part) for year, part in rows.groupby("year")]).reindex(rows.index)
-    rows = rows.assign(day_of_row=day.dt.strftime("%Y-%m-%d")).drop(columns=["prediction", "predicted_probability"])
-    return rows[day.between(pd.Timestamp(first), pd.Timestamp(last))].sort_values(["day_of_row", "id"])
+    asked = day.between(pd.Timestamp(first), pd.Timestamp(last))
+    rows = rows[asked].assign(day_of_row=day[asked].dt.strftime("%Y-%m-%d"))
+    return rows.drop(columns=["prediction", "predicted_probability"]).sort_values(["day_of_row", "id"])
 
 
 def days_of(year, rows):

@@ -285,6 +285,7 @@ def twice(step, *args):
     return step(*args)
 
 
+@pytest.mark.slow
 def test_running_each_step_twice_leaves_the_tables_of_running_it_once(
     trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
 ) -> None:

@@ -404,7 +404,11 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
 
 
 @pytest.mark.parametrize(
-    ("late", "patience"), [(10, 2), (30, 6)], ids=["within the windows", "later than they are read"]
+    ("late", "patience"),
+    [
+        pytest.param(10, 2, id="within the windows"),
+        pytest.param(30, 6, id="later than they are read", marks=pytest.mark.slow),
+    ],
 )
 def test_who_is_told_of_a_wait_hears_how_late_labels_are(
     late: int, patience: int, trained, monkeypatch: pytest.MonkeyPatch

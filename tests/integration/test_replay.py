@@ -186,6 +186,7 @@ def test_a_model_that_would_not_be_accepted_is_replayed_and_said(home: Path, tmp
     assert ledger.champion(spec) is not None
 
 
+@pytest.mark.slow
 def test_the_command_line_replays_in_a_place_of_its_own(
     spec: ModelSpec, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

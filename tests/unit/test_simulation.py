@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import steps as simulation
 from tests.simulation.broken import BREAKS, Break
 
-QUICK = 20
+QUICK = 10
 
 
 @pytest.fixture(autouse=True)
