@@ -14,7 +14,7 @@ from esteira import data, steps, views
 from esteira.__main__ import app
 from esteira.cli import operations
 from esteira.errors import Refused
-from esteira.learning import drift
+from esteira.learning import drift, evaluation
 from esteira.lifecycle.events import Warned
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
@@ -184,6 +184,16 @@ def test_a_warning_is_queued_without_any_server(tried: tuple[ModelSpec, date]) -
         mail = steps.warn(spec, day)
     assert queued(spec) == [mail]
     assert "What was tried" in rendering.text(mail)
+    assert re.search(r"By chance such a window is off by 0\.\d+ \(one standard error", mail.lead)
+
+
+def test_a_metric_that_fails_on_fewer_days_keeps_no_warning_from_being_sent(
+    tried: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "standard_error", lambda *_: 1 / 0)
+    mail = steps.warn(*tried)
+    assert mail is not None
+    assert "By chance" not in mail.lead
 
 
 def test_where_nothing_is_out_of_range_there_is_nothing_to_warn_of(trained) -> None:

@@ -250,3 +250,13 @@ def test_the_common_mean_does_not_bury_an_advantage_on_every_day(spec: ModelSpec
         - evaluation.evaluate(spec, new, ["mae_over_mean"])["mae_over_mean"]
     )
     assert gate(gains, min_gain=0, confidence=0.95, attempts=3).lower > 0
+
+
+def test_the_standard_error_of_a_window_is_that_of_its_days(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    days = np.repeat(pd.date_range("2025-01-01", periods=7), 10)
+    daily = np.repeat([1.0, 2, 3, 4, 5, 6, 7], 10)
+    rows = pd.DataFrame({"day": days, "label": daily, "prediction": 0.0, "probability": np.nan})
+    expected = np.std([1, 2, 3, 4, 5, 6, 7], ddof=1) / math.sqrt(7)
+    assert evaluation.standard_error(spec, rows, "mae") == pytest.approx(expected)
+    assert math.isnan(evaluation.standard_error(spec, rows.head(10), "mae")), "of one day nothing is known"

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from esteira import steps
 from esteira.__main__ import app
@@ -74,16 +72,6 @@ def test_it_is_said_how_many_past_windows_the_limit_would_have_violated(tmp_path
     found = suggested(models.write(tmp_path), "mae_over_mean", (0.1, 0.3, 0.1, 0.3, 0.3, 0.1, 0.1), [0.0] * 7, 9.0)
     assert found.limit == pytest.approx(0.125)
     assert (found.bad, found.violated) == (3, 2), "two of three, the latest being one, are a violation"
-
-
-def test_the_standard_error_of_a_window_is_that_of_its_days(tmp_path: Path) -> None:
-    spec = models.write(tmp_path)
-    days = np.repeat(pd.date_range("2025-01-01", periods=7), 10)
-    daily = np.repeat([1.0, 2, 3, 4, 5, 6, 7], 10)
-    rows = pd.DataFrame({"day": days, "label": daily, "prediction": 0.0, "probability": np.nan})
-    expected = np.std([1, 2, 3, 4, 5, 6, 7], ddof=1) / math.sqrt(7)
-    assert suggesting._standard_error(spec, rows, "mae") == pytest.approx(expected)
-    assert math.isnan(suggesting._standard_error(spec, rows.head(10), "mae")), "of one day nothing is known"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from esteira import data
@@ -95,6 +96,16 @@ def _differing_days(spec: ModelSpec, champion: pd.DataFrame, challenger: pd.Data
     name = spec.check.metric
     days = zip(champion.groupby("day"), challenger.groupby("day"), strict=True)
     return sum(evaluate(spec, old, [name])[name] != evaluate(spec, new, [name])[name] for (_, old), (_, new) in days)
+
+
+def standard_error(spec: ModelSpec, rows: pd.DataFrame, name: str) -> float:
+    """That of a metric over rows of several days, by leaving out one day after the other; NaN of one day.
+
+    The jackknife: Efron and Tibshirani 1993, chapter 11.
+    """
+    every = rows["day"].unique()
+    without = [evaluate(spec, rows[rows["day"] != day], (name,))[name] for day in every]
+    return math.sqrt(len(every) - 1) * float(np.std(without)) if len(every) > 1 else math.nan
 
 
 def bound(spec: ModelSpec, name: str) -> float:

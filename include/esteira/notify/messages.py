@@ -50,11 +50,17 @@ def named(attempt: int) -> str:
 
 
 def warning(
-    spec: ModelSpec, found: Check, warned: Warned, met_by: Mapping[str, float] | None = None, run_url: str = ""
+    spec: ModelSpec,
+    found: Check,
+    warned: Warned,
+    met_by: Mapping[str, float] | None = None,
+    run_url: str = "",
+    noise: float = math.nan,
 ) -> Mail:
     """The warning after a loop that did not bring the metric back; where it promoted an improvement it says so.
 
-    `met_by` has, by metric, a limit that could be met, where the last loops have shown that this one can't.
+    `met_by` has, by metric, a limit that could be met, where the last loops have shown that this one can't. `noise` is the standard error
+    of the metric that is out of range, in its window.
     """
     last = found.windows[-1]
     bad, reached = next(iter(last.bad.items()))
@@ -65,6 +71,8 @@ def warning(
         else f"a version that is better by {_n(found.attempts[best].gain)} is promoted"
     )
     said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
+    if math.isfinite(noise):
+        said.append(f"By chance such a window is off by {_n(noise)} (one standard error, over its days).")
     back = _back_in_range(spec, found)
     if back:
         said.append(f"{back} back in range, but by so few days it is not sure that it is better.")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from esteira import views
 from esteira.errors import Refused
+from esteira.learning import evaluation
 from esteira.lifecycle import episode
 from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run_key
 from esteira.lifecycle.policy import best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
-from esteira.steps import labelling, measuring, verification
+from esteira.steps import labelling, measuring, outcomes, verification
 from esteira.store import ledger, measurements, outbox
 from esteira.store.outbox import Mail
 
@@ -54,10 +56,21 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         return None
     higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
     limits = before.cannot_be_met(ended, higher)
-    mail = messages.warning(spec, found, warned, limits, run_url)
+    mail = messages.warning(spec, found, warned, limits, run_url, _noise(spec, found))
     ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
     return mail
+
+
+def _noise(spec: ModelSpec, found: views.Check) -> float:
+    """The standard error of the metric that is out of range, in its window; NaN where it can't be told."""
+    last = found.windows[-1]
+    try:
+        rows = outcomes.served(spec, found.champion, last.first, last.last)
+        return evaluation.standard_error(spec, rows, next(iter(last.bad)))
+    except Exception:  # whatever a user's metric makes of fewer days, people are to be warned
+        log.exception("model %s, check of %s: the window's standard error could not be computed", spec.name, found.day)
+        return math.nan
 
 
 def warning_of(spec: ModelSpec, day: date) -> Mail | None:

@@ -63,7 +63,7 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     for past, window in _origins(spec, frame):
         scored = pipelines.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
         measured.append(evaluation.evaluate(spec, scored, names))
-        errors.append({name: _standard_error(spec, scored, name) for name in names})
+        errors.append({name: evaluation.standard_error(spec, scored, name) for name in names})
         few += spec.task == "binary" and rarer(scored["label"]) < OF_CLASS
     parts = data.split_days(spec, frame)
     naive = pipelines.baseline(spec, parts.before_test)
@@ -86,13 +86,6 @@ def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFram
         past = frame[frame["day"] < days[start]]
         if spec.task == "regression" or past["label"].nunique() > 1:
             yield past, frame[frame["day"].isin(days[start:end])]
-
-
-def _standard_error(spec: ModelSpec, rows: pd.DataFrame, name: str) -> float:
-    """That of a window's metric, by leaving out one day after the other (the jackknife: Efron and Tibshirani 1993, chapter 11)."""
-    every = rows["day"].unique()
-    without = [evaluation.evaluate(spec, rows[rows["day"] != day], (name,))[name] for day in every]
-    return math.sqrt(len(every) - 1) * float(np.std(without)) if len(every) > 1 else math.nan
 
 
 def _noise(values: Sequence[float], errors: list[float]) -> float:
