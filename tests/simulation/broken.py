@@ -92,6 +92,11 @@ def break_the_one_warning(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Warned, "of_row", classmethod(lambda cls, kept: warned_of(kept)))
 
 
+def tell_nobody(patch: pytest.MonkeyPatch) -> None:
+    """Tell nobody of a loop that did not help."""
+    patch.setattr(Episode, "is_told", lambda *_, **__: False)
+
+
 def warned_of(kept: Kept) -> Warned:
     version, _, last = kept.rest.partition("/")[0].partition(":")
     return Warned(version=int(version), last=date.fromisoformat(last), **kept.about)
@@ -132,6 +137,7 @@ BREAKS: dict[Break, History] = {
     break_the_refusal: (SECOND, [SLOW]),
     break_the_one_commit: (ILL, [("check", {"back": 0, "how": ("dies recording", 3)})]),
     forget_the_mail: (ILL, [CHECKED]),
+    tell_nobody: (ILL, [CHECKED]),
     break_the_one_warning: (ILL, [CHECKED, DAY, DAY]),
     break_the_account: (FIRST, [DAY]),
     forget_a_mail_that_was_tried: (ILL, [CHECKED, ("mails_are_sent", {"answer": "is silent", "how": ONCE})]),
