@@ -51,10 +51,11 @@ def returned_once(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Pat
     fresh_home(home, mlflow_template)
     with pytest.MonkeyPatch.context() as patch:
         use_home(home, patch)
-        return home, returns(write(home / "models"))
+        return home, violated_again(write(home / "models"))
 
 
-def returns(spec: ModelSpec) -> date:
+def violated_again(spec: ModelSpec) -> date:
+    """Live until the loop has answered the change and its end is violated; returns the day of that."""
     steps.train(spec, AS_OF, "t")
     checks = check_daily(spec, FIRST, BACK - timedelta(days=1))
     assert [each.promoted for each in checks.values() if each.promoted], "the loop has answered the change"

@@ -194,9 +194,8 @@ def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
     first = steps.check(spec, day, keep_notebook=False)
     before = snapshot(spec)
     assert first.promoted is not None
-    assert steps.check(spec, day, keep_notebook=False) == replace(
-        first, rescored=Reconciled()
-    )  # there was nothing left to score
+    again = steps.check(spec, day, keep_notebook=False)
+    assert again == replace(first, rescored=Reconciled()), "there was nothing left to score"
     verdict = steps.decide(spec, day)
     assert verdict.decision is Decision.KEEP
     assert "only measured" in verdict.why
