@@ -78,7 +78,7 @@ def by_default_policy(example: str, home: Path) -> ModelSpec:
     for name in ("retrain", "promote", "retrain_first", "members"):
         given.pop(name, None)
     given["train"] = {"candidates": given["train"]["candidates"]}
-    given["check"] = {"metrics": {metric: limit}}
+    given["check"] = {"metrics": {metric: limit}, "estimate": False}  # nothing decides by estimates
     folder = home / "models" / example
     shutil.copytree(EXAMPLES / example, folder)
     (folder / "model.yaml").write_text(yaml.safe_dump(given, sort_keys=False))

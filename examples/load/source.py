@@ -12,9 +12,11 @@ import pandas as pd
 def read(first, last):
     zone = os.environ.get("ESTEIRA_ZONE", "PJME")
     path = Path(os.environ["ESTEIRA_DATA"]) / "pjm" / f"{zone}_hourly.csv"
-    rows = pd.read_csv(path, parse_dates=["Datetime"])
+    start, end = pd.Timestamp(first), pd.Timestamp(last) + pd.Timedelta(days=1)
+    rows = pd.read_csv(path, engine="pyarrow", parse_dates=["Datetime"])
+    rows = rows[(rows["Datetime"] >= start - pd.Timedelta(days=7)) & (rows["Datetime"] < end)]
     load = rows.groupby("Datetime")[f"{zone}_MW"].mean()
-    at = load.index[(load.index >= pd.Timestamp(first)) & (load.index < pd.Timestamp(last) + pd.Timedelta(days=1))]
+    at = load.index[load.index >= start]
     return pd.DataFrame(
         {
             "at": at,
