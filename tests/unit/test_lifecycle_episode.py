@@ -132,6 +132,13 @@ def test_people_are_told_once_in_8_windows_but_for_news() -> None:
     assert of(loop(0)).is_told(after(1), EVERY, SAME, improved=False), "nobody was told yet"
 
 
+def test_people_hear_again_of_what_is_much_worse_than_what_they_were_told_of() -> None:
+    over = of(loop(0), warned(0), loop(1), in_range(2, healed=True))
+    assert not over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.39), improved=False)
+    assert over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.4), improved=False)
+    assert not over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.4), improved=True)
+
+
 def test_of_a_loop_that_has_improved_people_are_told_where_they_heard_nothing_for_twice_as_long() -> None:
     known = of(loop(0), warned(0), loop(1))
     assert not known.is_told(after(8), EVERY, OTHER, improved=True)

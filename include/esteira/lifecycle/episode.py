@@ -25,13 +25,15 @@ PROBED = 3  # loops that did not help: those after them train once only
 class Episode:
     """The loops that did not help since one last did, in order, and the last window that people were `told` of.
 
-    `told_failed` is the last one of which they were told that nothing had improved. `met` is the last window that was in range after such loops.
+    `told_failed` is the last one of which they were told that nothing had improved, and `told_off` how far a metric was out of range in
+    it. `met` is the last window that was in range after such loops.
     That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
     told: date | None
     told_failed: date | None = None
+    told_off: float = 0.0
     met: date | None = None
 
     def held_back(self, last: date, every: int, now: Known) -> str:
@@ -86,13 +88,16 @@ class Episode:
     def is_told(self, last: date, every: int, now: Known, *, improved: bool) -> bool:
         """Whether people are told that the loop on the window that ends with `last` did not bring the metrics back.
 
-        They are where they were told of no failure in the 8 windows before, and where something is new. A loop that has improved is
+        They are where they were told of no failure in the 8 windows before, where something is new, and where it is much worse than what
+        they were told of, be that of an episode that is over. A loop that has improved is
         none: of it they are told where they heard nothing at all for twice as long.
         """
         quiet = timedelta(days=LONGEST * every)
         if improved:
             return self.told is None or last >= self.told + 2 * quiet
-        return self.told_failed is None or last >= self.told_failed + quiet or bool(self.news(now))
+        if self.told_failed is None or last >= self.told_failed + quiet:
+            return True
+        return bool(self.news(now)) or _is_much_farther(now.off, self.told_off)
 
     def cannot_be_met(self, ended: Unrecovered, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
         """By metric a limit that the best of each of the last four loops, `ended` the last, would have met; empty where one was within
@@ -119,10 +124,12 @@ def episode(known: State, *, but: date | None = None) -> Episode:
         old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
         loops.setdefault(each.last, old)
     open_ = tuple(loops[last] for last in sorted(loops) if last > since)
+    failed = max((last for last in (each.last for each in warned) if not loops[last].improved), default=None)
     return Episode(
         open_,
         told=max((each.last for each in warned), default=None),
-        told_failed=max((each.last for each in warned if not loops[each.last].improved), default=None),
+        told_failed=failed,
+        told_off=loops[failed].known.off if failed else 0.0,
         met=max((each.last for each in in_range), default=None),
     )
 
