@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from esteira import steps
+from esteira import data, steps
 from esteira.spec import ModelSpec
 
 from tests import corpora, models
 from tests.conftest import fresh_home, use_home
-from tests.models import AS_OF
+from tests.models import AS_OF, CHANGE, FIRST, score_days
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,31 @@ def trained(
         return spec
 
     return train
+
+
+@pytest.fixture(scope="session")
+def promoted_once(
+    tmp_path_factory: pytest.TempPathFactory, trained_once: Callable[..., Path]
+) -> tuple[Path, dict[str, str], date]:
+    """A state folder in which a check has promoted version 2, which has replaced version 1 since CHANGE; its world, and the day of the check."""
+    home, world, day = tmp_path_factory.mktemp("promoted"), {"change": str(CHANGE)}, CHANGE + timedelta(days=14)
+    corpora.copy_home(trained_once(**world), home)
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(home, patch)
+        spec = models.write(home / "models", **world)
+        score_days(spec, data.days(FIRST, day))
+        assert steps.check(spec, day, keep_notebook=False).promoted == 2
+    return home, world, day
+
+
+@pytest.fixture
+def promoted(
+    tmp_path: Path, promoted_once: tuple[Path, dict[str, str], date], monkeypatch: pytest.MonkeyPatch
+) -> tuple[ModelSpec, date]:
+    """A model whose check of the day has promoted version 2, which has replaced version 1 since CHANGE."""
+    place, world, day = promoted_once
+    home = tmp_path / "home"
+    corpora.copy_home(place, home)
+    use_home(home, monkeypatch)
+    monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
+    return models.write(tmp_path / "models", **world), day

@@ -44,10 +44,9 @@ def published(spec: ModelSpec) -> dict[date, set[int | None]]:
 
 
 @pytest.fixture
-def rolled_back(trained) -> tuple[ModelSpec, date]:
+def rolled_back(promoted: tuple[ModelSpec, date]) -> tuple[ModelSpec, date]:
     """A check has promoted, and somebody has rolled that back."""
-    spec, day = lived(trained, change=str(CHANGE))
-    assert steps.check(spec, day, keep_notebook=False).promoted == 2
+    spec, day = promoted
     rollbacks.perform(spec, ANA)
     assert set().union(*versions(spec).values()) == {1}
     return spec, day
@@ -144,9 +143,8 @@ def test_a_training_that_is_said_again_does_not_promote_what_was_rolled_back(
     assert "version 3 is the champion" in steps.train(spec, day, "once more", again=True)
 
 
-def test_a_roll_back_is_of_the_champion_that_was_seen(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_roll_back_is_of_the_champion_that_was_seen(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     plan = rollbacks.plan(spec, ANA)
     steps.train(spec, day, "meanwhile", promoted=False)
     champions.promote(spec, Proposal(3, day, measured=2, why="a mend", by="x"))
@@ -158,10 +156,9 @@ def test_a_roll_back_is_of_the_champion_that_was_seen(trained) -> None:
 
 
 def test_a_promotion_while_a_roll_back_is_written_is_not_rolled_back_unseen(
-    trained, monkeypatch: pytest.MonkeyPatch
+    promoted: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+    spec, day = promoted
     steps.train(spec, day, "meanwhile", promoted=False)
     real, raced = ledger.write, []
 
@@ -187,9 +184,8 @@ def test_what_a_run_has_let_go_it_does_not_let_go_again(trained) -> None:
     assert versions(spec)[day] == {2}
 
 
-def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     score_days(spec, [CHANGE], run="again")  # who served that day was version 1
     assert versions(spec)[CHANGE] == {2}
     rollbacks.perform(spec, ANA)
@@ -197,9 +193,8 @@ def test_scoring_a_day_again_undoes_no_roll_back_and_no_promotion(trained) -> No
     assert versions(spec)[CHANGE] == versions(spec)[day] == {1}
 
 
-def test_an_undone_roll_back_leaves_healthy_days_as_they_were(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_an_undone_roll_back_leaves_healthy_days_as_they_were(promoted: tuple[ModelSpec, date]) -> None:
+    spec, _ = promoted
     before = versions(spec)
     healthy = lake.read("predictions", spec.name, day=(FIRST, CHANGE - timedelta(days=1)))
     _, there = rollbacks.perform(spec, ANA)
@@ -211,9 +206,8 @@ def test_an_undone_roll_back_leaves_healthy_days_as_they_were(trained) -> None:
     assert again.equals(healthy)  # not even written anew
 
 
-def test_a_roll_back_from_a_day_on_leaves_those_before_it(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_roll_back_from_a_day_on_leaves_those_before_it(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     since = CHANGE + timedelta(days=3)
     _, done = rollbacks.perform(spec, Asked(by="ana", first_day=since))
     assert done.days == tuple(data.days(since, day))
@@ -285,9 +279,8 @@ def spoiled(spec: ModelSpec, day: date) -> None:
     lake.replace_days("features", spec.name, lake.read("features", spec.name, day=day), [day], mark=7)
 
 
-def test_a_day_whose_features_are_of_another_spec_is_built_anew(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_day_whose_features_are_of_another_spec_is_built_anew(promoted: tuple[ModelSpec, date]) -> None:
+    spec, _ = promoted
     spoiled(spec, CHANGE)
     said = CliRunner().invoke(app, ["rollback", spec.name, "--dry-run"])
     assert f"the features of {CHANGE} are gone, or of another model.yaml: they are built anew first" in said.output
@@ -296,9 +289,10 @@ def test_a_day_whose_features_are_of_another_spec_is_built_anew(trained) -> None
     assert versions(spec) == published(spec)
 
 
-def test_a_day_that_can_not_be_built_anew_is_left_and_told(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_day_that_can_not_be_built_anew_is_left_and_told(
+    promoted: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = promoted
     spoiled(spec, CHANGE)
 
     def unbuilt(*_: object) -> None:
@@ -358,9 +352,10 @@ def test_a_check_of_a_day_too_late_does_not_switch_the_loop_off(trained) -> None
     assert steps.check(spec, day, keep_notebook=False).promoted == 2
 
 
-def test_the_command_line_names_the_champion_that_serves(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_the_command_line_names_the_champion_that_serves(
+    promoted: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = promoted
     monkeypatch.setattr(rollbacks, "shown", lambda *_: [str(rollbacks.perform(spec, Asked(by="bob"))[1])])  # meanwhile
     said = CliRunner().invoke(app, ["rollback", spec.name, "--yes"])
     assert "somebody else has done so meanwhile" in said.output
@@ -369,9 +364,8 @@ def test_the_command_line_names_the_champion_that_serves(trained, monkeypatch: p
     assert "version 2 was promoted by this check, and version 1 is the champion since" in said.output
 
 
-def test_a_version_that_can_not_score_is_not_gone_back_to(trained, tmp_path: Path) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_version_that_can_not_score_is_not_gone_back_to(promoted: tuple[ModelSpec, date], tmp_path: Path) -> None:
+    spec, day = promoted
     fewer = models.write(
         tmp_path / "models", change=str(CHANGE), yaml=models.YAML.replace("numeric: [hour, heat]", "numeric: [heat]")
     )
@@ -383,9 +377,8 @@ def test_a_version_that_can_not_score_is_not_gone_back_to(trained, tmp_path: Pat
     assert ledger.champion(spec).version == 2  # type: ignore[union-attr]
 
 
-def test_a_promotion_that_was_rolled_back_is_not_verified(trained) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
+def test_a_promotion_that_was_rolled_back_is_not_verified(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     after = day + timedelta(days=8)
     score_days(spec, data.days(day + timedelta(days=1), after))
     rollbacks.perform(spec, ANA)

@@ -40,9 +40,10 @@ def test_the_first_window_verifies_a_promotion(trained) -> None:
     assert "queued" not in set(ledger.rows(spec)["to_state"])
 
 
-def test_labels_that_look_incomplete_verify_nothing(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, day = lived(trained, change=str(CHANGE))
-    assert steps.check(spec, day, keep_notebook=False).promoted
+def test_labels_that_look_incomplete_verify_nothing(
+    promoted: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = promoted
     later = data.days(day + timedelta(days=1), day + timedelta(days=8))
     score_days(spec, later)
     real = data.read_labels

@@ -15,18 +15,10 @@ from esteira.store.records import Window
 from typer.testing import CliRunner
 
 from tests.models import CHANGE, FIRST
-from tests.worlds import lived
 
 
-@pytest.fixture
-def healed(trained) -> tuple[ModelSpec, date]:
-    spec, day = lived(trained, change=str(CHANGE))
-    steps.check(spec, day, keep_notebook=False)
-    return spec, day
-
-
-def test_status(healed: tuple[ModelSpec, date]) -> None:
-    spec, day = healed
+def test_status(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     found = views.status(spec)
     assert found.champion is not None
     assert (found.champion.version, found.versions) == (2, (1, 2))
@@ -37,8 +29,8 @@ def test_status(healed: tuple[ModelSpec, date]) -> None:
     assert found.last_change.state == "champion"
 
 
-def test_a_check(healed: tuple[ModelSpec, date]) -> None:
-    spec, day = healed
+def test_a_check(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     found = views.check(spec, day)
     assert found.verdict is not None
     assert (found.champion, found.verdict.decision.value, found.warned) == (1, "retrain", None)
@@ -50,8 +42,8 @@ def test_a_check(healed: tuple[ModelSpec, date]) -> None:
     assert {run.tags["kind"] for run in views.attempt_runs(spec, day).values()} == {"attempt"}
 
 
-def test_versions_and_who_served(healed: tuple[ModelSpec, date]) -> None:
-    spec, day = healed
+def test_versions_and_who_served(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     rollbacks.perform(spec, Asked(by="ana", reason="a test"))
     first, second = views.versions(spec)
     assert [(each.first, each.last) for each in second.served] == [(day + timedelta(days=1), day)]
@@ -63,8 +55,8 @@ def test_versions_and_who_served(healed: tuple[ModelSpec, date]) -> None:
     assert views.history(spec)[-1].by == "ana"
 
 
-def test_windows_labels_and_quarantine(healed: tuple[ModelSpec, date]) -> None:
-    spec, _ = healed
+def test_windows_labels_and_quarantine(promoted: tuple[ModelSpec, date]) -> None:
+    spec, _ = promoted
     assert [each.in_range for each in views.windows(spec)] == [True, False, False]
     assert len(views.windows(spec, "r2", Window.DAY)) == 21
     labels = views.labels(spec, FIRST, FIRST + timedelta(days=1))
@@ -83,17 +75,17 @@ def test_bad_rows_are_counted_by_rule(trained, monkeypatch: pytest.MonkeyPatch) 
     assert (found.stage, found.rows, found.days) == ("rows", 72, 1)
 
 
-def test_views_write_nothing(healed: tuple[ModelSpec, date]) -> None:
-    spec, day = healed
+def test_views_write_nothing(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
     before = {kind: lake.version(kind, spec.name) for kind in ("ledger", "metrics", "predictions", "labels")}  # type: ignore[arg-type]
     views.status(spec), views.check(spec, day), views.versions(spec), views.windows(spec), views.history(spec)
     assert {kind: lake.version(kind, spec.name) for kind in before} == before  # type: ignore[arg-type]
 
 
-def test_history_on_the_command_line(healed: tuple[ModelSpec, date]) -> None:
+def test_history_on_the_command_line(promoted: tuple[ModelSpec, date]) -> None:
     from esteira.__main__ import app
 
-    spec, day = healed
+    spec, day = promoted
     said = CliRunner().invoke(app, ["history", spec.name])
     assert said.exit_code == 0, said.output
     assert f"{day + timedelta(days=1)}  version 2  champion: attempt 2 recovers" in said.output
