@@ -8,6 +8,8 @@ from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from esteira import data, steps, views
 from esteira.learning.blending import Blend
@@ -268,6 +270,20 @@ def test_a_champion_from_before_comes_back_as_it_was_where_the_blend_does_not_re
     mine, theirs = (champions.load_version(spec, each) for each in (version, first))
     assert mine.trained_through == theirs.trained_through
     assert list(mine.pipeline.predict(frame[mine.columns])) == list(theirs.pipeline.predict(frame[mine.columns]))
+
+
+def test_a_champion_from_before_does_not_come_back_that_is_worse_over_all_that_neither_has_seen(
+    returned: tuple[ModelSpec, date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = returned
+    monkeypatch.setattr(blending, "blend", lambda *_: None)
+
+    def as_if_the_change_counted_most(days: pd.Series, last: pd.Timestamp) -> np.ndarray:
+        return np.where(days < pd.Timestamp(BACK), 10.0, 1.0)
+
+    monkeypatch.setattr(checking, "recency", as_if_the_change_counted_most)
+    assert checking.blend(spec, day) is Outcome.UNKNOWN
+    assert measurements.attempts(spec, day) == {}
 
 
 def test_only_champions_from_before_come_back_that_nothing_speaks_against(

@@ -189,6 +189,30 @@ def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_
         assert (seen.first, seen.last) == (first, day - timedelta(days=8))
 
 
+def test_what_was_tried_is_known_by_day_and_attempt(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
+    came = {number: each.outcome for number, each in measurements.attempts(spec, day).items()}
+    assert came[2] is Outcome.RECOVERS
+    assert measurements.tried(spec, FIRST, day) == {day: came}
+    assert measurements.tried(spec, FIRST, day - timedelta(days=1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "decision"), [({"fails"}, Decision.PROBE), ({"fails", "improves"}, Decision.RETRAIN)]
+)
+def test_after_three_loops_of_which_no_training_helped_one_training_is_tried(
+    trained, monkeypatch: pytest.MonkeyPatch, outcomes: set[str], decision: Decision
+) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    before = {
+        FIRST + timedelta(days=n): dict(enumerate(map(Outcome, outcomes), 1)) | {0: Outcome.RECOVERS} for n in range(3)
+    }
+    monkeypatch.setattr(measurements, "tried", lambda *_: before)
+    steps.store_labels(spec, day)
+    steps.measure(spec, day)
+    assert steps.decide(spec, day).decision is decision
+
+
 def test_a_check_again_after_its_promotion_changes_nothing(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     first = steps.check(spec, day, keep_notebook=False)

@@ -20,11 +20,12 @@ WAITS = (1, 2, 4, 8)
 
 
 class Loop(NamedTuple):
-    """A loop that did not help: in which window, whether something was new, whether it has improved."""
+    """A loop that did not help: in which window, whether something was new, whether it has improved, and by half of the way."""
 
     window: int
     news: bool
     improved: bool
+    half_way: bool
 
 
 class Broken(AssertionError):
@@ -57,6 +58,7 @@ def check(seed: int) -> None:
     bad, past = draw.random(), draw.choice([50, 180])
     row: list[Loop] = []  # the loops in a row that did not help
     told = {True: -WINDOWS, False: -WINDOWS}  # the window of the last mail: of an improvement, of a failure
+    told_off = 0.0  # how far out of range the metric was in that failure
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
         off = draw.expovariate(4)
@@ -71,8 +73,9 @@ def check(seed: int) -> None:
         held = found.held_back(last, EVERY, now)
         since = [each for each in row if window - each.window < episode.REMEMBERED]
         newest = max((number for number, each in enumerate(since) if each.news), default=0)
-        wait = WAITS[min(len(since[newest:]), len(WAITS)) - 1] if since else 0
-        wait = max(wait, 3) if since and since[-1].improved else wait
+        failed = sum(not each.half_way for each in since[newest:])
+        wait = WAITS[min(max(failed, 1), len(WAITS)) - 1] if since else 0
+        wait = max(wait, 3) if since and since[-1].improved and not since[-1].half_way else wait
         due = not since or window > since[-1].window + wait or bool(news)
         story.require(
             due == (not held), f"after {len(since[newest:])} loops {wait} windows pass without one, but for news"
@@ -85,16 +88,20 @@ def check(seed: int) -> None:
             row = _healed(story, last)
             continue
         improved = draw.random() < 0.3
+        half_way = improved and draw.random() < 0.5
         tells = found.is_told(last, EVERY, now, improved=improved)
         heard, failed = window - max(told.values()), window - told[False]
-        due = heard >= 2 * episode.LONGEST if improved else failed >= episode.LONGEST or bool(news)
+        is_worse = off >= told_off + 0.5 or off >= max(2 * told_off, 0.25)
+        due = heard >= 2 * episode.LONGEST if improved else failed >= episode.LONGEST or bool(news) or is_worse
         story.require(
             tells == due,
             "people are told of a failure once in 8 windows but for news, and of an improvement 16 after they heard anything",
         )
-        _unrecovered(story, last, now, news, improved=improved, tells=tells)
+        loop = Loop(window, bool(news), improved, half_way)
+        _unrecovered(story, last, now, news, loop, tells=tells)
         told |= {improved: window} if tells else {}
-        row.append(Loop(window, bool(news), improved))
+        told_off = off if tells and not improved else told_off
+        row.append(loop)
     rows = [each.row() for each in story.events]
     draw.shuffle(rows)
     read = episode.episode(fold(from_row(each) for each in rows))
@@ -119,9 +126,10 @@ def _healed(story: Story, last: date) -> list[tuple[int, bool]]:
     return []
 
 
-def _unrecovered(story: Story, last: date, now: Known, news: str, *, improved: bool, tells: bool) -> None:
+def _unrecovered(story: Story, last: date, now: Known, news: str, loop: Loop, *, tells: bool) -> None:
     about = {"day": last, "by": run_key(last), "why": "out of range"}
-    ended = Unrecovered(version=1, last=last, improved=improved, known=now, news=news, **about)  # type: ignore[arg-type]
+    came = {"improved": loop.improved, "half_way": loop.half_way, "known": now, "news": news}
+    ended = Unrecovered(version=1, last=last, **came, **about)  # type: ignore[arg-type]
     story.write(ended, *([Warned(version=1, last=last, **about)] if tells else []))  # type: ignore[arg-type]
     story.done.append(f"{last}: did not help{', told' if tells else ''}{f' ({news})' if news else ''}")
     after = episode.episode(story.state())

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import pytest
 from esteira.lifecycle.episode import Episode, episode, open_since
 from esteira.lifecycle.events import Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.policy import Outcome
 from esteira.lifecycle.state import fold
 
 START, EVERY = date(2026, 1, 7), 7
@@ -56,14 +57,23 @@ def test_after_a_loop_that_has_improved_3_windows_at_least_are_left_to_the_blend
     assert "8 more windows" in of(loop(0), loop(2), loop(5), fourth).held_back(after(11), EVERY, SAME)
 
 
-def test_after_three_loops_that_did_not_help_those_that_follow_are_probes_but_for_news() -> None:
-    loops = loop(0), loop(2), loop(5)
-    assert not of(*loops[:2]).is_probe(after(5), EVERY, SAME)
-    assert of(*loops).is_probe(after(10), EVERY, SAME)
-    assert of(*loops, loop(10)).is_probe(after(19), EVERY, SAME)
-    assert not of(*loops).is_probe(after(10), EVERY, OTHER)
-    assert not of(*loops, loop(10, news="farther")).is_probe(after(12), EVERY, SAME), "news began a new row"
-    assert not of(*loops, in_range(6, healed=True)).is_probe(after(9), EVERY, SAME)
+def test_after_three_loops_of_which_no_training_helped_those_that_follow_are_probes_but_for_news() -> None:
+    loops, refused = (loop(0), loop(2), loop(5)), [{Outcome.FAILS}] * 3
+    assert of(*loops).is_probe(SAME, refused)
+    assert not of(*loops[:2]).is_probe(SAME, refused[:2])
+    assert not of(*loops).is_probe(OTHER, refused)
+    assert not of(*loops).is_probe(SAME, [*refused, {Outcome.FAILS, Outcome.UNPROVEN}]), "one has passed the gate"
+    assert of(*loops).is_probe(SAME, [{Outcome.IMPROVES}, *refused]), "before those three"
+    assert of(*loops, in_range(6, healed=True)).is_probe(SAME, refused), "it was in range again without a training"
+    farther = Known(spec="a", past=100, off=0.9)
+    assert not of(*loops, in_range(6, healed=True)).is_probe(farther, refused), "nor is that one like those before"
+
+
+def test_a_loop_that_brought_it_half_of_the_way_back_lengthens_no_wait() -> None:
+    near = [loop(at, improved=True, half_way=True) for at in (0, 2, 4)]
+    assert "for 1 more window" in of(*near).held_back(after(5), EVERY, SAME)
+    assert of(*near).held_back(after(6), EVERY, SAME) == ""
+    assert "for 1 more window" in of(*near, loop(6)).held_back(after(7), EVERY, SAME), "the first that did not"
 
 
 def test_without_a_loop_nothing_is_held_back() -> None:

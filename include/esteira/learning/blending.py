@@ -142,7 +142,8 @@ def _labels(classes: tuple[str, ...], labels: pd.Series) -> Array:
     return labels.map(lambda name: numbers.get(name, -1)).to_numpy(dtype="int64")
 
 
-def _recency(days: pd.Series, last: pd.Timestamp) -> Array:
+def recency(days: pd.Series, last: pd.Timestamp) -> Array:
+    """What each of the days counts: half for each 14 days that it is before the last."""
     age = (last - days).dt.days.to_numpy(dtype="float64")
     return np.asarray(0.5 ** (age / HALF_LIFE))
 
@@ -175,7 +176,7 @@ def _weights(losses: Mapping[int, Array], days: pd.Series) -> dict[int, float]:
         mine = ~np.isnan(values)
         daily = pd.DataFrame({"lost": values[mine], "usual": usual[mine]}).groupby(days[mine].to_numpy()).sum()
         daily = daily[daily["usual"] > 0]
-        ratios, recent = daily["lost"] / daily["usual"], _recency(daily.index.to_series(), days.max())
+        ratios, recent = daily["lost"] / daily["usual"], recency(daily.index.to_series(), days.max())
         relative[index] = float(np.average(ratios, weights=recent)) if len(daily) else 1.0
     best = min(relative.values()) or 1.0
     return {index: math.exp(-SHARPNESS * (value / best - 1)) for index, value in relative.items()}
@@ -202,7 +203,7 @@ def _calibration(spec: ModelSpec, labels: Array, values: Array, days: pd.Series)
     new = ~_missing(values) & (labels >= 0 if values.ndim == 2 else True)
     labels, values, days = labels[new], values[new], days[new]
     if values.ndim == 2:
-        recent = _recency(days, days.max())
+        recent = recency(days, days.max())
         return ("logit", _logit_shift(labels, values[:, 1], recent)) if values.shape[1] == 2 else ("none", 0.0)
     daily = pd.DataFrame({"wanted": labels, "given": values}).groupby(days.to_numpy()).mean()
     if (daily > 0).all(axis=None):  # a row at 0, or a return now and then, does not make what grows by factors add up
@@ -213,7 +214,7 @@ def _calibration(spec: ModelSpec, labels: Array, values: Array, days: pd.Series)
 def _median(daily: pd.Series) -> float:
     """The weighted median of a value a day, a later one weighing more."""
     ordered = daily.sort_values()
-    weights = _recency(ordered.index.to_series(), daily.index.max()).cumsum()
+    weights = recency(ordered.index.to_series(), daily.index.max()).cumsum()
     return float(ordered.iloc[int(np.searchsorted(weights, weights[-1] / 2))])
 
 

@@ -5,11 +5,12 @@ By it the check is quiet: each loop that did not help makes the next one wait lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from esteira.lifecycle.events import CHECK, Event, Known, Recovered, Unrecovered, Warned, run_key
+from esteira.lifecycle.policy import Outcome
 from esteira.lifecycle.state import State
 from esteira.text import counted
 
@@ -18,7 +19,7 @@ BLENDED = 3  # windows that are left to the blend after a loop that has improved
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
 WORSE = 0.5  # of the error that a limit allows: a metric off by so much more than in any loop before has moved on
 LOOPS = 4  # without any that was in range: the limit can't be met
-PROBED = 3  # loops that did not help: those after them train once only
+PROBED = 3  # loops of which no training passed the gate: those after them train once only
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Episode:
     """The loops that did not help since one last did, in order, and the last window that people were `told` of.
 
     `told_failed` is the last one of which they were told that nothing had improved, and `told_off` how far a metric was out of range in
-    it. `met` is the last window that was in range after such loops.
+    it. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too.
     That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
     told: date | None
+    history: tuple[Unrecovered, ...] = ()
     told_failed: date | None = None
     told_off: float = 0.0
     met: date | None = None
@@ -40,7 +42,7 @@ class Episode:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
         After the n-th that did not help, one after the other, 1, 2, 4, 8 windows of `every` days, and no more, pass without one;
-        after one that has improved 3 at least; fewer where something is new.
+        after one that has improved 3 at least, but for one that brought it half of the way back, which lengthens no wait; fewer where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
@@ -51,17 +53,23 @@ class Episode:
             f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
         )
 
-    def is_probe(self, last: date, every: int, now: Known) -> bool:
-        """Whether the loop for the window that ends with `last` is to train once only: three have not helped, and nothing is new."""
-        return len(self._in_a_row(last, every)) >= PROBED and not self.news(now)
+    def is_probe(self, now: Known, trained: Sequence[Collection[Outcome]]) -> bool:
+        """Whether the next loop is to train once only: no training of the last three helped, and nothing is new since.
+
+        `trained` has the outcomes of the trainings of each loop, in order. That windows were in range in between says nothing for
+        training: they were so without it.
+        """
+        refused = len(trained) >= PROBED and all(each == {Outcome.FAILS} for each in trained[-PROBED:])
+        return refused and not _news(now, self.history[-PROBED:])
 
     def _wait(self, last: date, every: int) -> timedelta:
         """How much later than `last` the window must end that the next loop is opened for."""
-        failed = len(self._in_a_row(last, every))
-        if not failed:
+        row = self._in_a_row(last, every)
+        if not row:
             return timedelta(0)
-        windows = min(2 ** (failed - 1), LONGEST)
-        if self.loops[-1].improved:
+        failed = sum(not each.half_way for each in row)
+        windows = min(2 ** max(failed - 1, 0), LONGEST)
+        if row[-1].improved and not row[-1].half_way:
             windows = max(windows, BLENDED)
         return max(self.loops[-1].last + timedelta(days=(windows + 1) * every) - last, timedelta(0))
 
@@ -74,16 +82,7 @@ class Episode:
 
     def news(self, now: Known) -> str:
         """What is known now that was not when the last loop began; empty where nothing is."""
-        if not self.loops:
-            return ""
-        then = self.loops[-1].known
-        if now.spec != then.spec:
-            return "the model.yaml or its code is another"
-        if now.past >= 2 * then.past:
-            return f"there are {counted(now.past, 'day')} to learn from, and were {then.past}"
-        if _is_much_farther(now.off, max(each.known.off for each in self.loops)):
-            return "the metric is much farther out of range"
-        return "more features have drifted" if now.drifted and not then.drifted else ""
+        return _news(now, self.loops)
 
     def is_told(self, last: date, every: int, now: Known, *, improved: bool) -> bool:
         """Whether people are told that the loop on the window that ends with `last` did not bring the metrics back.
@@ -123,10 +122,11 @@ def episode(known: State, *, but: date | None = None) -> Episode:
     for each in warned:  # before there were such events a warning was all that was written
         old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
         loops.setdefault(each.last, old)
-    open_ = tuple(loops[last] for last in sorted(loops) if last > since)
+    history = tuple(loops[last] for last in sorted(loops))
     failed = max((last for last in (each.last for each in warned) if not loops[last].improved), default=None)
     return Episode(
-        open_,
+        tuple(each for each in history if each.last > since),
+        history=history,
         told=max((each.last for each in warned), default=None),
         told_failed=failed,
         told_off=loops[failed].known.off if failed else 0.0,
@@ -142,6 +142,20 @@ def open_since(known: State, *, but: date | None = None) -> date | None:
     promoted = [each.day for each in known.promotions if each.by.startswith(CHECK) and not _is_by(each, but)]
     loops = [each.last for each in episode(known, but=but).loops]
     return min((day for day in (*loops, *promoted) if day > ends), default=None)
+
+
+def _news(now: Known, loops: Sequence[Unrecovered]) -> str:
+    """What is known now that was not when the last of the loops began, or in any of them; empty where nothing is, or there was none."""
+    if not loops:
+        return ""
+    then = loops[-1].known
+    if now.spec != then.spec:
+        return "the model.yaml or its code is another"
+    if now.past >= 2 * then.past:
+        return f"there are {counted(now.past, 'day')} to learn from, and were {then.past}"
+    if _is_much_farther(now.off, max(each.known.off for each in loops)):
+        return "the metric is much farther out of range"
+    return "more features have drifted" if now.drifted and not then.drifted else ""
 
 
 def _is_much_farther(off: float, before: float) -> bool:

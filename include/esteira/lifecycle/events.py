@@ -190,7 +190,7 @@ class Known:
 class Unrecovered(Event):
     """A loop of attempts did not bring the champion `version` back into its range on the window that ends with `last`.
 
-    `improved`: one of them was better, and promoted. `met`: one was within every limit, though it was not better. `reached` is the
+    `improved`: one of them was better, and promoted; `half_way`: by at least half of what it took. `met`: one was within every limit, though it was not better. `reached` is the
     best that they came to, by metric. `news` is what was new since the loop before.
     """
 
@@ -200,6 +200,7 @@ class Unrecovered(Event):
     version: int
     last: date
     improved: bool = False
+    half_way: bool = False
     met: bool = False
     reached: Mapping[str, float] = field(default_factory=dict)
     known: Known = Known()
@@ -213,6 +214,7 @@ class Unrecovered(Event):
             version=int(version),
             last=date.fromisoformat(last),
             improved=bool(kept.facts["improved"]),
+            half_way=bool(kept.facts.get("half_way", False)),
             met=bool(kept.facts["met"]),
             reached=kept.facts["reached"],
             known=Known(**kept.facts["known"]),
@@ -227,7 +229,7 @@ class Unrecovered(Event):
 
     def evidence(self) -> Mapping[str, Any]:
         """What came of it, and what was known then."""
-        about = {"improved": self.improved, "met": self.met, "news": self.news}
+        about = {"improved": self.improved, "half_way": self.half_way, "met": self.met, "news": self.news}
         return {**about, "reached": dict(self.reached), "known": vars(self.known)}
 
 

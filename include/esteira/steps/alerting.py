@@ -17,6 +17,7 @@ from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import labelling, measuring, outcomes, verification
 from esteira.store import ledger, measurements, outbox
+from esteira.store.measurements import Attempt
 from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,13 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     reached, met = measurements.reached(spec, day)
     why = messages.warning_why(spec, found)
     warned = Warned(version=found.champion, last=window, day=day, by=run, why=why)
-    improved = best_attempt({each.number: (each.outcome, each.lower) for each in found.attempts.values()}) is not None
+    best = best_attempt({each.number: (each.outcome, each.lower) for each in found.attempts.values()})
+    improved = best is not None
     ended = Unrecovered(
         version=found.champion,
         last=window,
         improved=improved,
+        half_way=best is not None and _is_half_way(spec, found.attempts[best]),
         met=met,
         reached=reached,
         known=known,
@@ -60,6 +63,12 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
     return mail
+
+
+def _is_half_way(spec: ModelSpec, improved: Attempt) -> bool:
+    """Whether an attempt has gained at least as much as it lacks still."""
+    metric = spec.check.metric
+    return improved.gain >= evaluation.better_by(spec, metric, improved.value, evaluation.bound(spec, metric))
 
 
 def _noise(spec: ModelSpec, found: views.Check) -> float:

@@ -11,11 +11,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import assert_never
 
+import numpy as np
 import pandas as pd
 
 from esteira import data, views
 from esteira.errors import DataError, EsteiraError, Refused
 from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning.blending import PAST, recency
 from esteira.learning.pipelines import Model
 from esteira.lifecycle.actions import (
     Blend,
@@ -51,6 +53,7 @@ from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
 from esteira.steps.blending import Tried, attempt_key
 from esteira.steps.measuring import (
+    YEAR,
     decide,
     drift_to_report,
     lacking_labels,
@@ -71,7 +74,6 @@ from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 
-YEAR = 365  # days of which it is looked back at blends that were refused
 CLOSER = 0.05  # of the way back to its limit, which an attempt must bring a metric at least
 
 log = logging.getLogger(__name__)
@@ -128,17 +130,30 @@ def blend(spec: ModelSpec, day: date) -> Outcome:
 def _back(spec: ModelSpec, day: date) -> tuple[int, Tried, _Judgement] | None:
     """The champion from before that recovers, of several the surest, with what came of it; None where none does.
 
-    It is judged as it was on the latest `check.every` days, for of those before it knows that it was not good.
+    It is judged as it was on the latest `check.every` days; and over all that neither it nor the champion has seen it must be better, too,
+    a day counting half after 14: else what knows one of two worlds that come by turns would replace what knows both.
     """
     last, every = labelling.mature_through(spec, day), blending.earlier(spec, day)
     window = last - timedelta(days=max(spec.check.every, spec.check.min_days) - 1), last
-    judged = {
+    found_of = {
         version: _judge(spec, day, 0, tried.models, held_out=window, looks=len(every))
         for version, tried in every.items()
     }
-    back = {version: found for version, found in judged.items() if found.outcome is Outcome.RECOVERS}
+    back = {
+        version: found
+        for version, found in found_of.items()
+        if found.outcome is Outcome.RECOVERS and _is_better_of_late(spec, found.champion, every[version].models, last)
+    }
     best = max(back, key=lambda version: back[version].seen.lower, default=None)
     return None if best is None else (best, every[best], back[best])
+
+
+def _is_better_of_late(spec: ModelSpec, champion: int, models: Sequence[Model], last: date) -> bool:
+    """Whether models are better than the champion over the days, up to the last, that neither has seen, a recent one counting more."""
+    old, new = paired(spec, models, judged(spec, champion, last - timedelta(days=PAST - 1), last))
+    gains = evaluation.daily_gains(spec, spec.check.metric, old, new)
+    days = pd.Series(sorted(old["day"].unique()))
+    return float(np.average(gains, weights=recency(days, days.iloc[-1]))) > 0
 
 
 def _begin_attempt(spec: ModelSpec, day: date, attempt: int) -> None:

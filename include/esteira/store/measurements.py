@@ -289,11 +289,19 @@ def reached(spec: ModelSpec, day: date) -> tuple[dict[str, float], bool]:
     return found, bool(held.groupby(rows["attempt"]).all().any())
 
 
+def tried(spec: ModelSpec, first: date, last: date) -> dict[date, dict[int, Outcome]]:
+    """How the attempts ended that the checks of the days have made, by day, in order, and by number."""
+    rows = read(spec, check_day=(first, last), role=Role.CHALLENGER, window=Window.SLICE, metric=spec.check.metric)
+    rows = rows[_is_attempt(rows) & (rows["segment"] == "")].sort_values(["check_day", "attempt"])
+    found: dict[date, dict[int, Outcome]] = {}
+    for day, attempt, outcome in zip(rows["check_day"], rows["attempt"], rows["outcome"], strict=True):
+        found.setdefault(day.date(), {})[_number(int(attempt))] = Outcome(outcome)
+    return found
+
+
 def blends(spec: ModelSpec, first: date, last: date) -> list[Outcome]:
     """How the blends ended that the checks of the days have tried, in order."""
-    rows = read(spec, check_day=(first, last), attempt=BLEND, role=Role.CHALLENGER, metric=spec.check.metric)
-    rows = rows[(rows["window"] == Window.SLICE) & (rows["segment"] == "")].sort_values("check_day")
-    return [Outcome(each) for each in rows["outcome"]]
+    return [each[0] for each in tried(spec, first, last).values() if 0 in each]
 
 
 @dataclass(frozen=True)
