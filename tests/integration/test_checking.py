@@ -20,7 +20,7 @@ from esteira.lifecycle.events import Unrecovered
 from esteira.lifecycle.policy import Decision, Gate, Outcome
 from esteira.notify import rendering
 from esteira.spec import Limit, ModelSpec, Recipe
-from esteira.steps import champions, checking, measuring
+from esteira.steps import alerting, champions, checking, measuring
 from esteira.steps.scoring import Reconciled
 from esteira.store import lake, ledger, measurements, mlflow_tracking, runs
 from esteira.store.lineage import DaysSeen
@@ -173,6 +173,18 @@ def test_an_attempt_brings_the_metric_a_part_of_the_way_back_at_least(trained, m
     assert least == pytest.approx([checking.CLOSER * (reached - 0.3)] * len(least))
     in_range = pd.DataFrame({"day": [pd.Timestamp(day)], "label": 1.0, "prediction": 0.9, "probability": np.nan})
     assert checking._to_go(spec, in_range) == 0.0
+
+
+def test_a_loop_says_whether_its_improvement_came_half_of_the_way(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    spec = spec.model_copy(update={"retrain": spec.retrain[:1]})
+    steps.check(spec, day, keep_notebook=False)
+    (ended,), tried = ledger.state(spec).of(Unrecovered), measurements.attempts(spec, day)[1]
+    assert ended.improved
+    assert ended.half_way is (tried.gain >= tried.value - 0.3)
+    for gain, half_way in ((0.06, True), (0.04, False)):
+        assert alerting._is_half_way(spec, replace(tried, value=0.35, gain=gain)) is half_way
+    assert not alerting._is_half_way(spec, replace(tried, number=0, value=0.35, gain=0.1)), "a blend trains nothing"
 
 
 def test_a_recipe_since_the_violation_goes_back_to_its_beginning_and_no_further_than_its_window(trained) -> None:

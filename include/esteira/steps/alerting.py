@@ -66,9 +66,11 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
 
 
 def _is_half_way(spec: ModelSpec, improved: Attempt) -> bool:
-    """Whether an attempt has gained at least as much as it lacks still."""
+    """Whether what a training brought is at least as much as it lacks still; a blend says nothing of what training may bring."""
     metric = spec.check.metric
-    return improved.gain >= evaluation.better_by(spec, metric, improved.value, evaluation.bound(spec, metric))
+    return improved.number > 0 and improved.gain >= evaluation.better_by(
+        spec, metric, improved.value, evaluation.bound(spec, metric)
+    )
 
 
 def _noise(spec: ModelSpec, found: views.Check) -> float:
