@@ -57,16 +57,25 @@ def test_after_a_loop_that_has_improved_3_windows_at_least_are_left_to_the_blend
     assert "8 more windows" in of(loop(0), loop(2), loop(5), fourth).held_back(after(11), EVERY, SAME)
 
 
-def test_after_three_loops_of_which_no_training_helped_those_that_follow_are_probes_but_for_news() -> None:
-    loops, refused = (loop(0), loop(2), loop(5)), [{Outcome.FAILS}] * 3
-    assert of(*loops).is_probe(SAME, refused)
-    assert not of(*loops[:2]).is_probe(SAME, refused[:2])
-    assert not of(*loops).is_probe(OTHER, refused)
-    assert not of(*loops).is_probe(SAME, [*refused, {Outcome.FAILS, Outcome.UNPROVEN}]), "one has passed the gate"
-    assert of(*loops).is_probe(SAME, [{Outcome.IMPROVES}, *refused]), "before those three"
-    assert of(*loops, in_range(6, healed=True)).is_probe(SAME, refused), "it was in range again without a training"
-    farther = Known(spec="a", past=100, off=0.9)
-    assert not of(*loops, in_range(6, healed=True)).is_probe(farther, refused), "nor is that one like those before"
+def test_after_three_loops_that_did_not_help_those_that_follow_are_probes_but_for_news() -> None:
+    loops = loop(0), loop(2), loop(5)
+    assert not of(*loops[:2]).is_probe(after(5), EVERY, SAME, [])
+    assert of(*loops).is_probe(after(10), EVERY, SAME, [])
+    assert not of(*loops).is_probe(after(10), EVERY, OTHER, [])
+    assert not of(*loops, loop(10, news="farther")).is_probe(after(12), EVERY, SAME, []), "news began a new row"
+    assert not of(*loops, in_range(6, healed=True)).is_probe(after(9), EVERY, SAME, [])
+    near = [loop(at, improved=True, half_way=True) for at in (0, 2, 4)]
+    assert not of(*near).is_probe(after(6), EVERY, SAME, []), "training helps"
+
+
+def test_after_three_loops_of_which_no_training_helped_so_are_they_though_windows_were_in_range() -> None:
+    healed, refused = of(loop(0), loop(2), in_range(6, healed=True)), [{Outcome.FAILS}] * 3
+    assert healed.is_probe(after(9), EVERY, SAME, refused)
+    assert not healed.is_probe(after(9), EVERY, SAME, refused[:2])
+    assert not healed.is_probe(after(9), EVERY, OTHER, refused)
+    assert not healed.is_probe(after(9), EVERY, Known(spec="a", past=100, off=0.9), refused), "nor was it so far"
+    assert not healed.is_probe(after(9), EVERY, SAME, [*refused, {Outcome.FAILS, Outcome.UNPROVEN}]), "one has passed"
+    assert healed.is_probe(after(9), EVERY, SAME, [{Outcome.IMPROVES}, *refused]), "before those three"
 
 
 def test_a_loop_that_brought_it_half_of_the_way_back_lengthens_no_wait() -> None:

@@ -19,7 +19,7 @@ BLENDED = 3  # windows that are left to the blend after a loop that has improved
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
 WORSE = 0.5  # of the error that a limit allows: a metric off by so much more than in any loop before has moved on
 LOOPS = 4  # without any that was in range: the limit can't be met
-PROBED = 3  # loops of which no training passed the gate: those after them train once only
+PROBED = 3  # loops that did not help, or of which no training passed the gate: those after them train once only
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,15 @@ class Episode:
             f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
         )
 
-    def is_probe(self, now: Known, trained: Sequence[Collection[Outcome]]) -> bool:
-        """Whether the next loop is to train once only: no training of the last three helped, and nothing is new since.
+    def is_probe(self, last: date, every: int, now: Known, trained: Sequence[Collection[Outcome]]) -> bool:
+        """Whether the loop for the window that ends with `last` is to train once only, for nothing is new, and three in a row have
+        not helped, or of the last three that trained no training did.
 
         `trained` has the outcomes of the trainings of each loop, in order. That windows were in range in between says nothing for
         training: they were so without it.
         """
+        if self._failed(last, every) >= PROBED and not self.news(now):
+            return True
         refused = len(trained) >= PROBED and all(each == {Outcome.FAILS} for each in trained[-PROBED:])
         return refused and not _news(now, self.history[-PROBED:])
 
@@ -67,11 +70,14 @@ class Episode:
         row = self._in_a_row(last, every)
         if not row:
             return timedelta(0)
-        failed = sum(not each.half_way for each in row)
-        windows = min(2 ** max(failed - 1, 0), LONGEST)
+        windows = min(2 ** max(self._failed(last, every) - 1, 0), LONGEST)
         if row[-1].improved and not row[-1].half_way:
             windows = max(windows, BLENDED)
         return max(self.loops[-1].last + timedelta(days=(windows + 1) * every) - last, timedelta(0))
+
+    def _failed(self, last: date, every: int) -> int:
+        """How many of the loops in a row did not bring the metric half of the way back."""
+        return sum(not each.half_way for each in self._in_a_row(last, every))
 
     def _in_a_row(self, last: date, every: int) -> Sequence[Unrecovered]:
         """The loops that count: the last of them that found something new, and those after it."""

@@ -373,7 +373,7 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
     held_back = row.held_back(last, spec.check.every, now_known)
-    if not held_back and row.is_probe(now_known, _trained(spec, day)):
+    if not held_back and row.is_probe(last, spec.check.every, now_known, _trained(spec, day)):
         return Verdict(Decision.PROBE, f"{verdict.why}; loops before did not help, so that one training is tried")
     if not held_back:
         return verdict
