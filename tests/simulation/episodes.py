@@ -57,8 +57,8 @@ def check(seed: int) -> None:
     draw, story = random.Random(seed), Story()
     bad, past = draw.random(), draw.choice([50, 180])
     row: list[Loop] = []  # the loops in a row that did not help
-    told = {True: -WINDOWS, False: -WINDOWS}  # the window of the last mail: of an improvement, of a failure
-    told_off = 0.0  # how far out of range the metric was in that failure
+    heard = -WINDOWS  # the window of the last mail
+    told: list[tuple[int, Known]] = []  # the failures that were mailed: the window, and what was known in it
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
         off = draw.expovariate(4)
@@ -90,17 +90,19 @@ def check(seed: int) -> None:
         improved = draw.random() < 0.3
         half_way = improved and draw.random() < 0.5
         tells = found.is_told(last, EVERY, now, improved=improved)
-        heard, failed = window - max(told.values()), window - told[False]
-        is_worse = off >= told_off + 0.5 or off >= max(2 * told_off, 0.25)
-        due = heard >= 2 * episode.LONGEST if improved else failed >= episode.LONGEST or bool(news) or is_worse
+        lately = [known for at, known in told if window - at < episode.LONGEST]
+        before = max((known.off for known in lately), default=0.0)
+        is_worse = off >= before + 0.5 or off >= max(2 * before, 0.25)
+        is_due = not lately or is_worse or now.spec != lately[-1].spec
+        due = window - heard >= 2 * episode.LONGEST if improved else is_due
         story.require(
             tells == due,
-            "people are told of a failure once in 8 windows but for news, and of an improvement 16 after they heard anything",
+            "people are told of a failure once in 8 windows, but of a much worse one, and of an improvement 16 after they heard anything",
         )
         loop = Loop(window, bool(news), improved, half_way)
         _unrecovered(story, last, now, news, loop, tells=tells)
-        told |= {improved: window} if tells else {}
-        told_off = off if tells and not improved else told_off
+        heard = window if tells else heard
+        told += [(window, now)] if tells and not improved else []
         row.append(loop)
     rows = [each.row() for each in story.events]
     draw.shuffle(rows)

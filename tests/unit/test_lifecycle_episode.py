@@ -142,7 +142,7 @@ def test_what_failed_long_ago_is_forgotten() -> None:
     assert "1 loop did" in of(*loops, loop(40)).held_back(after(40.5), EVERY, SAME)
 
 
-def test_people_are_told_once_in_8_windows_but_for_news() -> None:
+def test_people_are_told_once_in_8_windows_but_where_the_spec_is_another() -> None:
     known = of(loop(0), warned(0), loop(1))
     assert not known.is_told(after(3), EVERY, SAME, improved=False)
     assert not known.is_told(after(7.9), EVERY, SAME, improved=False)
@@ -156,6 +156,10 @@ def test_people_hear_again_of_what_is_much_worse_than_what_they_were_told_of() -
     assert not over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.39), improved=False)
     assert over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.4), improved=False)
     assert not over.is_told(after(4), EVERY, Known(spec="a", past=100, off=0.4), improved=True)
+    far = Known(spec="a", past=100, off=0.9)
+    both = of(loop(0, far), warned(0), loop(4, OTHER), warned(4))
+    assert not both.is_told(after(7), EVERY, Known(spec="b", past=100, off=1.0), improved=False), "of worse they heard"
+    assert both.is_told(after(8), EVERY, Known(spec="b", past=100, off=1.0), improved=False), "8 windows before"
 
 
 def test_of_a_loop_that_has_improved_people_are_told_where_they_heard_nothing_for_twice_as_long() -> None:

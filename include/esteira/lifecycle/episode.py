@@ -26,16 +26,14 @@ PROBED = 3  # loops that did not help, or of which no training passed the gate: 
 class Episode:
     """The loops that did not help since one last did, in order, and the last window that people were `told` of.
 
-    `told_failed` is the last one of which they were told that nothing had improved, and `told_off` how far a metric was out of range in
-    it. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too.
+    `told_failed` are the loops of which they were told that nothing had improved. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too.
     That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
     told: date | None
     history: tuple[Unrecovered, ...] = ()
-    told_failed: date | None = None
-    told_off: float = 0.0
+    told_failed: tuple[Unrecovered, ...] = ()
     met: date | None = None
 
     def held_back(self, last: date, every: int, now: Known) -> str:
@@ -93,16 +91,17 @@ class Episode:
     def is_told(self, last: date, every: int, now: Known, *, improved: bool) -> bool:
         """Whether people are told that the loop on the window that ends with `last` did not bring the metrics back.
 
-        They are where they were told of no failure in the 8 windows before, where something is new, and where it is much worse than what
-        they were told of, be that of an episode that is over. A loop that has improved is
-        none: of it they are told where they heard nothing at all for twice as long.
+        They are where they were told of no failure in the 8 windows before, where the metric is much farther out of range than in those
+        that they were told of, and where the model.yaml is another. A loop that has improved is none: of it they are told where they
+        heard nothing at all for twice as long.
         """
         quiet = timedelta(days=LONGEST * every)
         if improved:
             return self.told is None or last >= self.told + 2 * quiet
-        if self.told_failed is None or last >= self.told_failed + quiet:
+        lately = [each.known for each in self.told_failed if last < each.last + quiet]
+        if not lately or now.spec != lately[-1].spec:
             return True
-        return bool(self.news(now)) or _is_much_farther(now.off, self.told_off)
+        return _is_much_farther(now.off, max(each.off for each in lately))
 
     def cannot_be_met(self, ended: Unrecovered, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
         """By metric a limit that the best of each of the last four loops, `ended` the last, would have met; empty where one was within
@@ -128,14 +127,12 @@ def episode(known: State, *, but: date | None = None) -> Episode:
     for each in warned:  # before there were such events a warning was all that was written
         old = Unrecovered(version=each.version, last=each.last, day=each.day, by=each.by, why=each.why)
         loops.setdefault(each.last, old)
-    history = tuple(loops[last] for last in sorted(loops))
-    failed = max((last for last in (each.last for each in warned) if not loops[last].improved), default=None)
+    history, told = tuple(loops[last] for last in sorted(loops)), {each.last for each in warned}
     return Episode(
         tuple(each for each in history if each.last > since),
         history=history,
-        told=max((each.last for each in warned), default=None),
-        told_failed=failed,
-        told_off=loops[failed].known.off if failed else 0.0,
+        told=max(told, default=None),
+        told_failed=tuple(each for each in history if each.last in told and not each.improved),
         met=max((each.last for each in in_range), default=None),
     )
 
