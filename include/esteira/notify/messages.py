@@ -88,7 +88,7 @@ def warning(
     )
     said.append(
         f"The next loops wait for longer; people are told again after {counted(LONGEST, 'window')}, of an improvement after {2 * LONGEST}, "
-        "or when something new is known."
+        "or when it is much worse."
     )
     return Mail(
         key=f"{spec.name}/{warned.id}",
