@@ -222,6 +222,8 @@ def test_after_three_loops_of_which_no_training_helped_one_training_is_tried(
     monkeypatch.setattr(measurements, "tried", lambda *_: before)
     steps.store_labels(spec, day)
     steps.measure(spec, day)
+    last, known = FIRST + timedelta(days=2), measuring.known_now(spec, day)
+    ledger.write(spec, Unrecovered(version=1, last=last, known=known, day=last, by=f"check:{last}", why="x"))
     assert steps.decide(spec, day).decision is decision
 
 

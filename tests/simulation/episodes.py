@@ -72,14 +72,8 @@ def check(seed: int) -> None:
         news = found.news(now)
         held = found.held_back(last, EVERY, now)
         since = [each for each in row if window - each.window < episode.REMEMBERED]
-        newest = max((number for number, each in enumerate(since) if each.news), default=0)
-        failed = sum(not each.half_way for each in since[newest:])
-        wait = WAITS[min(max(failed, 1), len(WAITS)) - 1] if since else 0
-        wait = max(wait, 3) if since and since[-1].improved and not since[-1].half_way else wait
-        due = not since or window > since[-1].window + wait or bool(news)
-        story.require(
-            due == (not held), f"after {len(since[newest:])} loops {wait} windows pass without one, but for news"
-        )
+        due = not since or window > since[-1].window + _wait(since) or bool(news)
+        story.require(due == (not held), f"after {since} {_wait(since)} windows pass without a loop, but for news")
         if held:
             story.done.append(f"{last}: held back")
             continue
@@ -91,10 +85,7 @@ def check(seed: int) -> None:
         half_way = improved and draw.random() < 0.5
         tells = found.is_told(last, EVERY, now, improved=improved)
         lately = [known for at, known in told if window - at < episode.LONGEST]
-        before = max((known.off for known in lately), default=0.0)
-        is_worse = off >= before + 0.5 or off >= max(2 * before, 0.25)
-        is_due = not lately or is_worse or now.spec != lately[-1].spec
-        due = window - heard >= 2 * episode.LONGEST if improved else is_due
+        due = window - heard >= 2 * episode.LONGEST if improved else _is_worth_a_mail(now, lately)
         story.require(
             tells == due,
             "people are told of a failure once in 8 windows, but of a much worse one, and of an improvement 16 after they heard anything",
@@ -108,6 +99,23 @@ def check(seed: int) -> None:
     draw.shuffle(rows)
     read = episode.episode(fold(from_row(each) for each in rows))
     story.require(read == episode.episode(story.state()), "rows are read as they were written, in whatever order")
+
+
+def _wait(since: list[Loop]) -> int:
+    """How many windows pass without a loop after those in a row."""
+    if not since:
+        return 0
+    newest = max((number for number, each in enumerate(since) if each.news), default=0)
+    failed = sum(not each.half_way for each in since[newest:])
+    wait = WAITS[min(max(failed, 1), len(WAITS)) - 1]
+    return max(wait, 3) if since[-1].improved and not since[-1].half_way else wait
+
+
+def _is_worth_a_mail(now: Known, lately: list[Known]) -> bool:
+    """Whether people are told of a failure, after those of which they were told lately."""
+    before = max((known.off for known in lately), default=0.0)
+    is_worse = now.off >= before + 0.5 or now.off >= max(2 * before, 0.25)
+    return not lately or is_worse or now.spec != lately[-1].spec
 
 
 def _in_range(story: Story, last: date, draw: random.Random, row: list[Loop]) -> list[Loop]:

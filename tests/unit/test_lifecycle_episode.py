@@ -76,6 +76,7 @@ def test_after_three_loops_of_which_no_training_helped_so_are_they_though_window
     assert not healed.is_probe(after(9), EVERY, Known(spec="a", past=100, off=0.9), refused), "nor was it so far"
     assert not healed.is_probe(after(9), EVERY, SAME, [*refused, {Outcome.FAILS, Outcome.UNPROVEN}]), "one has passed"
     assert healed.is_probe(after(9), EVERY, SAME, [{Outcome.IMPROVES}, *refused]), "before those three"
+    assert not of().is_probe(after(9), EVERY, SAME, refused), "of which it can't be told whether something is new"
 
 
 def test_a_loop_that_brought_it_half_of_the_way_back_lengthens_no_wait() -> None:

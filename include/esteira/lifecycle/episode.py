@@ -26,8 +26,8 @@ PROBED = 3  # loops that did not help, or of which no training passed the gate: 
 class Episode:
     """The loops that did not help since one last did, in order, and the last window that people were `told` of.
 
-    `told_failed` are the loops of which they were told that nothing had improved. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too.
-    That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
+    `told_failed` are the loops of which they were told that nothing had improved. `met` is the last window that was in range after
+    such loops. `history` has the loops of the rows before, too. That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
@@ -40,7 +40,8 @@ class Episode:
         """Why no loop is opened for the window that ends with `last`; empty where one may be.
 
         After the n-th that did not help, one after the other, 1, 2, 4, 8 windows of `every` days, and no more, pass without one;
-        after one that has improved 3 at least, but for one that brought it half of the way back, which lengthens no wait; fewer where something is new.
+        after one that has improved 3 at least, but for one that brought it half of the way back, which lengthens no wait; fewer
+        where something is new.
         """
         wait = self._wait(last, every)
         if wait == timedelta(0) or (self.news(now) and last > self.loops[-1].last):
@@ -61,7 +62,7 @@ class Episode:
         if self._failed(last, every) >= PROBED and not self.news(now):
             return True
         refused = len(trained) >= PROBED and all(each == {Outcome.FAILS} for each in trained[-PROBED:])
-        return refused and not _news(now, self.history[-PROBED:])
+        return refused and bool(self.history) and not _news(now, self.history[-PROBED:])
 
     def _wait(self, last: date, every: int) -> timedelta:
         """How much later than `last` the window must end that the next loop is opened for."""

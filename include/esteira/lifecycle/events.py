@@ -190,8 +190,8 @@ class Known:
 class Unrecovered(Event):
     """A loop of attempts did not bring the champion `version` back into its range on the window that ends with `last`.
 
-    `improved`: one of them was better, and promoted; `half_way`: by training, and by at least half of what it took. `met`: one was within every limit, though it was not better. `reached` is the
-    best that they came to, by metric. `news` is what was new since the loop before.
+    `improved`: one of them was better, and promoted; `half_way`: by training, and by at least half of what it took. `met`: one was
+    within every limit, though it was not better. `reached` is the best that they came to, by metric. `news` is what was new since the loop before.
     """
 
     state: ClassVar[str] = "unrecovered"

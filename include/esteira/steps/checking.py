@@ -135,13 +135,13 @@ def _back(spec: ModelSpec, day: date) -> tuple[int, Tried, _Judgement] | None:
     """
     last, every = labelling.mature_through(spec, day), blending.earlier(spec, day)
     window = last - timedelta(days=max(spec.check.every, spec.check.min_days) - 1), last
-    found_of = {
+    judgements = {
         version: _judge(spec, day, 0, tried.models, held_out=window, looks=len(every))
         for version, tried in every.items()
     }
     back = {
         version: found
-        for version, found in found_of.items()
+        for version, found in judgements.items()
         if found.outcome is Outcome.RECOVERS and _is_better_of_late(spec, found.champion, every[version].models, last)
     }
     best = max(back, key=lambda version: back[version].seen.lower, default=None)
