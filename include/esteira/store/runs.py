@@ -188,7 +188,7 @@ def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Mo
     return replace(model, version=version)
 
 
-@lru_cache(maxsize=4)  # by its digest: a process that walks through many days loads a version once
+@lru_cache(maxsize=8)  # by its digest: an attempt asks again and again for what serves, its twin, and three from before
 def _loaded(_: str, run_id: str, digest: str) -> Model | None:
     return _backend.load(run_id, digest)
 
