@@ -210,15 +210,13 @@ def test_what_was_tried_is_known_by_day_and_attempt(promoted: tuple[ModelSpec, d
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "decision"), [({"fails"}, Decision.PROBE), ({"fails", "improves"}, Decision.RETRAIN)]
+    ("second", "decision"), [(Outcome.FAILS, Decision.PROBE), (Outcome.IMPROVES, Decision.RETRAIN)]
 )
-def test_after_three_loops_of_which_no_training_helped_one_training_is_tried(
-    trained, monkeypatch: pytest.MonkeyPatch, outcomes: set[str], decision: Decision
+def test_where_no_other_recipe_has_helped_three_times_one_training_is_tried(
+    trained, monkeypatch: pytest.MonkeyPatch, second: Outcome, decision: Decision
 ) -> None:
     spec, day = lived(trained, change=str(CHANGE))
-    before = {
-        FIRST + timedelta(days=n): dict(enumerate(map(Outcome, outcomes), 1)) | {0: Outcome.RECOVERS} for n in range(3)
-    }
+    before = {FIRST + timedelta(days=n): {1: Outcome.IMPROVES, 2: second, 3: Outcome.FAILS} for n in range(3)}
     monkeypatch.setattr(measurements, "tried", lambda *_: before)
     steps.store_labels(spec, day)
     steps.measure(spec, day)

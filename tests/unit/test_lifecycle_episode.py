@@ -59,24 +59,39 @@ def test_after_a_loop_that_has_improved_3_windows_at_least_are_left_to_the_blend
 
 def test_after_three_loops_that_did_not_help_those_that_follow_are_probes_but_for_news() -> None:
     loops = loop(0), loop(2), loop(5)
-    assert not of(*loops[:2]).is_probe(after(5), EVERY, SAME, [])
-    assert of(*loops).is_probe(after(10), EVERY, SAME, [])
-    assert not of(*loops).is_probe(after(10), EVERY, OTHER, [])
-    assert not of(*loops, loop(10, news="farther")).is_probe(after(12), EVERY, SAME, []), "news began a new row"
-    assert not of(*loops, in_range(6, healed=True)).is_probe(after(9), EVERY, SAME, [])
+    assert not of(*loops[:2]).is_probe(after(5), EVERY, SAME, {})
+    assert of(*loops).is_probe(after(10), EVERY, SAME, {})
+    assert not of(*loops).is_probe(after(10), EVERY, OTHER, {})
+    assert not of(*loops, loop(10, news="farther")).is_probe(after(12), EVERY, SAME, {}), "news began a new row"
+    assert not of(*loops, in_range(6, healed=True)).is_probe(after(9), EVERY, SAME, {})
     near = [loop(at, improved=True, half_way=True) for at in (0, 2, 4)]
-    assert not of(*near).is_probe(after(6), EVERY, SAME, []), "training helps"
+    assert not of(*near).is_probe(after(6), EVERY, SAME, {}), "training helps"
 
 
-def test_after_three_loops_of_which_no_training_helped_so_are_they_though_windows_were_in_range() -> None:
-    healed, refused = of(loop(0), loop(2), in_range(6, healed=True)), [{Outcome.FAILS}] * 3
-    assert healed.is_probe(after(9), EVERY, SAME, refused)
-    assert not healed.is_probe(after(9), EVERY, SAME, refused[:2])
-    assert not healed.is_probe(after(9), EVERY, OTHER, refused)
-    assert not healed.is_probe(after(9), EVERY, Known(spec="a", past=100, off=0.9), refused), "nor was it so far"
-    assert not healed.is_probe(after(9), EVERY, SAME, [*refused, {Outcome.FAILS, Outcome.UNPROVEN}]), "one has passed"
-    assert healed.is_probe(after(9), EVERY, SAME, [{Outcome.IMPROVES}, *refused]), "before those three"
-    assert not of().is_probe(after(9), EVERY, SAME, refused), "of which it can't be told whether something is new"
+def test_where_all_recipes_but_the_first_are_spent_so_are_they_though_windows_were_in_range() -> None:
+    healed = of(loop(0), loop(2), in_range(6, healed=True))
+    ended = {0: Outcome.FAILS, 1: Outcome.RECOVERS, 2: Outcome.FAILS, 3: Outcome.FAILS}
+    tries = {after(at): ended for at in (0, 2, 4)}
+    assert healed.is_probe(after(9), EVERY, SAME, tries)
+    assert healed.is_probe(after(9), EVERY, SAME, {after(-9): {2: Outcome.IMPROVES}, **tries}), "before those three"
+    assert healed.is_probe(after(9), EVERY, SAME, {**tries, after(6): {1: Outcome.FAILS}}), (
+        "a probe says nothing of them"
+    )
+    assert not healed.is_probe(after(9), EVERY, SAME, {after(at): ended for at in (2, 4)}), "refused twice only"
+    assert not healed.is_probe(after(9), EVERY, SAME, {**tries, after(6): {2: Outcome.UNPROVEN}}), "one has passed"
+    assert not healed.is_probe(after(60), EVERY, SAME, tries), "a year is over"
+    assert not healed.is_probe(after(9), EVERY, SAME, {day: {1: Outcome.FAILS} for day in tries}), "there are no others"
+    assert not of().is_probe(after(9), EVERY, SAME, tries), "of which it can't be told whether something is new"
+
+
+def test_what_was_refused_comes_back_with_news_and_counts_by_the_present_spec_only() -> None:
+    healed = of(loop(0), loop(2), in_range(6, healed=True))
+    tries = {after(at): {2: Outcome.FAILS} for at in (0, 2, 4)}
+    assert not healed.is_probe(after(9), EVERY, Known(spec="a", past=100, off=0.9), tries), "nor was it so far"
+    assert not healed.is_probe(after(9), EVERY, OTHER, tries)
+    asked = of(loop(0), loop(2), loop(8, known=OTHER), in_range(10, healed=True))
+    assert not asked.is_probe(after(12), EVERY, OTHER, tries)
+    assert asked.is_probe(after(20), EVERY, OTHER, {after(at): {2: Outcome.FAILS} for at in (12, 14, 16)})
 
 
 def test_a_loop_that_brought_it_half_of_the_way_back_lengthens_no_wait() -> None:

@@ -5,7 +5,7 @@ By it the check is quiet: each loop that did not help makes the next one wait lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -19,7 +19,9 @@ BLENDED = 3  # windows that are left to the blend after a loop that has improved
 REMEMBERED = 4 * LONGEST  # windows: what failed before says nothing of now
 WORSE = 0.5  # of the error that a limit allows: a metric off by so much more than in any loop before has moved on
 LOOPS = 4  # without any that was in range: the limit can't be met
-PROBED = 3  # loops that did not help, or of which no training passed the gate: those after them train once only
+PROBED = 3  # loops that did not help, or in which a recipe was refused: those after them train once only
+SPENT = 365  # days: so long is a recipe left alone that was refused as often
+TRIED = (PROBED + 1) * SPENT  # days: what was tried before says nothing of now
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,33 @@ class Episode:
             f"{failed} did not bring it back, the last one on {self.loops[-1].last}: it waits for {left} of mature days"
         )
 
-    def is_probe(self, last: date, every: int, now: Known, trained: Sequence[Collection[Outcome]]) -> bool:
+    def is_probe(self, last: date, every: int, now: Known, tries: Mapping[date, Mapping[int, Outcome]]) -> bool:
         """Whether the loop for the window that ends with `last` is to train once only, for nothing is new, and three in a row have
-        not helped, or of the last three that trained no training did.
+        not helped, or no recipe but the first has had any use for long.
 
-        `trained` has the outcomes of the trainings of each loop, in order. That windows were in range in between says nothing for
-        training: they were so without it.
+        `tries` has how the attempts of each check ended, by day, in order, and by number. That windows were in range in between says
+        nothing for training: they were so without it.
         """
         if self._failed(last, every) >= PROBED and not self.news(now):
             return True
-        refused = len(trained) >= PROBED and all(each == {Outcome.FAILS} for each in trained[-PROBED:])
-        return refused and bool(self.history) and not _news(now, self.history[-PROBED:])
+        return self._are_spent(last, now, tries) and not _news(now, self.history[-PROBED:])
+
+    def _are_spent(self, last: date, now: Known, tries: Mapping[date, Mapping[int, Outcome]]) -> bool:
+        """Whether all recipes but the first were refused the last three times, by this model.yaml, and within the year before."""
+        others = [each for each in reversed(self.history) if each.known.spec != now.spec]
+        since = others[0].day if others else date.min
+        by_recipe: dict[int, list[tuple[date, Outcome]]] = {}
+        for day, ended in tries.items():
+            for number, outcome in ended.items():
+                if number > 1 and day > since:
+                    by_recipe.setdefault(number, []).append((day, outcome))
+        lately = [found[-PROBED:] for found in by_recipe.values()]
+        return bool(self.history and lately) and all(
+            len(found) == PROBED
+            and all(outcome is Outcome.FAILS for _, outcome in found)
+            and found[-1][0] > last - timedelta(days=SPENT)
+            for found in lately
+        )
 
     def _wait(self, last: date, every: int) -> timedelta:
         """How much later than `last` the window must end that the next loop is opened for."""

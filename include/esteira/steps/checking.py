@@ -53,7 +53,6 @@ from esteira.spec import ModelSpec, Recipe
 from esteira.steps import alerting, blending, champions, explaining, fitting, ingest, labelling, registering, scoring
 from esteira.steps.blending import Tried, attempt_key
 from esteira.steps.measuring import (
-    YEAR,
     decide,
     drift_to_report,
     lacking_labels,
@@ -74,6 +73,7 @@ from esteira.store.outbox import Mail
 from esteira.store.records import Record, Role, Window
 from esteira.text import better_by
 
+YEAR = 365  # days of which it is looked back at how blends ended
 CLOSER = 0.05  # of the way back to its limit, which an attempt must bring a metric at least
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,6 @@ from esteira.store.records import Record, Role, Window
 
 log = logging.getLogger(__name__)
 
-YEAR = 365  # days of which it is looked back at what was tried
 PAST = 60  # days before a window that say what labels are usual
 ACCIDENT = 0.01  # what is less probable than this was no accident
 OF_CLASS = 10  # rows of the rarer of two classes that a metric made of each class's rows takes at least
@@ -373,19 +372,13 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
     held_back = row.held_back(last, spec.check.every, now_known)
-    if not held_back and row.is_probe(last, spec.check.every, now_known, _trained(spec, day)):
+    tries = measurements.tried(spec, day - timedelta(days=episode.TRIED), day - timedelta(days=1))
+    if not held_back and row.is_probe(last, spec.check.every, now_known, tries):
         return Verdict(Decision.PROBE, f"{verdict.why}; loops before did not help, so that one training is tried")
     if not held_back:
         return verdict
     only = Decision.BLEND if spec.retrain_first == "blend" and not _blended(spec, day, found[-1]) else Decision.WATCH
     return Verdict(only, f"{verdict.why}; {held_back}")
-
-
-def _trained(spec: ModelSpec, day: date) -> list[set[policy.Outcome]]:
-    """How the trainings ended of each loop of the year before the day that has trained, in order."""
-    loops = measurements.tried(spec, day - timedelta(days=YEAR), day - timedelta(days=1)).values()
-    outcomes = [{outcome for number, outcome in loop.items() if number} for loop in loops]
-    return [each for each in outcomes if each]
 
 
 def _blended(spec: ModelSpec, day: date, window: Measurement) -> bool:
