@@ -57,8 +57,9 @@ def check(seed: int) -> None:
     draw, story = random.Random(seed), Story()
     bad, past = draw.random(), draw.choice([50, 180])
     row: list[Loop] = []  # the loops in a row that did not help
-    heard = -WINDOWS  # the window of the last mail
-    told: list[tuple[int, Known]] = []  # the failures that were mailed: the window, and what was known in it
+    told: list[
+        tuple[int, bool, Known]
+    ] = []  # the mails: the window, whether the loop improved, and what was known in it
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
         off = draw.expovariate(4)
@@ -84,16 +85,16 @@ def check(seed: int) -> None:
         improved = draw.random() < 0.3
         half_way = improved and draw.random() < 0.5
         tells = found.is_told(last, EVERY, now, improved=improved)
-        lately = [known for at, known in told if window - at < episode.LONGEST]
-        due = window - heard >= 2 * episode.LONGEST if improved else _is_worth_a_mail(now, lately)
+        quiet = (2 if improved else 1) * episode.LONGEST
+        lately = [known for at, better, known in told if window - at < quiet and (improved or not better)]
+        due = _is_worth_a_mail(now, lately, improved=improved)
         story.require(
             tells == due,
-            "people are told of a failure once in 8 windows, but of a much worse one, and of an improvement 16 after they heard anything",
+            "people are told of a failure once in 8 windows, of an improvement 16 after they heard anything, but of what is much worse",
         )
         loop = Loop(window, bool(news), improved, half_way)
         _unrecovered(story, last, now, news, loop, tells=tells)
-        heard = window if tells else heard
-        told += [(window, now)] if tells and not improved else []
+        told += [(window, improved, now)] if tells else []
         row.append(loop)
     rows = [each.row() for each in story.events]
     draw.shuffle(rows)
@@ -111,9 +112,11 @@ def _wait(since: list[Loop]) -> int:
     return max(wait, 3) if since[-1].improved and not since[-1].half_way else wait
 
 
-def _is_worth_a_mail(now: Known, lately: list[Known]) -> bool:
-    """Whether people are told of a failure, after those of which they were told lately."""
+def _is_worth_a_mail(now: Known, lately: list[Known], *, improved: bool) -> bool:
+    """Whether people are told of a loop that did not bring the metric back, after those of which they were told lately."""
     before = max((known.off for known in lately), default=0.0)
+    if improved:
+        return not lately or (now.off >= before + 0.5 and now.off >= 2 * before)
     is_worse = now.off >= before + 0.5 or now.off >= max(2 * before, 0.25)
     return not lately or is_worse or now.spec != lately[-1].spec
 

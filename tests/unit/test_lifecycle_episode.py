@@ -186,6 +186,16 @@ def test_of_a_loop_that_has_improved_people_are_told_where_they_heard_nothing_fo
     assert of(loop(0)).is_told(after(1), EVERY, SAME, improved=True), "nobody was told yet"
 
 
+def test_of_an_improvement_they_hear_again_where_it_was_twice_as_bad_and_by_half_of_the_error_that_is_allowed() -> None:
+    for loops in ((loop(0), warned(0)), (loop(0, improved=True), warned(0))):
+        known = of(*loops)
+        assert not known.is_told(after(3), EVERY, Known(spec="a", past=100, off=0.69), improved=True)
+        assert known.is_told(after(3), EVERY, Known(spec="a", past=100, off=0.7), improved=True)
+    far = of(loop(0, Known(spec="a", past=100, off=0.6)), warned(0))
+    assert not far.is_told(after(3), EVERY, Known(spec="a", past=100, off=1.19), improved=True)
+    assert far.is_told(after(3), EVERY, Known(spec="a", past=100, off=1.2), improved=True)
+
+
 def test_a_mail_of_an_improvement_tells_of_no_failure() -> None:
     known = of(loop(0, improved=True), warned(0))
     assert known.is_told(after(1), EVERY, SAME, improved=False)
@@ -197,8 +207,8 @@ def test_a_mail_of_an_improvement_tells_of_no_failure() -> None:
 
 def test_what_a_days_own_check_has_written_can_be_left_out() -> None:
     known = fold([loop(0), warned(0)])
-    assert episode(known, but=START) == Episode((), None)
-    assert episode(known, but=START + timedelta(days=1)).told == START
+    assert episode(known, but=START) == Episode(())
+    assert [each.last for each in episode(known, but=START + timedelta(days=1)).told] == [START]
 
 
 def test_a_warning_of_a_lake_without_loops_is_one() -> None:

@@ -26,16 +26,14 @@ TRIED = (PROBED + 1) * SPENT  # days: what was tried before says nothing of now
 
 @dataclass(frozen=True)
 class Episode:
-    """The loops that did not help since one last did, in order, and the last window that people were `told` of.
+    """The loops that did not help since one last did, in order.
 
-    `told_failed` are the loops of which they were told that nothing had improved. `met` is the last window that was in range after
-    such loops. `history` has the loops of the rows before, too. That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
+    `told` are all loops that people were told of. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too. That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]
-    told: date | None
+    told: tuple[Unrecovered, ...] = ()
     history: tuple[Unrecovered, ...] = ()
-    told_failed: tuple[Unrecovered, ...] = ()
     met: date | None = None
 
     def held_back(self, last: date, every: int, now: Known) -> str:
@@ -112,12 +110,13 @@ class Episode:
 
         They are where they were told of no failure in the 8 windows before, where the metric is much farther out of range than in those
         that they were told of, and where the model.yaml is another. A loop that has improved is none: of it they are told where they
-        heard nothing at all for twice as long.
+        heard nothing at all for twice as long, or of nothing half as bad.
         """
         quiet = timedelta(days=LONGEST * every)
         if improved:
-            return self.told is None or last >= self.told + 2 * quiet
-        lately = [each.known for each in self.told_failed if last < each.last + quiet]
+            before = max((each.known.off for each in self.told if last < each.last + 2 * quiet), default=None)
+            return before is None or now.off >= max(2 * before, before + WORSE)
+        lately = [each.known for each in self.told if last < each.last + quiet and not each.improved]
         if not lately or now.spec != lately[-1].spec:
             return True
         return _is_much_farther(now.off, max(each.off for each in lately))
@@ -150,8 +149,7 @@ def episode(known: State, *, but: date | None = None) -> Episode:
     return Episode(
         tuple(each for each in history if each.last > since),
         history=history,
-        told=max(told, default=None),
-        told_failed=tuple(each for each in history if each.last in told and not each.improved),
+        told=tuple(each for each in history if each.last in told),
         met=max((each.last for each in in_range), default=None),
     )
 

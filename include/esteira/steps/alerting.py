@@ -55,7 +55,8 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
     )
     if not before.is_told(window, spec.check.every, known, improved=improved):
         ledger.write(spec, ended)
-        log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, before.told)
+        told = ", ".join(str(each.last) for each in before.told[-1:])
+        log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, told)
         return None
     higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
     limits = before.cannot_be_met(ended, higher)
