@@ -127,7 +127,8 @@ def policy(name: str, factor: float) -> Found:
         checks = replay.walk(spec, plan, "policy")
         metric = spec.check.metric
         blocks = replay.block_metrics(spec, plan)
-        gains = [each["gain"] for each in replay.promotion_gains(spec, plan, HARM) if each["gain"] is not None]
+        promoted = replay.promotion_gains(spec, plan, HARM)
+        gains = [each["gain"] for each in promoted if each["gain"] is not None]
         return {
             "limit": str(spec.check.metrics[metric]),
             "mean": statistics.fmean(each[metric] for each in blocks),
@@ -137,18 +138,23 @@ def policy(name: str, factor: float) -> Found:
             "mails": len(outbox.mails(spec, "")),
             "worst": min(gains, default=0.0),
             "worse": sum(gain < 0 for gain in gains),
+            "gains": promoted,
             "blocks": blocks,
             "checks": checks,
         }
 
 
 def compared(name: str, kind: str, window: int) -> Found:
-    """One walk that is never retrained (frozen), or at every block and without asking (always), by a training window of so many days."""
+    """One walk that is never retrained (frozen), or at every block and without asking (always), by a training window of so many days.
+
+    It begins with the model that the policy at the suggested limit begins with.
+    """
     from esteira import replay
 
     walk = WALKS[name]
     with in_memory(ESTEIRA_ZONE=walk.zone) as home:
         spec = by_default_policy(walk.example, home)
+        spec = limited(spec, suggested(spec, walk.first - timedelta(days=1)))
         spec = spec.model_copy(update={"train": spec.train.model_copy(update={"window": window})})
         plan = replay.Plan(spec.name, walk.first, walk.last, walk.every, walk.blocks)
         replay.walk(spec, plan, kind)
