@@ -128,7 +128,6 @@ def policy(name: str, factor: float) -> Found:
         metric = spec.check.metric
         blocks = replay.block_metrics(spec, plan)
         promoted = replay.promotion_gains(spec, plan, HARM)
-        gains = [each["gain"] for each in promoted if each["gain"] is not None]
         return {
             "limit": str(spec.check.metrics[metric]),
             "mean": statistics.fmean(each[metric] for each in blocks),
@@ -136,8 +135,7 @@ def policy(name: str, factor: float) -> Found:
             "attempts": sum(check["tried"] for check in checks),
             "promotions": sum(check["promoted"] is not None for check in checks),
             "mails": len(outbox.mails(spec, "")),
-            "worst": min(gains, default=0.0),
-            "worse": sum(gain < 0 for gain in gains),
+            **_harm(promoted),
             "gains": promoted,
             "blocks": blocks,
             "checks": checks,
@@ -162,7 +160,14 @@ def compared(name: str, kind: str, window: int) -> Found:
         return {
             "mean": statistics.fmean(each[spec.check.metric] for each in blocks),
             "trainings": replay.trainings(spec),
+            **_harm(replay.promotion_gains(spec, plan, HARM)),
         }
+
+
+def _harm(promoted: Sequence[Found]) -> Found:
+    """The worst of what promotions came to, and how many were worse than what they replaced."""
+    gains = [each["gain"] for each in promoted if each["gain"] is not None]
+    return {"worst": min(gains, default=0.0), "worse": sum(gain < 0 for gain in gains)}
 
 
 def streamed(kind: str, start: int, seeds: int) -> Found:
@@ -251,7 +256,9 @@ def data_row(name: str, found: Sequence[Found], frozen: Found, always: Mapping[i
     shown = f"**{of['mean']:.3f}**, {of['trainings']:.0f} trainings, {of['mails']:.0f} mails, harm {min(of['worst'], 0):+.3f}"
     limits = f"{_all(found, 'mean', '{:.3f}')}; {_all(found, 'trainings')}; {_all(found, 'mails')}; {_all(found, 'worst', '{:+.3f}')}"
     best = (min if name.startswith("pjm") else _best_of(name))(always.values(), key=lambda each: each["mean"])
-    others = f"{frozen['mean']:.3f} / {best['mean']:.3f} with {best['trainings']} trainings"
+    others = (
+        f"{frozen['mean']:.3f} / {best['mean']:.3f}, {best['trainings']} trainings, harm {min(best['worst'], 0):+.3f}"
+    )
     if name in WANTED:
         wanted, is_met = WANTED[name]
         return name, wanted, f"{shown} ({limits})", others, "met" if is_met(of) else "MISSED"
