@@ -116,7 +116,7 @@ def _is_worth_a_mail(now: Known, lately: list[Known], *, improved: bool) -> bool
     """Whether people are told of a loop that did not bring the metric back, after those of which they were told lately."""
     before = max((known.off for known in lately), default=0.0)
     if improved:
-        return not lately or (now.off >= before + 0.5 and now.off >= 2 * before)
+        return not lately or (now.off >= before + 1 and now.off >= 2 * before)
     is_worse = now.off >= before + 0.5 or now.off >= max(2 * before, 0.25)
     return not lately or is_worse or now.spec != lately[-1].spec
 

@@ -110,12 +110,13 @@ class Episode:
 
         They are where they were told of no failure in the 8 windows before, where the metric is much farther out of range than in those
         that they were told of, and where the model.yaml is another. A loop that has improved is none: of it they are told where they
-        heard nothing at all for twice as long, or of nothing half as bad.
+        heard nothing at all for twice as long, or the metric is twice as far out of range as in what they heard of, and by the error
+        that its limit allows.
         """
         quiet = timedelta(days=LONGEST * every)
         if improved:
             before = max((each.known.off for each in self.told if last < each.last + 2 * quiet), default=None)
-            return before is None or now.off >= max(2 * before, before + WORSE)
+            return before is None or now.off >= max(2 * before, before + 2 * WORSE)
         lately = [each.known for each in self.told if last < each.last + quiet and not each.improved]
         if not lately or now.spec != lately[-1].spec:
             return True
