@@ -57,9 +57,7 @@ def check(seed: int) -> None:
     draw, story = random.Random(seed), Story()
     bad, past = draw.random(), draw.choice([50, 180])
     row: list[Loop] = []  # the loops in a row that did not help
-    told: list[
-        tuple[int, bool, Known]
-    ] = []  # the mails: the window, whether the loop improved, and what was known in it
+    told: list[tuple[int, bool, Known]] = []  # of each mail: its window, whether the loop improved, what was known
     for window in range(WINDOWS):
         last = START + timedelta(days=EVERY * window)
         off = draw.expovariate(4)

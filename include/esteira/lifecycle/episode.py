@@ -28,7 +28,9 @@ TRIED = (PROBED + 1) * SPENT  # days: what was tried before says nothing of now
 class Episode:
     """The loops that did not help since one last did, in order.
 
-    `told` are all loops that people were told of. `met` is the last window that was in range after such loops. `history` has the loops of the rows before, too. That a window is in range again does not end it for the next loop's sake: around its limit a metric is so by chance.
+    `told` are all loops that people were told of. `met` is the last window that was in range after such loops. `history` has the
+    loops of the rows before, too. That a window is in range again does not end it for the next loop's sake: around its limit a
+    metric is so by chance.
     """
 
     loops: tuple[Unrecovered, ...]

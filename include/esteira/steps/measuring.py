@@ -372,13 +372,16 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
         return verdict
     row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
     held_back = row.held_back(last, spec.check.every, now_known)
-    tries = measurements.tried(spec, day - timedelta(days=episode.TRIED), day - timedelta(days=1))
-    if not held_back and row.is_probe(last, spec.check.every, now_known, tries):
+    if not held_back and row.is_probe(last, spec.check.every, now_known, _tries(spec, day)):
         return Verdict(Decision.PROBE, f"{verdict.why}; loops before did not help, so that one training is tried")
     if not held_back:
         return verdict
     only = Decision.BLEND if spec.retrain_first == "blend" and not _blended(spec, day, found[-1]) else Decision.WATCH
     return Verdict(only, f"{verdict.why}; {held_back}")
+
+
+def _tries(spec: ModelSpec, day: date) -> Mapping[date, Mapping[int, policy.Outcome]]:
+    return measurements.tried(spec, day - timedelta(days=episode.TRIED), day - timedelta(days=1))
 
 
 def _blended(spec: ModelSpec, day: date, window: Measurement) -> bool:
