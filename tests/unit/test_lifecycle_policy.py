@@ -30,7 +30,9 @@ RULES = Rules(min_days=5, at_least=2)
 
 def window(index: int, healthy: bool, days: int = 7) -> Measurement:
     first = START + timedelta(days=7 * index)
-    return Measurement(first, first + timedelta(days=6), days * 10, days, {"mae": Reached(1.0, healthy)})
+    return Measurement(
+        first, first + timedelta(days=6), days * 10, days, {"mae": Reached(1.0, -0.1 if healthy else 0.1)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,34 @@ def test_weigh(windows: list[Measurement], expected: Decision, said: str) -> Non
     verdict = weigh(windows, RULES)
     assert verdict.decision is expected
     assert said in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("beyond", "at_least", "expected"),
+    [
+        ([0.1, -0.5, 0.1], 2, Decision.WATCH),
+        ([0.1, -0.1, 0.1], 2, Decision.RETRAIN),
+        ([0.1, -0.5, 0.5], 2, Decision.RETRAIN),
+        ([-0.5, 0.1], 1, Decision.RETRAIN),
+    ],
+)
+def test_several_windows_out_of_range_are_a_violation_where_their_mean_is(
+    beyond: list[float], at_least: int, expected: Decision
+) -> None:
+    windows = [replace(window(index, True), metrics={"mae": Reached(1.0, each)}) for index, each in enumerate(beyond)]
+    verdict = weigh(windows, replace(RULES, at_least=at_least))
+    assert verdict.decision is expected
+    assert ("but their mean is in range" in verdict.why) is (expected is Decision.WATCH)
+
+
+def test_the_mean_is_that_of_a_metric_that_is_out_of_range_now_and_of_windows_that_are_evidence() -> None:
+    def measured(index: int, mae: float, r2: float) -> Measurement:
+        return replace(window(index, True), metrics={"mae": Reached(1.0, mae), "r2": Reached(0.1, r2)})
+
+    other = [measured(0, -0.1, 0.9), measured(1, -0.9, -0.9), measured(2, 0.1, -0.9)]
+    assert weigh(other, RULES).decision is Decision.WATCH, "r2 was out of range, and is not now"
+    few = [measured(0, 0.1, 0), replace(measured(1, -0.9, 0), rows=1), measured(2, 0.1, 0)]
+    assert weigh(few, replace(RULES, min_rows=5)).decision is Decision.RETRAIN
 
 
 VIOLATED = [window(0, False), window(1, False)]
@@ -84,7 +114,7 @@ def test_what_is_in_range_stays_whatever_the_slice_holds() -> None:
 
 
 def test_one_metric_out_of_range_makes_a_window_unhealthy() -> None:
-    measured = Measurement(START, START, 1, 1, {"mae": Reached(1.0, True), "r2": Reached(0.1, False)})
+    measured = Measurement(START, START, 1, 1, {"mae": Reached(1.0, -0.5), "r2": Reached(0.1, 0.2)})
     assert not measured.healthy
     assert measured.out_of_range() == "r2 = 0.1"
 

@@ -72,6 +72,8 @@ def test_it_is_said_how_many_past_windows_the_limit_would_have_violated(tmp_path
     found = suggested(models.write(tmp_path), "mae_over_mean", (0.1, 0.3, 0.1, 0.3, 0.3, 0.1, 0.1), [0.0] * 7, 9.0)
     assert found.limit == pytest.approx(0.125)
     assert (found.bad, found.violated) == (3, 2), "two of three, the latest being one, are a violation"
+    barely = suggested(models.write(tmp_path), "mae_over_mean", (0.1, 0.13, 0.1, 0.13, 0.1, 0.1), [0.0] * 6, 9.0)
+    assert (barely.bad, barely.violated) == (2, 0), "where their mean is in range they are none"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def check_dag(spec: ModelSpec) -> DAG:
 
 It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
 {counted(spec.check.every, "day")} decide: it is violated when the latest, and {spec.check.violated.at_least} of the last {spec.check.violated.of_last},
-are out of range. Then{" a blend of what was trained before, and" if spec.retrain_first == "blend" else ""} up to {counted(len(spec.recipes), "attempt")} that retrain, each judged on the latest {counted(spec.check.slice, "mature day")}, which
+are out of range{", and so is their mean" if spec.check.violated.at_least > 1 else ""}. Then{" a blend of what was trained before, and" if spec.retrain_first == "blend" else ""} up to {counted(len(spec.recipes), "attempt")} that retrain, each judged on the latest {counted(spec.check.slice, "mature day")}, which
 neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
 does, a warning is mailed, once in 8 windows, and the next loop waits for longer."""
     params = {

@@ -64,11 +64,19 @@ class Rules:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a metric came to, whether that is within what was asked of it then, and what that was, in words."""
+    """What a metric came to, how far that is beyond what was asked of it then, and what that was, in words.
+
+    `beyond` is in the metric's own unit, and 0 or less within the range.
+    """
 
     value: float
-    in_range: bool
+    beyond: float
     wanted: str = ""
+
+    @property
+    def in_range(self) -> bool:
+        """Whether it is within what was asked of it."""
+        return self.beyond <= 0
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,9 @@ def _lacking(held_out: Measurement | None, rules: Rules) -> str:
 def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
     """Keep, watch, wait or retrain, from the windows alone, the latest one last.
 
-    Retrain when the latest window and at least `at_least` of those given are out of range. A window that is no evidence
-    means wait as the latest one, and does not count as an earlier one.
+    Retrain when the latest window and at least `at_least` of those given are out of range and, where that takes several, so
+    is the mean of those given: of windows that are now and then just beyond a limit, chance makes two of three. A window
+    that is no evidence means wait as the latest one, and does not count as an earlier one.
     """
     if not windows:
         return Verdict(
@@ -176,6 +185,8 @@ def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
         what += f"; {bad} of the last {len(windows)} windows {'is' if bad == 1 else 'are'}"
     if bad < rules.at_least:
         return Verdict(Decision.WATCH, f"{what}; {rules.at_least} are needed to act")
+    if rules.at_least > 1 and not _is_mean_beyond(windows, rules):
+        return Verdict(Decision.WATCH, f"{what}, but their mean is in range")
     return Verdict(Decision.RETRAIN, what)
 
 
@@ -183,8 +194,14 @@ def _bad(windows: Sequence[Measurement], rules: Rules) -> int:
     return sum(not window.healthy for window in windows if window.is_evidence(rules))
 
 
+def _is_mean_beyond(windows: Sequence[Measurement], rules: Rules) -> bool:
+    """Whether the mean of a metric that is out of range in the latest window is so, too."""
+    known = [window.metrics for window in windows if window.is_evidence(rules)]
+    return any(statistics.fmean(each[name].beyond for each in known if name in each) > 0 for name in windows[-1].bad)
+
+
 def is_violated(windows: Sequence[Measurement], rules: Rules) -> bool:
-    """Whether so many of the windows are out of range as a violation takes, be the latest one in range."""
+    """Whether so many of the windows are out of range as a violation takes, be the latest one or their mean in range."""
     return _bad(windows, rules) >= rules.at_least
 
 

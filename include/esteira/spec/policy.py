@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -45,6 +46,12 @@ class Limit(Block):
     def holds(self, value: float) -> bool:
         """Whether `value` is inside the range; a value that is not a number never is."""
         return value == value and (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def beyond(self, value: float) -> float:
+        """How far `value` is out of the range; inside it 0 or less."""
+        return max(
+            -math.inf if self.min is None else self.min - value, -math.inf if self.max is None else value - self.max
+        )
 
     def __str__(self) -> str:
         return " and ".join(

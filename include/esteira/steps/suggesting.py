@@ -133,9 +133,12 @@ def _suggested(
     )
     rule = spec.check.violated
     out = [value < limit if higher else value > limit for value in values]
+    last = [slice(max(number - rule.of_last + 1, 0), number + 1) for number in range(len(values))]
     violated = sum(
-        each and sum(out[max(number - rule.of_last + 1, 0) : number + 1]) >= rule.at_least
-        for number, each in enumerate(out)
+        out[each.stop - 1]
+        and sum(out[each]) >= rule.at_least
+        and (rule.at_least == 1 or (np.mean(values[each]) - limit) * worse > 0)
+        for each in last
     )
     quantiles = tuple((bound(share), bad(bound(share))) for share in QUANTILES)
     return Suggested(values, limit, bad(limit), violated, noise, longer, 0, chance, quantiles)

@@ -132,8 +132,8 @@ def _full_name(row: Row) -> str:
 
 
 def _reached(row: Row) -> Reached:
-    bounds = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("min", "max")}
-    return Reached(float(row["value"]), bool(row["in_range"]), str(Limit(**bounds)))
+    limit = Limit(**{name: None if pd.isna(row[name]) else float(row[name]) for name in ("min", "max")})
+    return Reached(float(row["value"]), limit.beyond(row["value"]), str(limit))
 
 
 def lacking(rows: Iterable[Row]) -> list[str]:
