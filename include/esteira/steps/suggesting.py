@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ WINDOWS = 12  # that are measured at most
 NORMAL = 0.6745 * math.sqrt(2)  # of a standard deviation is the median step between two independent values
 LEARNT = 0.6  # of the days are learnt from before the first of them
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
-SURE = 2.0  # standard errors of a window that a limit is away at least: by chance two of three are beyond in one of 20 years of weeks
+SURE = 2.0  # standard errors of a window that a limit is away at least: by chance a violation, of two of three and their mean, in one of 150 years of weeks
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _suggested(
     violated = sum(
         out[each.stop - 1]
         and sum(out[each]) >= rule.at_least
-        and (rule.at_least == 1 or (np.mean(values[each]) - limit) * worse > 0)
+        and (rule.at_least == 1 or (fmean(values[each]) - limit) * worse > 0)
         for each in last
     )
     quantiles = tuple((bound(share), bad(bound(share))) for share in QUANTILES)
