@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps, views
+from esteira.errors import Refused
 from esteira.learning.blending import Blend
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec, load
@@ -79,6 +80,12 @@ def returned(
     corpora.copy_home(once, tmp_path / "home")
     use_home(tmp_path / "home", monkeypatch)
     return write(tmp_path / "models"), day
+
+
+@pytest.fixture
+def none_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No champion from before is tried in the blend's place."""
+    monkeypatch.setattr(blending, "EARLIER", 0)
 
 
 @pytest.fixture
@@ -189,7 +196,7 @@ def test_where_it_is_switched_off_no_blend_is_tried(in_memory: None, tmp_path: P
 
 
 def test_a_blend_is_promoted_as_it_was_measured_where_nothing_is_fitted_again(
-    returned: tuple[ModelSpec, date],
+    returned: tuple[ModelSpec, date], none_comes_back: None
 ) -> None:
     spec, day = returned
     plain = spec.model_copy(update={"promote": spec.promote.model_copy(update={"refit": False})})
@@ -200,7 +207,9 @@ def test_a_blend_is_promoted_as_it_was_measured_where_nothing_is_fitted_again(
     assert champions.load_version(spec, promoted.version).trained_through < measuring.slice_days(spec, day)[0]
 
 
-def test_what_serves_is_chosen_from_the_members_that_were_judged(returned: tuple[ModelSpec, date]) -> None:
+def test_what_serves_is_chosen_from_the_members_that_were_judged(
+    returned: tuple[ModelSpec, date], none_comes_back: None
+) -> None:
     """What the same check has trained since no blend was judged with."""
     spec, day = returned
     steps.blend(spec, day)
@@ -210,9 +219,23 @@ def test_what_serves_is_chosen_from_the_members_that_were_judged(returned: tuple
         json.loads(runs.get(run).tags["pool"])
         for run in (measurements.attempts(spec, day)[0].run_id, runs.run_of(spec, version))
     )
-    assert judged
+    assert ledger.twin(spec, version) is not None
+    assert len(judged) > 1
     assert set(serves) <= set(judged)
     assert trained not in judged
+
+
+def test_a_blend_of_which_every_member_was_rolled_back_since_is_not_promoted(
+    returned: tuple[ModelSpec, date], none_comes_back: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, day = returned
+    steps.blend(spec, day)
+    version = steps.register_chosen(spec, day)
+    pool = json.loads(runs.get(measurements.attempts(spec, day)[0].run_id).tags["pool"])
+    monkeypatch.setattr(blending, "_barred", lambda _: {*pool})
+    with pytest.raises(Refused, match="may be blended any more"):
+        steps.promote_chosen(spec, day, version, "")
+    assert ledger.promoted_by(spec, f"check/{day}") is None
 
 
 def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(in_memory: None, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira import data
-from esteira.errors import ModelRefused, UnknownVersion
+from esteira.errors import ModelRefused, Refused, UnknownVersion
 from esteira.learning import blending, drift, pipelines
 from esteira.learning.blending import Blended
 from esteira.learning.drift import Profile
@@ -113,7 +113,8 @@ def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool, back_to:
 def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
     """The blend of a run with weights from all mature days, for serving: the version it is registered as, and the last day it has seen.
 
-    It is chosen from what could be chosen then: what the check has trained since no blend was judged with.
+    It is chosen from what could be chosen then: what the check has trained since no blend was judged with. Raises Refused where
+    all of that has been rolled back, or erased, in between.
     """
     done = runs.search(spec, kind="blend", evaluated=run_id)
     if done and done[0].status == "FINISHED":
@@ -122,7 +123,11 @@ def again(spec: ModelSpec, day: date, run_id: str) -> tuple[int, date]:
         versions = labelling.versions(spec)
         pool = json.loads(runs.get(run_id).tags["pool"])
         made = _made(spec, day, [labelling.mature_through(spec, day)], versions, pool)
-        assert made, "what could be blended before the slice can be after it"
+        if not made:
+            raise Refused(
+                f"model {spec.name}: none of the models that the blend of {day} was judged with may be blended any more, "
+                "for they were rolled back, turned out worse or were erased since; check a later day"
+            )
         about = {"kind": "blend", "as_of": day, "evaluated": run_id}
         with runs.tracked(spec, f"{run_key(day)}/refit", f"blend of {day} refit", **about) as made_run:
             _log(made_run, made[0], versions)
@@ -182,11 +187,11 @@ def _members(spec: ModelSpec, day: date, last: date, pool: Sequence[str] | None)
     until = last - timedelta(days=spec.check.min_days)
     classes = runs.get(runs.run_of(spec, ledger.require_champion(spec, day).version)).tags["classes"]
     every = [run for run in _runs(spec, day) if DaysSeen.of(run.tags).last <= until and run.tags["classes"] == classes]
+    every = [run for run in every if pool is None or run.id in pool]
     doubled = {
         run.tags.get("evaluated") for run in every
     }  # of two that differ in what they have seen only the newer one
     every = [run for run in every if run.id not in doubled]
-    every = [run for run in every if pool is None or run.id in pool]
     every.sort(key=lambda run: (DaysSeen.of(run.tags).last, run.tags.get("key", "")), reverse=True)
     digests = {each.by: each.sha256 for each in ledger.state(spec).of(Registered)}
     found = []
