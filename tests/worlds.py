@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import pytest
 from esteira import data
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
@@ -15,6 +14,9 @@ from esteira.store import lake, ledger, schemas
 
 from tests import models
 from tests.models import CHANGE, FIRST, score_days
+
+if TYPE_CHECKING:
+    import pytest
 
 KINDS: tuple[schemas.Kind, ...] = get_args(schemas.Kind)
 CLOCKS = ["read_at", "found_at", "first_seen", "load_seconds", "predict_seconds", "at"]

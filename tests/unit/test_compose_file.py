@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,8 @@ def test_all_that_write_the_lake_share_one_volume() -> None:
         if name.startswith("airflow-"):
             assert "lake:/lake" in SERVICES[name]["volumes"]
     assert SERVICES["airflow-worker"]["environment"]["ESTEIRA_LAKE"] == "/lake"
+
+
+def test_what_runs_in_the_image_for_the_tests_needs_no_pytest_which_the_image_has_not() -> None:
+    code = "import sys; sys.modules['pytest'] = None; from tests.soak.crashes import image_of_one"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True)
