@@ -51,7 +51,7 @@ CHECK = """Check the champion of {name}: mae_over_mean ≤ 0.18.
 
 It follows each scored day and can be run by hand for any day. The metrics of the last whole windows of
 7 days decide: it is violated when the latest, and 2 of the last 3,
-are out of range. Then a blend of what was trained before, and up to 3 attempts that retrain, each judged on the latest 7 mature days, which
+are out of range, and so is their mean. Then a blend of what was trained before, and up to 3 attempts that retrain, each judged on the latest 7 mature days, which
 neither version has seen. One that recovers is promoted and the days since the violation are scored again; when none
 does, a warning is mailed, once in 8 windows, and the next loop waits for longer."""
 
