@@ -14,6 +14,7 @@ import pytest
 from esteira import data, steps, views
 from esteira.errors import Refused
 from esteira.learning.blending import Blend
+from esteira.lifecycle.events import run_key
 from esteira.lifecycle.policy import Decision, Outcome, Verdict
 from esteira.spec import ModelSpec, load
 from esteira.steps import blending, champions, checking, measuring, rollbacks
@@ -234,7 +235,7 @@ def test_a_blend_of_which_every_member_was_rolled_back_since_is_not_promoted(
     monkeypatch.setattr(blending, "_barred", lambda _: {*pool})
     with pytest.raises(Refused, match="may be blended any more"):
         steps.promote_chosen(spec, day, version, "")
-    assert ledger.promoted_by(spec, f"check/{day}") is None
+    assert ledger.promoted_by(spec, run_key(day)) is None
 
 
 def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(in_memory: None, tmp_path: Path) -> None:
