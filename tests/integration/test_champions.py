@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from esteira import steps, views
-from esteira.cli import operations
+from esteira.cli import answers
 from esteira.errors import EsteiraError, ModelRefused, Refused
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Event, Noted
@@ -48,7 +48,7 @@ def test_a_ledger_of_a_newer_version_is_a_sentence(trained) -> None:
     spec = trained()
     ledger.write(spec, Noted(name="champion:2", to_state="split", why="x", by="x", day=FIRST, about=1))
     with pytest.raises(EsteiraError, match=r"model sales: the ledger's row champion:2 is 'split'.*newer one: use that"):
-        operations.shown(views.status(spec))
+        answers.shown(views.status(spec))
 
 
 def test_of_two_promotions_at_once_one_wins(trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps, views
-from esteira.cli import operations
+from esteira.cli import answers
 from esteira.errors import EsteiraError
 from esteira.learning import drift, evaluation
 from esteira.lifecycle.changes import Proposal
@@ -398,7 +398,7 @@ def test_people_are_told_once_that_checks_wait_for_longer_than_the_patience(
     assert next(day for day, count in told.items() if count) == FIRST + timedelta(days=7 + 15)
     assert max(told.values()) == 1
     (mail,) = outbox.mails(spec, "waits")
-    assert mail.subject == f"[esteira] sales: nothing could be checked since {FIRST}"
+    assert mail.subject == f"sales: nothing could be checked since {FIRST}"
     assert "longer than check.patience (2 windows of 7 days)" in mail.lead
     assert steps.queue_wait_mail(spec, FIRST + timedelta(days=30)) is None
 
@@ -446,7 +446,7 @@ def test_estimates_precede_the_labels_and_their_error_is_reported(home: Path, tm
     errors = lake.read("metrics", spec.name, role="estimated", metric="accuracy_error")
     assert len(errors) >= 2
     assert (errors["value"] < 0.2).all()
-    said = operations.shown(views.status(spec))["estimated accuracy"]
+    said = answers.shown(views.status(spec))["estimated accuracy"]
     assert "of the days without labels; estimates were off by 0." in said
 
 

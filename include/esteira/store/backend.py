@@ -32,6 +32,9 @@ class Table(Protocol):
     def partitions(self) -> set[Any]:
         """The values of the column by which it is partitioned, of which it has rows."""
 
+    def sizes(self) -> dict[Any, tuple[int, int]]:
+        """By the value of that column how many rows and bytes there are; found without reading any row."""
+
 
 class Lake(Protocol):
     """Where tables are kept, each under a place of its own. A write is one transaction."""

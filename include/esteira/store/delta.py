@@ -56,6 +56,11 @@ class DeltaTableAt:
         with opened.reaching(self.place):
             return opened.partitions(self.place, self.table)
 
+    def sizes(self) -> dict[Any, tuple[int, int]]:
+        """Rows and bytes by the value of the partition column, found in the log."""
+        with opened.reaching(self.place):
+            return opened.sizes(self.place, self.table)
+
 
 class DeltaLake:
     """Tables by their address."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -136,6 +136,12 @@ def days_of(kind: Kind, model: str) -> list[date]:
     """The days (for metrics: the check days) that have rows, in order; found without reading any of them."""
     table = open_table(kind, model)
     return [] if table is None else sorted(table.partitions())
+
+
+def sizes(kind: Kind, model: str) -> dict[Any, tuple[int, int]]:
+    """By day (for metrics: check day; for the ledger: id or None) how many rows and bytes there are; found without reading any."""
+    table = open_table(kind, model)
+    return {} if table is None else table.sizes()
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:

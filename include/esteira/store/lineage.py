@@ -128,3 +128,14 @@ class DaysSeen:
     def of(cls, tags: Tags) -> DaysSeen:
         """From a run's tags."""
         return cls(date.fromisoformat(tags["first_day"]), date.fromisoformat(tags["trained_through"]))
+
+
+def described(tags: Mapping[str, str]) -> str:
+    """What a version is, in a sentence, by the tags of its run: for MLflow's page of it."""
+    day, attempt = tags.get("as_of", "a day that is not known"), tags.get("attempt")
+    if tags.get("kind") == "refit":
+        return f"What was measured as of {day}, fitted again on all that was known then."
+    if tags.get("kind") == "blend":
+        back = f"Version {tags['back_to']} as it was" if tags.get("back_to") else "A blend of what was trained before"
+        return f"{back}, by the check of {day}."
+    return f"Attempt {attempt} of the check of {day}." if attempt else f"Trained as of {day}."

@@ -188,6 +188,14 @@ def _measured(row: Row, window: Window, metric: str) -> Measured:
     )
 
 
+def segments(spec: ModelSpec, day: date) -> list[Measured]:
+    """The metrics by segment (as `metric of segment`) in the latest window of a day's check."""
+    rows = read(spec, check_day=day, attempt=CHECK, role=Role.CHAMPION, window=Window.WHOLE)
+    rows = rows[(rows["segment"] != "") & rows["value"].notna()]
+    rows = rows[rows["last_day"] == rows["last_day"].max()] if len(rows) else rows
+    return [_measured(row, Window.WHOLE, _full_name(row)) for row in _records(rows.sort_values(["metric", "segment"]))]
+
+
 def recorded(spec: ModelSpec, version: int, first: date, last: date) -> set[date]:
     """The days of a version that the checks from `first` to `last` have recorded one by one."""
     known = read(
@@ -227,6 +235,15 @@ def estimates(spec: ModelSpec, version: int, first: date, last: date) -> pd.Data
     return read(spec, check_day=(first, last), role=Role.ESTIMATED, window=Window.DAY, version=version)
 
 
+def estimated(spec: ModelSpec, first: date, last: date) -> list[tuple[date, float]]:
+    """What the gate's metric of single days was expected to be before they had labels, by the last check that said so, in order."""
+    rows = read(
+        spec, check_day=(first, last), role=Role.ESTIMATED, window=Window.DAY, metric=spec.check.metric, segment=""
+    )
+    rows = rows.sort_values("check_day").drop_duplicates("last_day", keep="last").sort_values("last_day")
+    return [(row["last_day"].date(), float(row["value"])) for row in _records(rows) if not pd.isna(row["value"])]
+
+
 # ---------------------------------------------------------------------------------------------------------- attempts
 
 
@@ -251,12 +268,20 @@ class Attempt:
 
 def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
     """The attempts of a day's check that were measured, by number."""
-    every = read(spec, check_day=day, window=Window.SLICE, metric=spec.check.metric, segment="")
+    return attempts_of(spec, day, day).get(day, {})
+
+
+def attempts_of(spec: ModelSpec, first: date, last: date) -> dict[date, dict[int, Attempt]]:
+    """The attempts of the days' checks that were measured, by day, in order, and by number."""
+    every = read(spec, check_day=(first, last), window=Window.SLICE, metric=spec.check.metric, segment="")
     champions = every[(every["role"] == Role.CHAMPION) & _is_attempt(every)]
-    measured = dict(zip(champions["attempt"], champions["version"], strict=True))
+    measured = dict(
+        zip(zip(champions["check_day"], champions["attempt"], strict=True), champions["version"], strict=True)
+    )
     rows = every[every["role"] == Role.CHALLENGER]
-    found = [
-        Attempt(
+    found: dict[date, dict[int, Attempt]] = {}
+    for row in sorted(_records(rows), key=lambda row: (row["check_day"], _number(int(row["attempt"])))):
+        attempt = Attempt(
             _number(int(row["attempt"])),
             str(row["run_id"]),
             Outcome(row["outcome"]),
@@ -266,11 +291,10 @@ def attempts(spec: ModelSpec, day: date) -> dict[int, Attempt]:
             float(row["gain_upper"]),
             int(row["n_days"]),
             int(row["n_rows"]),
-            int(measured[row["attempt"]]),
+            int(measured[row["check_day"], row["attempt"]]),
         )
-        for row in _records(rows)
-    ]
-    return {attempt.number: attempt for attempt in sorted(found, key=lambda attempt: attempt.number)}
+        found.setdefault(row["check_day"].date(), {})[attempt.number] = attempt
+    return found
 
 
 def _is_attempt(rows: pd.DataFrame) -> pd.Series:
@@ -348,6 +372,15 @@ def decided(spec: ModelSpec, day: date) -> Verdict | None:
     return Verdict(Decision(rows["outcome"].iloc[0]), str(rows["why"].iloc[0])) if len(rows) else None
 
 
+def decisions(spec: ModelSpec, first: date, last: date) -> dict[date, Verdict]:
+    """What the checks of the days have decided, by day, in order."""
+    rows = read(spec, ["check_day", "outcome", "why"], check_day=(first, last), role=Role.DECISION)
+    return {
+        row["check_day"].date(): Verdict(Decision(row["outcome"]), str(row["why"]))
+        for row in _records(rows.sort_values("check_day"))
+    }
+
+
 # ------------------------------------------------------------------------------------------------- drift, and the why
 
 
@@ -409,6 +442,33 @@ def outcome_drifts(spec: ModelSpec, day: date) -> tuple[OutcomeDrift, ...]:
         for row in _records(rows)
     ]
     return tuple(sorted(found, key=lambda each: (each.segment, each.what)))
+
+
+@dataclass(frozen=True)
+class DriftOn:
+    """How far a feature, or (`is_outcome`) labels, predictions or errors, are from what they were, by the check of a day."""
+
+    day: date
+    name: str
+    segment: str
+    is_outcome: bool
+    value: float
+    drifted: bool
+
+
+def drift_history(spec: ModelSpec, first: date, last: date) -> list[DriftOn]:
+    """The drift that the checks of the days have measured, in order."""
+    columns = ["check_day", "role", "metric", "segment", "value", "in_range"]
+    rows = read(spec, columns, check_day=(first, last), attempt=CHECK)
+    rows = rows[(rows["role"] == Role.OUTCOMES) | ((rows["role"] == Role.DRIFT) & (rows["metric"] == STATISTIC.name))]
+    found = []
+    for row in _records(rows.sort_values(["check_day", "metric", "segment"])):
+        outcome = row["role"] == Role.OUTCOMES
+        name, segment = (
+            (row["metric"].removeprefix(f"{STATISTIC.name}_"), row["segment"]) if outcome else (row["segment"], "")
+        )
+        found.append(DriftOn(row["check_day"].date(), name, segment, outcome, float(row["value"]), not row["in_range"]))
+    return found
 
 
 @dataclass(frozen=True)

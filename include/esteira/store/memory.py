@@ -47,6 +47,10 @@ class MemoryTable:
         """The partitions that have rows."""
         return {key for key, part in self.parts.items() if len(part)}
 
+    def sizes(self) -> dict[Any, tuple[int, int]]:
+        """Rows and bytes by partition."""
+        return {key: (len(part), part.nbytes) for key, part in self.parts.items() if len(part)}
+
 
 @dataclass
 class MemoryLake:

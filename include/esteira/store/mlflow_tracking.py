@@ -31,6 +31,7 @@ from esteira.learning.pipelines import Model, design
 from esteira.settings import settings
 from esteira.spec import ModelSpec
 from esteira.store import model_files, places
+from esteira.store.lineage import described
 from esteira.store.model_files import ALLOWED_TYPES
 from esteira.store.tracking import Run, Version
 
@@ -255,7 +256,8 @@ class MlflowTracking:
                 raise
         lineage = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
         model_id = tags["model_uri"].removeprefix("models:/")
-        made = api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, tags=lineage, model_id=model_id)
+        about = {"tags": lineage, "model_id": model_id, "description": described(lineage)}
+        made = api.create_model_version(spec.name, tags["model_uri"], run_id=run_id, **about)
         return int(made.version)
 
     def versions(self, spec: ModelSpec) -> list[Version]:
@@ -297,7 +299,7 @@ class MlflowTracking:
         """By ESTEIRA_MLFLOW_URL, else the tracking server's own pages; a database file has none."""
         told = settings().mlflow_url
         base = told if told is not None else uri() if uri().startswith("http") else ""
-        return f"{base}/#/experiments/{experiment(spec)}/runs/{run_id}" if base else ""
+        return f"{base}/#/experiments/{experiment(spec)}/runs/{run_id}?workflowType=machine_learning" if base else ""
 
 
 def _run(found: mlflow.entities.Run) -> Run:

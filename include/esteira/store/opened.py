@@ -254,6 +254,20 @@ def partitions(place: str, table: DeltaTable) -> set[Any]:
     return set(every.filter(pads.field("num_records") > 0)[f"partition.{name}"].to_pylist())
 
 
+def sizes(place: str, table: DeltaTable) -> dict[Any, tuple[int, int]]:
+    """By the value of the (only) column by which a table is partitioned, or None where by none, how many rows and bytes it has."""
+    every = _listed(place, table)
+    keys = table.metadata().partition_columns
+    values = every[f"partition.{keys[0]}"].to_pylist() if keys and len(every) else [None] * len(every)
+    found: dict[Any, tuple[int, int]] = {}
+    for value, rows, size in zip(
+        values, every["num_records"].to_pylist(), every["size_bytes"].to_pylist(), strict=True
+    ):
+        known = found.get(value, (0, 0))
+        found[value] = known[0] + (rows or 0), known[1] + size
+    return {value: (rows, size) for value, (rows, size) in found.items() if rows}
+
+
 def _listed(place: str, table: DeltaTable) -> pa.Table:
     """The table's files, listed once for each version of it that is opened."""
     known = _opened.get(_key(place))

@@ -1,30 +1,16 @@
-"""Read-only answers to people's questions, as frozen values: the command line, mails, the notebook and reports ask nothing else."""
+"""A model's life: what changed, which version served when and why, and how it stands."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from esteira.lifecycle.events import Registered, Verified, Warned, run_key
-from esteira.lifecycle.policy import Measurement, Verdict
+from esteira.lifecycle.events import Registered, Verified
 from esteira.lifecycle.sequence import Promoted
 from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
-from esteira.store import lake, ledger, measurements, runs
-from esteira.store.labels import read as known_labels
-from esteira.store.measurements import (
-    Attempt,
-    AttemptDay,
-    Drift,
-    Estimate,
-    Explanation,
-    FeatureDrift,
-    Measured,
-    OutcomeDrift,
-)
-from esteira.store.records import Window
+from esteira.store import lake, ledger, measurements
+from esteira.store.measurements import Estimate, Measured
 
 
 @dataclass(frozen=True)
@@ -103,9 +89,6 @@ def history(spec: ModelSpec) -> tuple[Event, ...]:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- versions
-
-
 @dataclass(frozen=True)
 class Served:
     """Days on which a version was to serve, first and last (None: until now), and why."""
@@ -158,7 +141,7 @@ def _day_before(day: date | None) -> date | None:
 
 @dataclass(frozen=True)
 class ChampionAt:
-    """Who was to serve a day, as it was then, and whose predictions are published for it now, with the reasons.
+    """Who was to serve a day, as it was then, and since when, and whose predictions are published for it now, with the reasons.
 
     `held` is the version that its predictions are of, None where it has none: where that is another one, they wait to be
     brought along.
@@ -166,6 +149,7 @@ class ChampionAt:
 
     day: date
     served: int | None
+    since: date | None
     served_why: str
     published: int | None
     published_why: str
@@ -178,100 +162,5 @@ def champion_at(spec: ModelSpec, day: date) -> ChampionAt:
     serving, published = known.serving(day), known.published(day)
     why = next((each.why for each in known.numbered if serving and each.number == serving.number), "none was promoted")
     held = ledger.held(spec, known, [day]).get(day)
-    return ChampionAt(day, serving.version if serving else None, why, published.version, published.why, held)
-
-
-# ------------------------------------------------------------------------------------------------------------ checks
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a day's check measured, tried and decided; `table` is where the metrics lie."""
-
-    day: date
-    champion: int
-    windows: tuple[Measurement, ...]
-    attempts: Mapping[int, Attempt]
-    verdict: Verdict | None
-    explanation: Explanation | None
-    drift: Drift | None
-    drifts: tuple[FeatureDrift, ...]
-    outcomes: tuple[OutcomeDrift, ...]
-    warned: Warned | None
-    table: str
-
-
-def check(spec: ModelSpec, day: date) -> Check:
-    """The check of a day. Raises NoChampion where the day has none."""
-    now = ledger.require_champion(spec, day)
-    run = run_key(day)
-    warned = [each for each in ledger.state(spec).of(Warned) if each.by == run]
-    return Check(
-        day=day,
-        champion=now.version,
-        windows=tuple(measurements.windows(spec, day)),
-        attempts=measurements.attempts(spec, day),
-        verdict=measurements.decided(spec, day),
-        explanation=measurements.explanation(spec, day),
-        drift=measurements.drift(spec, day),
-        drifts=measurements.drifts(spec, day),
-        outcomes=measurements.outcome_drifts(spec, day),
-        warned=warned[0] if warned else None,
-        table=measurements.place(spec),
-    )
-
-
-def windows(spec: ModelSpec, metric: str = "", window: Window = Window.WHOLE, since: date = date.min) -> list[Measured]:
-    """A metric (else the gate's) by window, or by day, of whichever version served."""
-    return measurements.history(spec, metric or spec.check.metric, window, since)
-
-
-@dataclass(frozen=True)
-class LabelsOf:
-    """How many rows a day has, and how many of them have a label."""
-
-    day: date
-    rows: int
-    labelled: int
-
-
-def labels(spec: ModelSpec, first: date, last: date) -> tuple[LabelsOf, ...]:
-    """The labels' state, day by day."""
-    rows = lake.read("features", spec.name, columns=["day"], day=(first, last))
-    known = known_labels(spec, first, last)
-    labelled = Counter(moment.date() for moment in known["day"])
-    made = Counter(moment.date() for moment in rows["day"])
-    return tuple(LabelsOf(day, made[day], labelled[day]) for day in sorted(made))
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """Rows in quarantine that failed for the same reason."""
-
-    stage: str
-    rule: str
-    reason: str
-    rows: int
-    days: int
-
-
-def quarantine(spec: ModelSpec, first: date, last: date) -> tuple[Quarantined, ...]:
-    """What is in quarantine, by rule and reason, the most frequent first."""
-    rows = lake.read("quarantine", spec.name, columns=["day", "stage", "rule", "reason"], day=(first, last))
-    if rows.empty:
-        return ()
-    found = [
-        Quarantined(str(stage), str(rule), str(reason), len(part), int(part["day"].nunique()))
-        for (stage, rule, reason), part in rows.groupby(["stage", "rule", "reason"])
-    ]
-    return tuple(sorted(found, key=lambda each: -each.rows))
-
-
-def attempt_days(spec: ModelSpec, day: date) -> list[AttemptDay]:
-    """Champion and challenger day by day, in each attempt of a day's check."""
-    return measurements.attempt_days(spec, day)
-
-
-def attempt_runs(spec: ModelSpec, day: date) -> dict[int, runs.Run]:
-    """The MLflow run of each attempt of a day's check; asks the server."""
-    return {number: runs.get(each.run_id) for number, each in measurements.attempts(spec, day).items()}
+    version, since = (serving.version, serving.effective_day) if serving else (None, None)
+    return ChampionAt(day, version, since, why, published.version, published.why, held)

@@ -1,0 +1,145 @@
+"""How a model is, in a word and a sentence, in each of the states that it can be in."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from esteira import data, steps, views
+from esteira.errors import OutOfReach
+from esteira.lifecycle.events import run_key
+from esteira.lifecycle.policy import Decision, Verdict
+from esteira.spec import ModelSpec
+from esteira.store import lake, measurements
+from esteira.views import Condition
+
+from tests import models
+from tests.models import CHANGE, FIRST, score_days
+from tests.worlds import lived
+
+
+def evening(day: date) -> datetime:
+    """A moment at which no day after this one is due."""
+    return datetime(day.year, day.month, day.day, 20, tzinfo=UTC) + timedelta(days=1)
+
+
+def test_before_the_first_promotion_and_the_first_window_it_is_not_measured_yet(home, trained) -> None:
+    untrained = models.write(home / "other", "untrained")
+    found = views.health(untrained)
+    assert (found.condition, found.why) == (Condition.NEW, "no version was promoted yet")
+    assert (found.champion, found.last, found.last_scored, found.quarantined) == (None, None, None, None)
+    spec = trained()
+    score_days(spec, [FIRST])
+    found = views.health(spec, evening(FIRST))
+    assert (found.condition, found.why) == (Condition.NEW, "no window is whole yet")
+    assert (found.last_scored, found.rows) == (FIRST, 72)
+
+
+def test_in_range_it_is_healthy_and_watched_when_one_window_is_not(trained) -> None:
+    spec = trained(change=str(CHANGE))
+    day = FIRST + timedelta(days=7)
+    score_days(spec, data.days(FIRST, day))
+    steps.check(spec, day, keep_notebook=False)
+    found = views.health(spec, evening(day))
+    assert (found.condition, found.also) == (Condition.HEALTHY, ())
+    assert found.last is not None
+    assert found.why == f"every metric is in range, in the window to {found.last.last}"
+    assert found.labelled_through == day - timedelta(days=1)
+    assert found.drift is not None
+    assert not found.drifting
+    later = CHANGE + timedelta(days=7)
+    score_days(spec, data.days(day + timedelta(days=1), later))
+    steps.check(spec, later, keep_notebook=False)
+    found = views.health(spec, evening(later))
+    assert found.condition is Condition.WATCH
+    assert "out of range" in found.why
+    assert [each.in_range for each in found.trend] == [True, False]
+
+
+def test_promoted_by_a_check_it_has_recovered_and_is_not_verified(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
+    found = views.health(spec, evening(day))
+    assert found.condition is Condition.UNVERIFIED
+    assert found.why == f"version 2 was promoted by the check of {day}"
+    assert found.champion is not None
+    assert (found.champion.version, found.last_checked) == (2, day)
+
+
+def test_where_retraining_did_not_help_it_is_warned(trained) -> None:
+    spec, day = lived(trained, noise=str(CHANGE))
+    steps.check(spec, day, keep_notebook=False)
+    found = views.health(spec, evening(day))
+    assert found.condition is Condition.WARNED
+    assert f"since the window to {day - timedelta(days=1)}" in found.why
+    assert found.why.count("did not bring it back") == 1
+    title = views.check_title(spec, day)
+    assert title.startswith(f"check {day}: warned, mae_over_mean ")
+    assert title.endswith(" > 0.3")
+
+
+def test_a_day_that_was_due_and_is_not_scored_makes_it_late_unless_nothing_is_ever_due(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    due = datetime(FIRST.year, FIRST.month, FIRST.day, 6, tzinfo=UTC) + timedelta(days=2)  # for the day after FIRST
+    hours = timedelta(hours=spec.score.deadline or 0)
+    assert views.health(spec, due + hours - timedelta(minutes=1)).condition is Condition.NEW
+    found = views.health(spec, due + hours + timedelta(minutes=1))
+    assert found.condition is Condition.LATE
+    assert found.why.startswith(f"{FIRST + timedelta(days=1)} is not scored; it was due on {due:%Y-%m-%d at %H:%M}")
+    by_hand = spec.model_copy(update={"score": spec.score.model_copy(update={"schedule": None})})
+    assert views.health(by_hand, due + timedelta(days=9)).condition is Condition.NEW
+    assert views.health(by_hand).next_due is None
+
+
+def test_labels_that_do_not_come_and_checks_that_do_not_come_are_told(trained) -> None:
+    spec = trained()
+    day = FIRST + timedelta(days=20)
+    score_days(spec, data.days(FIRST, day))
+    measurements.write_decision(spec, day, Verdict(Decision.WAIT, "12% of the rows have one"))
+    found = views.health(spec, evening(day))
+    assert (found.condition, found.why) == (Condition.WAITING, "12% of the rows have one")
+    early = FIRST + timedelta(days=3)
+    measurements.write(spec, [], day, measurements.DECISION)
+    measurements.write_decision(spec, early, Verdict(Decision.WAIT, "no window is whole yet"))
+    found = views.health(spec, evening(day))
+    assert found.condition is Condition.STALE, "to wait for the first window is no lack of labels"
+    assert found.why == f"the last check was that of {early}, and days up to {day} are scored"
+
+
+def test_tables_that_are_out_of_reach_make_it_broken_and_the_sentence_says_what_to_do(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained()
+
+    def gone(*_: object) -> None:
+        raise OutOfReach("the disk is gone; mount it")
+
+    monkeypatch.setattr(lake, "sizes", gone)
+    found = views.health(spec)
+    assert (found.condition, found.why) == (Condition.BROKEN, "the disk is gone; mount it")
+    assert found.trend == ()
+
+
+def test_the_share_in_quarantine_is_of_the_days_last_scored(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, real = trained(), data.read
+    monkeypatch.setattr(
+        data, "read", lambda *given: (rows := real(*given)).assign(heat=rows["heat"].where(rows["hour"] > 5, 99.0))
+    )
+    score_days(spec, [FIRST])
+    found = views.health(spec, evening(FIRST))
+    assert found.quarantined == pytest.approx(0.25)
+    assert found.rows == 54
+
+
+def test_a_run_is_told_in_words(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
+    assert views.check_title(spec, day).startswith(f"check {day}: promoted version 2, mae_over_mean ")
+    said = views.told(spec, day)
+    assert said[0] == f"It is about the days up to {day}, which version 1 was to serve."
+    assert any(each.startswith("Attempt 2 is back in range: mae_over_mean = ") for each in said)
+    assert any(each.startswith("Version 2 was promoted") for each in said)
+    before = views.told(spec, day - timedelta(days=1))
+    assert not any("promoted" in each for each in before)
+    held = f"score {FIRST} to {FIRST + timedelta(days=1)}: 144 rows by version 1"
+    assert views.score_title(spec, data.days(FIRST, FIRST + timedelta(days=1))) == held
+    assert run_key(day) in [each.by for each in views.history(spec)]
