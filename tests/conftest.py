@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from esteira.cli import progress
 
 PROJECT = Path(__file__).resolve().parents[1]
 AIRFLOW = Path(tempfile.mkdtemp(prefix="esteira-airflow-"))
@@ -48,6 +49,12 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _initialize_tables(engine)
     engine.dispose()
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine must not change what a command says."""
+    monkeypatch.setattr(progress, "QUIET", 3600.0)
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from esteira.cli import days, models, operations
+from esteira.cli import answers, days, models, operations
 from esteira.cli.common import app
 from esteira.errors import EsteiraError, OutOfReach
 
-__all__ = ["app", "days", "models", "operations"]
+__all__ = ["answers", "app", "days", "models", "operations"]
 
 
 def main() -> None:

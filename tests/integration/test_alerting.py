@@ -12,10 +12,12 @@ import pytest
 from deltalake import DeltaTable
 from esteira import data, steps, views
 from esteira.__main__ import app
-from esteira.cli import operations
+from esteira.cli import answers
 from esteira.errors import Refused
 from esteira.learning import drift, evaluation
-from esteira.lifecycle.events import Warned
+from esteira.lifecycle import changes
+from esteira.lifecycle.changes import Proposal
+from esteira.lifecycle.events import Recovered, Warned, run_key
 from esteira.lifecycle.policy import Decision
 from esteira.notify import rendering
 from esteira.spec import ModelSpec, load
@@ -46,7 +48,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
     steps.decide(spec, day)
     mail = steps.queue_drift_mail(spec, day)
     assert mail is not None
-    assert mail.subject == "[esteira] sales: 3 of 4 features drifted"
+    assert mail.subject == "sales: 3 of 4 features drifted"
     assert "By itself this retrains nothing" in mail.lead
     again = steps.queue_drift_mail(spec, day)
     assert again is not None
@@ -61,7 +63,7 @@ def test_status_says_what_a_person_wants_to_know(trained) -> None:
     spec = trained()
     score_days(spec, data.days(FIRST, FIRST + timedelta(days=7)))
     steps.check(spec, FIRST + timedelta(days=7), keep_notebook=False)
-    found = operations.shown(views.status(spec))
+    found = answers.shown(views.status(spec))
     assert found["champion"] == f"version 1, serving from {FIRST}"
     assert found["last day scored"] == str(FIRST + timedelta(days=7))
     assert "in range (≤ 0.3)" in found["last window's mae_over_mean"]
@@ -122,7 +124,7 @@ def test_personal_values_are_in_the_tables_and_nowhere_else(
     score_days(spec, data.days(FIRST, day))
     assert steps.check(spec, day, keep_notebook=False).verdict.decision is Decision.RETRAIN
     steps.keep_drift_report(spec, day)
-    text = [caplog.text, rendering.text(steps.warn(spec, day)), str(operations.shown(views.status(spec)))]
+    text = [caplog.text, rendering.text(steps.warn(spec, day)), str(answers.shown(views.status(spec)))]
     files = [*home.glob("mlflow/artifacts/**/*"), *home.glob("lake/**/_delta_log/*.json")]
     text += [
         path.read_bytes().decode("utf-8", "replace") for path in files if path.suffix in (".json", ".html", ".yaml")
@@ -238,3 +240,50 @@ def test_a_check_that_finds_its_window_warned_of_by_another_says_so_too(tried: t
     other = Warned(version=1, last=measurements.windows(spec, day)[-1].last, day=day, by="check/another", why="x")
     ledger.write(spec, other)
     assert steps.act(spec, day, found).warning is not None  # by which the command line ends with 3
+
+
+def test_a_promotion_is_told_once_and_can_be_left_out(trained) -> None:
+    spec, day = lived(trained, change=str(CHANGE))
+    steps.check(spec, day, keep_notebook=False)
+    assert steps.queue_promotion_mail(_with(spec, promotions=False), day, run_key(day)) is None
+    mail = steps.queue_promotion_mail(spec, day, run_key(day), "http://airflow/dags/sales_check/runs/1")
+    assert mail is not None
+    assert re.fullmatch(r"sales: version \d is the champion, better by 0\.\d+ and back in range", mail.subject)
+    assert mail.todo == "Nothing is to be done."
+    assert ("How to roll back", "http://airflow/plugin/esteira/sales#rollback") in mail.links
+    assert steps.queue_promotion_mail(spec, day, run_key(day)) is None, "it waits already"
+    assert queued(spec) == [mail]
+    assert steps.queue_promotion_mail(spec, day, run_key(day - timedelta(days=1))) is None, (
+        "that check has promoted nothing"
+    )
+
+
+def test_a_promotion_that_a_warning_tells_of_is_not_told_twice(tried: tuple[ModelSpec, date]) -> None:
+    spec, day = tried
+    steps.warn(spec, day)
+    ledger.change(spec, lambda known: changes.promote(known, Proposal(1, day, measured=None, why="x", by=run_key(day))))
+    assert steps.queue_promotion_mail(spec, day, run_key(day)) is None
+
+
+def test_a_recovery_after_a_warning_is_told_by_the_check_that_sees_it_first(tried: tuple[ModelSpec, date]) -> None:
+    spec, day = tried
+    assert steps.queue_recovery_mail(spec, day) is None, "nobody was warned"
+    steps.warn(spec, day)
+    assert steps.queue_recovery_mail(spec, day) is None
+    warned = ledger.state(spec).of(Warned)[-1]
+    for days in (1, 2):
+        back = {"last": warned.last + timedelta(days=days), "day": day, "why": "in range"}
+        ledger.write(spec, Recovered(version=1, by=run_key(day + timedelta(days=days)), **back))
+    assert steps.queue_recovery_mail(spec, day + timedelta(days=2)) is None, "an earlier check has seen it"
+    later = day + timedelta(days=1)
+    assert steps.queue_recovery_mail(_with(spec, recoveries=False), later) is None
+    steps.measure(spec, later)
+    mail = steps.queue_recovery_mail(spec, later)
+    assert mail is not None
+    assert mail.subject.startswith("sales: back in range, mae_over_mean ")
+    assert f"You were warned of the window to {warned.last}" in mail.lead
+    assert steps.queue_recovery_mail(spec, later) is None, "it waits already"
+
+
+def _with(spec: ModelSpec, **given: bool) -> ModelSpec:
+    return spec.model_copy(update={"alerts": spec.alerts.model_copy(update=given)})

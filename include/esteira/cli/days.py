@@ -10,6 +10,7 @@ import typer
 
 from esteira import spec as specs
 from esteira.cli.common import LARGEST, AllowEmpty, Model, app, day_option, days_of, find
+from esteira.cli.progress import at_work
 from esteira.lifecycle.changes import named
 from esteira.store import places
 from esteira.text import counted
@@ -36,8 +37,9 @@ def train(
     from esteira import steps
 
     spec, run = find(model), f"cli/train/{as_of}"
-    with places.alone("train", spec.name):
-        typer.echo(steps.train(spec, as_of, run, window=window, promoted=promote, again=again))
+    with places.alone("train", spec.name), at_work(f"training {spec.name}"):
+        said = steps.train(spec, as_of, run, window=window, promoted=promote, again=again)
+    typer.echo(said)
 
 
 @app.command()
@@ -65,13 +67,14 @@ def score(
         raise typer.BadParameter("give --version or --champion, not both")
     if version is None:
         ledger.require_published(spec, days)  # before a range of years is read
-    steps.extract(spec, days, "replace" if allow_empty else "refuse")
-    steps.validate(spec, days)
-    steps.require_fit(spec, days)
-    steps.features(spec, days)
-    run = f"cli/{uuid4()}"
-    steps.score(spec, days, run, version, by=getuser(), champion=champion)
-    steps.publish(spec, days, run)
+    with at_work(f"scoring {counted(len(days), 'day')} of {spec.name}"):
+        steps.extract(spec, days, "replace" if allow_empty else "refuse")
+        steps.validate(spec, days)
+        steps.require_fit(spec, days)
+        steps.features(spec, days)
+        run = f"cli/{uuid4()}"
+        steps.score(spec, days, run, version, by=getuser(), champion=champion)
+        steps.publish(spec, days, run)
     typer.echo(f"{counted(len(days), 'day')}: {steps.accounted(spec, days)}")
 
 
@@ -91,7 +94,8 @@ def requeue(
 
     spec, days = find(model), days_of(day, last_day)
     before = sum(steps.left_over(spec, days).values())
-    said = steps.requeue(spec, days, f"requeue/{uuid4()}", "replace" if allow_empty else "refuse")
+    with at_work(f"processing {counted(len(days), 'day')} of {spec.name} again"):
+        said = steps.requeue(spec, days, f"requeue/{uuid4()}", "replace" if allow_empty else "refuse")
     left = steps.left_over(spec, days)
     was, rest = "was" if before == 1 else "were", sum(left.values())
     still = f"{rest} {'is' if rest == 1 else 'are'} left"
@@ -113,7 +117,7 @@ def check(model: Model, day: Annotated[Any, day_option("Check as if this day had
     from esteira.store import ledger
 
     spec = find(model)
-    with places.alone("check", spec.name):
+    with places.alone("check", spec.name), at_work(f"checking {spec.name}"):
         found = steps.check(spec, day)
     if found.worse and found.worse.worse:
         typer.echo(f"{found.worse.why}\n", err=True)

@@ -16,6 +16,7 @@ import typer
 
 from esteira import spec as specs
 from esteira.cli.common import Model, app, day_option, find
+from esteira.cli.progress import at_work
 from esteira.errors import DataError, EsteiraError, OutOfReach, SpecError
 from esteira.text import counted
 
@@ -109,7 +110,8 @@ def limits(
     from esteira.steps.suggesting import QUANTILES
 
     spec = find(model)
-    name, found = steps.limits(spec, as_of, factor)
+    with at_work(f"looking at the past of {spec.name}"):
+        name, found = steps.limits(spec, as_of, factor)
     every = counted(spec.check.every, "day")
     for metric, past in found.items():
         bound = "min" if spec.higher_is_better(metric) else "max"
