@@ -1,4 +1,4 @@
-"""Airflow's DAGs that look after all models at once: maintenance, outbox, reconcile; see esteira.dags.operations."""
+"""Airflow's DAGs that look after all models at once: maintenance, outbox, reconcile, rollback; see esteira.dags.operations."""
 
 from esteira.dags.operations import operations
 

@@ -94,6 +94,7 @@ def init() -> None:
         *_user("admin", "Admin", os.environ["ADMIN_PASSWORD"]),
         ("roles", "create", WATCHDOG_ROLE),
         ("roles", "add-perms", WATCHDOG_ROLE, "--action", "can_read", "--resource", *WATCHDOG_READS),
+        ("roles", "add-perms", WATCHDOG_ROLE, "--action", "can_edit", "--resource", *WATCHDOG_EDITS),
         *_user(watchdog, WATCHDOG_ROLE, os.environ["ESTEIRA_API_PASSWORD"]),
     )
     subprocess.run([sys.executable, "-m", "esteira", "init"], check=True)
@@ -102,6 +103,7 @@ def init() -> None:
 # What the user may do whom the DAG esteira_outbox asks Airflow as: see which runs failed, and which of their tasks.
 WATCHDOG_ROLE = "Watchdog"
 WATCHDOG_READS = ("DAGs", "DAG Runs", "Task Instances")
+WATCHDOG_EDITS = ("DAGs", "DAG Runs")  # for the notes of runs
 
 
 def _user(name: str, role: str, password: str) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from ops import processes
 from ops.database import Database
 from ops.layout import BIN, LOOPBACK, PROJECT, Stack
 
-WATCHDOG = "watchdog"  # who may look at runs, and is asked for by the DAG esteira_outbox
+WATCHDOG = "watchdog"  # who may look at runs and write their notes, and is asked for by DAGs
 
 
 def of(stack: Stack, metadata: Database) -> dict[str, str]:
@@ -49,7 +49,7 @@ def of(stack: Stack, metadata: Database) -> dict[str, str]:
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.web}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{WATCHDOG}:viewer",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{WATCHDOG}:user",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(users),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url,
         "AIRFLOW__API__HOST": LOOPBACK,

@@ -27,7 +27,7 @@ TASKS = {
     "commit_notebook register promote rescore warn",
 }
 
-OPERATIONS = {"esteira_maintenance", "esteira_outbox", "esteira_reconcile"}
+OPERATIONS = {"esteira_maintenance", "esteira_outbox", "esteira_reconcile", "esteira_rollback"}
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def test_what_is_no_backup_or_a_damaged_one_is_not_restored(project: Path) -> No
 
 
 def test_the_users_are_made_with_passwords_that_no_list_of_processes_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog may look at runs and tasks, and at nothing else."""
+    """The watchdog may look at runs and tasks, and edit runs, for their notes."""
     calls: list[tuple[list[str], str]] = []
     monkeypatch.setattr(
         containers.subprocess, "run", lambda command, **given: calls.append((command, given.get("input", "")))
@@ -247,6 +247,7 @@ def test_the_users_are_made_with_passwords_that_no_list_of_processes_shows(monke
     assert roles == [
         ["roles", "create", "Watchdog"],
         ["roles", "add-perms", "Watchdog", "--action", "can_read", "--resource", "DAGs", "DAG Runs", "Task Instances"],
+        ["roles", "add-perms", "Watchdog", "--action", "can_edit", "--resource", "DAGs", "DAG Runs"],
     ]
     made = {command[3]: command[command.index("--role") + 1] for command in asked if command[:2] == ["users", "create"]}
     assert made == {"admin": "Admin", "watchdog": "Watchdog"}

@@ -1,10 +1,10 @@
-"""The DAGs that look after all models at once: maintenance of the tables, mails that wait, predictions that are not as published."""
+"""The DAGs that look after all models at once: maintenance of the tables, mails that wait, predictions that are not as published, roll-backs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 from esteira import text
 from esteira.dags import alerts
 from esteira.dags.building import Budget, loaded
-from esteira.dags.common import KINDS, LATE, PERMANENT, context_of_run
+from esteira.dags.common import KINDS, LATE, PERMANENT, asked_by, context_of_run, field, number_field
 from esteira.dags.timeouts import end_with_its_process
 from esteira.errors import OutOfReach, SpecError
 from esteira.outages import is_outage
@@ -53,10 +53,10 @@ def operations() -> dict[str, DAG]:
     return {f"esteira_{name}": build(specs, broken) for name, build in BUILDERS.items()}
 
 
-def _operation(name: str, schedule: str, doc: str, **options: Any) -> DAG:
+def _operation(name: str, schedule: str | None, doc: str, **options: Any) -> DAG:
     return DAG(
         dag_id=f"esteira_{name}",
-        schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=LATE),
+        schedule=CronTriggerTimetable(schedule, timezone="UTC", run_immediately=LATE) if schedule else None,
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,  # a mail must not wait for somebody to think of this
@@ -234,8 +234,51 @@ def _reconciled(spec: ModelSpec, run: str) -> str:
     return found.require_whole(spec)
 
 
+def _rollback_dag(specs: list[ModelSpec], _: list[str]) -> DAG:
+    doc = """Go back to a version before the champion, or take the last roll-back back, as `esteira rollback` does.
+
+Its predictions take the place of the bad one's; what was served stays in the table `served`. The page of a model shows first what it would
+do, and starts it; the ledger keeps who asked. Whoever may start this DAG may roll back any model."""
+    names = [spec.name for spec in specs] or ["none"]
+    params = {
+        "model": field(names[0], "The model.", type="string", enum=names, title="Model"),
+        "to": number_field("Version", "The version to go back to; empty: the one before."),
+        "day": field(
+            None,
+            "Only predictions from this day on go back; empty: all that the promotion had replaced.",
+            type=["null", "string"],
+            format="date",
+            title="First day",
+        ),
+        "undo": field(False, "Take the last roll-back back.", type="boolean", title="Undo"),
+        "reason": field("", "Why; the ledger keeps it.", type="string", maxLength=500, title="Reason"),
+        "seen": number_field(
+            "Seen",
+            "The number of the event by which the champion serves that you saw: with another one nothing is done.",
+        ),
+    }
+    with _operation("rollback", None, doc, params=params) as dag:
+
+        @task(retries=0)
+        def roll_back() -> str:
+            from esteira.steps import rollbacks
+
+            params, _, _ = context_of_run()
+            spec = find(params["model"])
+            day = date.fromisoformat(params["day"]) if params["day"] else None
+            to, seen = (None if params[name] is None else int(params[name]) for name in ("to", "seen"))
+            asked = rollbacks.Asked(asked_by(), to, day, bool(params["undo"]), params["reason"], seen)
+            event, done = rollbacks.perform(spec, asked)
+            said = done.require_whole(spec)
+            return f"{event.why}; {said}" if event is not None else f"that is how it stands; {said}"
+
+        roll_back()
+    return dag
+
+
 BUILDERS: Mapping[str, Callable[[list[ModelSpec], list[str]], DAG]] = {
     "maintenance": _maintenance_dag,
     "outbox": _outbox_dag,
     "reconcile": _reconcile_dag,
+    "rollback": _rollback_dag,
 }

@@ -19,7 +19,7 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
 from airflow.sdk.exceptions import AirflowFailException
 from asgiref.sync import sync_to_async
 
-from esteira.dags import alerts
+from esteira.dags import alerts, notes
 from esteira.dags.common import (
     LATE,
     LOOKS,
@@ -150,13 +150,14 @@ def _published(spec: ModelSpec) -> Any:
     # checks of all its days would start in any order, and only the one of the newest day decides.
     @task(outlets=[asset])
     def publish() -> str:
-        from esteira import steps
+        from esteira import steps, views
 
         params, run, partition = context_of_run()
         steps.publish(spec, _days(spec), run)
         events = get_current_context()["outlet_events"][asset]
         if params["check"] and not partition:
             events.add_partitions([str(_days(spec)[-1])])
+        notes.note(lambda: views.score_title(spec, _days(spec)))
         return steps.accounted(spec, _days(spec))
 
     scored = score()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -95,15 +96,23 @@ class Api:
                 return  # it became shorter meanwhile
             offset, total = offset + len(page[entries]), page["total_entries"]
 
+    def note(self, dag_id: str, run_id: str, text: str) -> None:
+        """Write the note of a run, in the place of the one that it has."""
+        path = f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+        self._ask("PATCH", path, {"note": text})
+
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            answer = self.http.post(path, json=body)
+            answer = self.http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise OutOfReach(f"Airflow's API at {self.address} (ESTEIRA_API_URL) can't be reached: {error}") from error
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise EsteiraError(
                 f"Airflow refuses the account {self.user!r} (ESTEIRA_API_USER, ESTEIRA_API_PASSWORD): {path} answers "
-                f"{answer.status_code}. It must exist, and may read DAGs, DAG runs and task instances"
+                f"{answer.status_code}. It must exist, and may read DAGs, DAG runs and task instances, and edit runs, for their notes"
             )
         if not answer.is_success:
             raise OutOfReach(f"Airflow's API: {path} answers {answer.status_code} {answer.text[:300]}")
