@@ -191,7 +191,7 @@ def _expect_versions(story: Story) -> None:
 
 def _warned(story: Story, stack: Stack) -> None:
     def arrived() -> bool:
-        return any("queue_time" in mail.name and "out-of-range" in mail.name for mail in stack.mails.glob("*.eml"))
+        return any("queue_time" in mail.name and "did-not-help" in mail.name for mail in stack.mails.glob("*.eml"))
 
     with story.step("wait for the warning e-mail"):
         story.airflow.until(arrived, 20, "the warning e-mail")
@@ -206,7 +206,7 @@ def _summary(console: Console, story: Story, stack: Stack, seconds: float) -> No
     console.print(table)
     for problem in story.broken:
         console.print(f"[red]did not happen:[/red] {problem}", soft_wrap=True)
-    mail = next(iter(sorted(stack.mails.glob("*.html"))), None)
+    mail = next(iter(sorted(stack.mails.glob("*did-not-help.html"))), None)
     console.print(f"{seconds:.0f} s. Now look:", soft_wrap=True)
     places: dict[str, object] = {
         "Airflow": f"{stack.web}/dags/toll_traffic_check (user admin, password in {stack.password})",

@@ -2,11 +2,13 @@
 
 import argparse
 import asyncio
+import base64
 import email
 import email.policy
 import os
 import re
 from datetime import datetime
+from email.message import EmailMessage
 from pathlib import Path
 
 from aiosmtpd.smtp import SMTP
@@ -26,12 +28,24 @@ class Keeper:
         for kind, ending in (("plain", ".txt"), ("html", ".html")):
             part = mail.get_body((kind,))
             if part:
-                stem.with_name(stem.name + ending).write_text(part.get_content(), encoding="utf-8")
+                stem.with_name(stem.name + ending).write_text(
+                    _with_pictures(part.get_content(), mail), encoding="utf-8"
+                )
         # Written under another name first, so that who waits for *.eml never reads half of one.
         draft = stem.with_name(stem.name + ".part")
         draft.write_bytes(envelope.original_content)
         draft.replace(stem.with_name(stem.name + ".eml"))
         return "250 Kept"
+
+
+def _with_pictures(text: str, mail: EmailMessage) -> str:
+    """The page with the mail's pictures in it, as a browser can show it."""
+    for part in mail.walk():
+        name = (part["Content-ID"] or "").strip("<>")
+        if name and part.get_content_maintype() == "image":
+            held = base64.b64encode(part.get_content()).decode()
+            text = text.replace(f"cid:{name}", f"data:{part.get_content_type()};base64,{held}")
+    return text
 
 
 async def serve(folder: Path, host: str, port: int) -> None:

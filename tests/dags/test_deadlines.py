@@ -57,7 +57,7 @@ def late(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def test_a_late_day_is_mailed_once(late: Callable[..., list[Mail]]) -> None:
     late()
     (mail,) = late()
-    assert mail.subject == "[esteira] sales: 2026-02-01 is not scored yet"
+    assert mail.subject == "sales: 2026-02-01 is not scored yet"
     assert "by 2026-02-02 12:00:00+00:00, 6 hours after the run sales_score/scheduled__1 was queued" in rendering.text(
         mail
     )
@@ -72,7 +72,7 @@ def test_of_a_late_run_only_the_days_that_no_run_has_scored_are_mailed(late: Cal
     # As for its tasks, its day is that of its logical date.
     late(dag_run_id="5", partition_key=None, logical_date="2026-02-05T06:00:00Z", run_after="2026-02-10T06:00:00Z")
     sent = late(dag_run_id="4", run_type="backfill", partition_key="2026-02-09")
-    assert [mail.subject for mail in sent] == ["[esteira] sales: 2026-02-03 is not scored yet"]
+    assert [mail.subject for mail in sent] == ["sales: 2026-02-03 is not scored yet"]
 
 
 def test_a_late_day_is_told_where_the_lake_is_why(
@@ -84,4 +84,4 @@ def test_a_late_day_is_told_where_the_lake_is_why(
     monkeypatch.setattr(alerts, "send", lambda message, receiver: given.append((message["Subject"], receiver)))
     monkeypatch.setenv("ESTEIRA_LAKE", str(tmp_path / "not mounted"))
     assert late() == []
-    assert given == [("[esteira] sales: 2026-02-01 is not scored yet", "ops@example.com")]
+    assert given == [("sales: 2026-02-01 is not scored yet", "ops@example.com")]

@@ -294,8 +294,9 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(steps, "measure", fail)
     states = run(models.write(tmp_path), "check", day=str(FIRST))
     assert (states["measure"], states["decide"], states[""]) == ("failed", "upstream_failed", "failed")
-    assert [mail.subject for mail in sent] == ["[esteira] sales: task measure failed"]
+    assert [mail.subject for mail in sent] == [f"sales: task measure for {FIRST} failed"]
     assert "the lake is gone" in sent[0].lead
+    assert "airflow tasks clear sales_check --run-id " in sent[0].lead
 
 
 @pytest.mark.slow
@@ -317,14 +318,18 @@ def test_the_three_dags_live_through_a_change_for_real(
     if "change" in world:
         assert states["attempt_2.verdict"] == states["rescore"] == "success"
         assert now.version == champion
-        assert sent == []
+        assert [mail.subject.partition(", better by")[0] for mail in sent] == [
+            "sales: version 1 is the champion",
+            "sales: version 2 is the champion",
+        ]
+        assert sent[1].subject.endswith("and back in range")
         notebook = home / "notebooks" / spec.name / f"{day}.ipynb"
         assert "recovers" in notebook.read_text()
         assert '"image/png"' in notebook.read_text()
     else:
         assert now.version == champion
         assert states["warn"] == "success"
-        assert "), and retraining did not help" in sent[0].subject
+        assert sent[1].subject.endswith(", retraining did not help")
 
 
 @pytest.mark.slow
@@ -410,5 +415,5 @@ def test_a_check_that_has_promoted_before_does_only_what_it_has_left(
     assert done == {"labels", "measure", *(() if kept else ("decide",))}  # red over days that are not as published
     assert [mail.subject for mail in sent] == [
         "the warning",
-        *(["[esteira] sales: task decide failed"] if kept else []),
+        *([f"sales: task decide for {FIRST} failed"] if kept else []),
     ]

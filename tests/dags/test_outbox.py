@@ -91,7 +91,7 @@ def test_a_failed_run_is_told_once(spec: ModelSpec, sent: list[str], failing: li
     failing.append(failed())
     assert watch(spec) == {"sales": "1 mail queued"}
     assert watch(spec) == {"sales": "0 mails queued"}
-    assert sent == ["[esteira] sales: task features failed"]
+    assert sent == ["sales: task features failed"]
 
 
 def test_what_the_task_has_told_is_not_told_again(spec: ModelSpec, sent: list[str], failing: list[Run]) -> None:
@@ -145,9 +145,9 @@ class Speechless(Exception):
 
 def test_an_error_that_can_t_say_what_it_is_is_mailed_all_the_same(spec: ModelSpec, sent: list[str]) -> None:
     callback(spec, error=Speechless())
-    assert sent == ["[esteira] sales: task features failed"]
+    assert sent == ["sales: task features failed"]
     (lead,) = [mail["lead"] for mail in queued(spec)]
-    assert lead.endswith("failed: Speechless, which can't say what it is: its text raises RuntimeError")
+    assert "failed: Speechless, which can't say what it is: its text raises RuntimeError\n" in lead
 
 
 def queued(spec: ModelSpec) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def test_of_two_tasks_of_a_run_the_one_that_was_killed_is_told_though_the_other_
     failing.append(replace(run, tasks=(*run.tasks, replace(run.tasks[0], task_id="warn"))))
     assert watch(spec) == {"sales": "1 mail queued"}
     assert watch(spec) == {"sales": "0 mails queued"}
-    assert sent == ["[esteira] sales: task features failed", "[esteira] sales: task warn failed"]
+    assert sent == ["sales: task features failed", "sales: task warn failed"]
     (mail,) = [each for each in outbox.mails(spec, "failed/") if "/watchdog/" in each.key]
     assert [row[0] for row in mail.sections[0][2]] == ["warn"]
 
@@ -186,7 +186,7 @@ def test_of_two_tasks_that_the_watchdog_has_told_of_neither_tells_again(
     watch(spec)
     callback(spec)
     assert watch(spec) == {"sales": "0 mails queued"}
-    assert sent == ["[esteira] sales: task extract failed"]
+    assert sent == ["sales: task extract failed"]
 
 
 def test_a_task_that_airflow_runs_once_more_by_itself_tells_once(spec: ModelSpec, sent: list[str]) -> None:
@@ -226,7 +226,7 @@ def test_where_the_lake_can_not_be_written_nothing_is_sent_and_it_is_raised(
     monkeypatch.setattr(lake, "append_once", full)
     with pytest.raises(RuntimeError, match="sales: no space left"):
         watch(spec, other)
-    assert sent == ["[esteira] costs: task features failed"]
+    assert sent == ["costs: task features failed"]
 
 
 def test_the_api_is_asked_where_tasks_reach_it(
@@ -293,7 +293,7 @@ def test_a_second_task_of_a_run_that_hangs_is_told(
     hanging[:] = [replace(hanging[0], tasks=tasks)]
     assert watch(spec) == {"sales": "1 mail queued"}
     assert watch(spec) == {"sales": "0 mails queued"}
-    assert sent == [f"[esteira] sales: task candidate[{n}] hangs" for n in (0, 1)]
+    assert sent == [f"sales: task candidate[{n}] hangs" for n in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -321,4 +321,4 @@ def test_predictions_that_can_not_be_reconciled_are_told_once_a_day(
     for _ in range(2):
         with pytest.raises(type(error)):
             operations._reconciled(spec, "r")
-    assert sent == ["[esteira] sales: predictions could not be reconciled"] * told
+    assert sent == ["sales: predictions could not be reconciled"] * told

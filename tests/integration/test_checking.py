@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps, views
-from esteira.cli import operations
+from esteira.cli import answers
 from esteira.errors import Refused
 from esteira.learning import evaluation
 from esteira.lifecycle.changes import Proposal
@@ -244,11 +245,15 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     verdict, outcomes, version = checked.verdict, list(checked.outcomes), checked.promoted
     assert verdict.decision is Decision.RETRAIN
     assert Outcome.RECOVERS not in outcomes
-    mail = steps.warn(spec, day, "http://127.0.0.1/run")
+    mail = steps.warn(spec, day, "http://127.0.0.1/dags/run")
     assert mail.to == ("ops@example.com",)
-    assert f"[esteira] {spec.name}: mae_over_mean = " in mail.subject
+    assert re.fullmatch(rf"{spec.name}: mae_over_mean 0\.\d+ > 0\.3, retraining did not help", mail.subject)
+    assert mail.todo.startswith("Look below at what moved, and decide")
+    assert [name for name, _ in mail.links][:3] == ["The run in Airflow", "The model's page", "How to roll back"]
+    assert mail.weeks is not None
+    assert [value > mail.weeks.high for _, value, _ in mail.weeks.windows][-2:] == [True, True]
     assert "OUT OF RANGE" in rendering.text(mail)
-    assert "http://127.0.0.1/run" in rendering.text(mail)
+    assert "http://127.0.0.1/dags/run" in rendering.text(mail)
     states = lake.read("ledger", spec.name)["to_state"]
     assert (states == "warned").sum() == (states == "queued").sum() == 1
     assert version is None
@@ -384,7 +389,7 @@ def test_a_model_with_segments_lives_from_its_first_check_to_its_warning(home: P
     text = rendering.text(steps.warn(spec, day))
     assert "mae_over_mean of site=A" in text
     assert "wanted: mae_over_mean ≤ 0.3" in text
-    shown = operations.shown(views.status(spec))["last window's mae_over_mean"]
+    shown = answers.shown(views.status(spec))["last window's mae_over_mean"]
     rows = lake.read("metrics", spec.name, check_day=day, role="champion", window="window", metric="mae_over_mean")
     whole = rows[rows["segment"] == ""].sort_values("last_day")["value"].iloc[-1]
     assert shown.startswith(f"{whole:.4g}, OUT OF RANGE")

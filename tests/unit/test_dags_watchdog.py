@@ -105,7 +105,7 @@ def test_a_failed_run_is_told_with_its_task_and_its_link(spec: ModelSpec) -> Non
     (mail,) = mails(spec, airflow.failed(), [], told=told)
     assert mail.key == "sales/failed/sales_train/manual__1/20260202T105000/watchdog/features/3"
     assert told == [("failed/sales_train/manual__1/20260202T105000/", NOW - timedelta(minutes=70))]  # when it started
-    assert mail.subject == "[esteira] sales: task features failed"
+    assert mail.subject == "sales: task features failed"
     assert mail.to == ("ops@example.com",)
     text = rendering.text(mail)
     assert "Run sales_train/manual__1: task features failed at its try 3" in text
@@ -117,7 +117,7 @@ def test_a_failed_run_without_a_failed_task_is_told_too(spec: ModelSpec) -> None
     airflow = Airflow()
     airflow.add("sales_score", "1", ("extract", "success"))
     (mail,) = mails(spec, airflow.failed(), [], web="")
-    assert mail.subject == "[esteira] sales: a run failed"
+    assert mail.subject == "sales: a run failed"
     assert "the run failed, though none of its tasks did" in mail.lead
     assert mail.links == ()
 
@@ -211,7 +211,7 @@ def test_of_a_run_that_hangs_only_what_hangs_is_told(spec: ModelSpec) -> None:
     airflow.tasks[1] |= {"map_index": 2}
     told: Told = []
     (mail,) = mails(spec, [], watchdog.unfinished(airflow.api(), DAGS), told=told)
-    assert mail.subject == "[esteira] sales: task candidate[2] hangs"
+    assert mail.subject == "sales: task candidate[2] hangs"
     assert [since for _, since in told] == [NOW - timedelta(minutes=61)]
     assert [row[0] for row in mail.sections[0][2]] == ["candidate[2]"]
     assert mail.links[1][1].endswith("/tasks/candidate/mapped/2?try_number=3")

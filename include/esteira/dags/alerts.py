@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import get_current_context
@@ -104,10 +104,23 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             context.get("exception"),
             instance.log_url,
             getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
+            _days(spec, dag_run),
         )
         queue(spec, mail, today(spec.time.timezone), run)
 
     return mail_failure
+
+
+def _days(spec: ModelSpec, dag_run: Any) -> tuple[date, date] | None:
+    """The first and the last day that a run is about; None where what was asked is what is wrong."""
+    from esteira.dags.common import days_asked
+
+    try:
+        due = dag_run.logical_date or dag_run.run_after
+        return days_asked(spec, dag_run.conf or {}, dag_run.partition_key, due)
+    except Exception:  # the mail is to go out, whatever this was
+        log.exception("model %s: the days of the run can't be told", spec.name)
+        return None
 
 
 def _told_by_watchdog(spec: ModelSpec, task: str, run: str, began: datetime | None) -> bool:

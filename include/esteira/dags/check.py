@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import (
@@ -16,7 +16,7 @@ from airflow.sdk import (
     task,
 )
 
-from esteira.dags import alerts
+from esteira.dags import alerts, notes
 from esteira.dags.common import ATTEMPT, LOOKS, WAITING, dag_of, day_field, predictions_asset, run_day
 from esteira.lifecycle.actions import (
     Action,
@@ -32,8 +32,12 @@ from esteira.lifecycle.actions import (
     Warn,
     upcoming,
 )
+from esteira.lifecycle.events import run_key
 from esteira.spec import ModelSpec
 from esteira.text import counted
+
+if TYPE_CHECKING:
+    from esteira.store.outbox import Mail
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +107,17 @@ def _check_tasks(spec: ModelSpec) -> None:
         verdict >> Label("still out of range") >> warn
 
 
+def _note(spec: ModelSpec) -> None:
+    from esteira import views
+
+    notes.note(lambda: views.check_title(spec, run_day(spec)))
+
+
+def _tell(spec: ModelSpec, mail: Mail | None) -> None:
+    if mail is not None:
+        alerts.deliver_now(spec, mail)
+
+
 def _measured(spec: ModelSpec) -> Any:
     @task(retries=LOOKS, retry_policy=WAITING)
     def labels() -> int:
@@ -126,9 +141,12 @@ def _measured(spec: ModelSpec) -> Any:
             done = steps.act(spec, run_day(spec), found)
             if done.warning:  # one that was delivered is not sent again
                 alerts.deliver_now(spec, done.warning)
+            _tell(spec, steps.queue_promotion_mail(spec, run_day(spec), run_key(run_day(spec)), alerts.run_url()))
             if done.rescored:
                 done.rescored.require_whole(spec)
             return []
+        _tell(spec, steps.queue_recovery_mail(spec, run_day(spec), alerts.run_url()))
+        _note(spec)
         return _tasks_of(upcoming(found))
 
     decided = decide()
@@ -222,7 +240,10 @@ def _promotion(spec: ModelSpec) -> Any:
     def promote(version: int, commit: str) -> int:
         from esteira import steps
 
-        return steps.promote_chosen(spec, run_day(spec), version, commit)
+        promoted = steps.promote_chosen(spec, run_day(spec), version, commit)
+        _tell(spec, steps.queue_promotion_mail(spec, run_day(spec), run_key(run_day(spec)), alerts.run_url()))
+        _note(spec)
+        return promoted
 
     @task
     def rescore() -> str:
@@ -242,6 +263,7 @@ def _warn(spec: ModelSpec) -> Any:
         from esteira import steps
 
         mail = steps.warn(spec, run_day(spec), alerts.run_url())
+        _note(spec)
         if mail is None:
             return "people were told before"
         alerts.deliver_now(spec, mail)
@@ -269,9 +291,7 @@ def _drift_report(spec: ModelSpec) -> Any:
     def drift_report() -> str:
         from esteira import steps
 
-        mail = steps.queue_drift_mail(spec, run_day(spec), alerts.run_url())
-        if mail:
-            alerts.deliver_now(spec, mail)
+        _tell(spec, steps.queue_drift_mail(spec, run_day(spec), alerts.run_url()))
         return steps.keep_drift_report(spec, run_day(spec))
 
     return drift_report()
@@ -285,8 +305,7 @@ def _verify(spec: ModelSpec) -> Any:
         found = steps.verify(spec, run_day(spec), alerts.run_url())
         if found is None:
             return "too little is known yet"
-        if found.mail:
-            alerts.deliver_now(spec, found.mail)
+        _tell(spec, found.mail)
         return found.verified.why
 
     return verify()

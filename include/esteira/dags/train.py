@@ -13,6 +13,7 @@ from airflow.sdk import (
     task,
 )
 
+from esteira.dags import alerts, notes
 from esteira.dags.common import (
     LATE,
     LOOKS,
@@ -146,7 +147,13 @@ def _promoted(spec: ModelSpec, best: Any) -> None:
 
         params, run, _ = context_of_run()
         if not params["promote"]:
-            return f"version {version} is registered as challenger; the run was asked not to promote"
-        return steps.promote(spec, run_day(spec), version, run)
+            said = f"version {version} is registered as challenger; the run was asked not to promote"
+        else:
+            said = steps.promote(spec, run_day(spec), version, run)
+            mail = steps.queue_promotion_mail(spec, run_day(spec), run, alerts.run_url())
+            if mail:
+                alerts.deliver_now(spec, mail)
+        notes.note(lambda: f"train as of {run_day(spec)}: {said}")
+        return said
 
     promote(register(best))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
 from esteira.learning.drift import STATISTIC
 from esteira.lifecycle.episode import LONGEST, LOOPS
-from esteira.lifecycle.events import Drifted, Verified, Warned
+from esteira.lifecycle.events import Drifted, Recovered, Verified, Warned
 from esteira.lifecycle.policy import Outcome, best_attempt, recipes_tried
-from esteira.spec import ModelSpec, Recipe
+from esteira.lifecycle.sequence import Promoted
+from esteira.spec import Limit, ModelSpec, Recipe
 from esteira.store import measurements
 from esteira.store.measurements import Estimate, FeatureDrift
 from esteira.store.outbox import Mail, Section
@@ -44,6 +46,15 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
     return f"{last.out_of_range()} (wanted: {wanted}) and {tries} did not bring it back: {end}"
 
 
+def out_of_range(metric: str, value: float, limit: Limit) -> str:
+    """How far a metric is from its range, as short as a subject must be: `mae 0.87 > 0.2`."""
+    if limit.max is not None and value > limit.max:
+        return f"{metric} {_n(value)} > {limit.max:g}"
+    if limit.min is not None and value < limit.min:
+        return f"{metric} {_n(value)} < {limit.min:g}"
+    return f"{metric} {_n(value)} is out of range ({limit})"
+
+
 def named(attempt: int) -> str:
     """An attempt in a sentence."""
     return f"attempt {attempt}" if attempt else BLEND
@@ -66,9 +77,7 @@ def warning(
     bad, reached = next(iter(last.bad.items()))
     best = best_attempt({number: (each.outcome, each.lower) for number, each in found.attempts.items()})
     end = (
-        "retraining did not help"
-        if best is None
-        else f"a version that is better by {_n(found.attempts[best].gain)} is promoted"
+        "retraining did not help" if best is None else f"a version better by {_n(found.attempts[best].gain)} serves now"
     )
     said = [f"Model {spec.name}, check of {found.day}: {warned.why}."]
     if math.isfinite(noise):
@@ -80,10 +89,9 @@ def warning(
     if limits:
         said.append(
             f"This limit can't be met with these features: the best of each of the last {LOOPS} loops was out of range. They would "
-            f"have met {limits}; change check.metrics, or add features that tell more."
+            f"have met {limits}."
         )
     said.append(
-        "Look below at what moved, and where it got worse; a feature that tells of the change helps most. "
         f"`esteira limits {spec.name}` says what can be reached now, `esteira status` whether it is in range again."
     )
     said.append(
@@ -93,7 +101,12 @@ def warning(
     return Mail(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {bad} = {_n(reached.value)} is out of range ({reached.wanted}), and {end}",
+        subject=f"{spec.name}: {out_of_range(bad, reached.value, spec.check.metrics[bad])}, {end}",
+        todo=(
+            "Change check.metrics, or add features that tell more: this limit can't be met with what there is."
+            if limits
+            else "Look below at what moved, and decide: go back to an older version, add a feature that tells of the change, or change check.metrics."
+        ),
         lead=" ".join(said),
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
         links=_links(spec, found, run_url),
@@ -116,13 +129,13 @@ def _history(spec: ModelSpec, found: Check) -> Section:
             name,
             _n(reached.value),
             reached.wanted,
-            "in range" if reached.in_range else "OUT OF RANGE",
             f"{counted(window.days, 'day')}, {counted(window.rows, 'row')}",
+            "in range" if reached.in_range else "OUT OF RANGE",
         ]
         for window in found.windows
         for name, reached in window.metrics.items()
     ]
-    return "What the champion reached", ["window", "metric", "value", "range", "verdict", "from"], rows
+    return "What the champion reached", ["window", "metric", "value", "range", "from", "verdict"], rows
 
 
 def _tried(spec: ModelSpec, found: Check) -> Section:
@@ -220,12 +233,13 @@ def waits(
     return Mail(
         key=f"{spec.name}/waits/{since}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: nothing could be checked since {since}",
+        subject=f"{spec.name}: nothing could be checked since {since}",
+        todo="See whether labels still come, and to their source (`esteira preview` reads a day of it).",
         lead=(
             f"Model {spec.name}, check of {day}: every check since {since} has waited, which is longer than check.patience "
-            f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. {good} {known} See whether labels still come, and to their source (`esteira preview` reads a day of it)."
+            f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. {good} {known}"
         ),
-        links=_run(run_url),
+        links=_pages(spec, run_url),
     )
 
 
@@ -236,16 +250,17 @@ def why_page(spec: ModelSpec, found: Check) -> Mail:
 
 
 def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str], ...]:
-    known = (
-        ("The run in Airflow", run_url),
-        ("The drift report in MLflow", found.explanation.report if found.explanation else ""),
-        ("The metrics table", found.table),
-    )
-    return tuple((name, link) for name, link in known if link)
+    report = found.explanation.report if found.explanation else ""
+    return *_pages(spec, run_url), *((("The drift report in MLflow", report),) if report else ())
 
 
-def _run(run_url: str) -> tuple[tuple[str, str], ...]:
-    return (("The run in Airflow", run_url),) if run_url else ()
+def _pages(spec: ModelSpec, run_url: str) -> tuple[tuple[str, str], ...]:
+    """The run, the model's page, and where it is rolled back; none where Airflow's address is not known."""
+    web = run_url.partition("/dags/")[0]
+    if not web:
+        return ()
+    page = f"{web}/plugin/esteira/{spec.name}"
+    return ("The run in Airflow", run_url), ("The model's page", page), ("How to roll back", f"{page}#rollback")
 
 
 def drift_why(found: Iterable[FeatureDrift]) -> str:
@@ -261,7 +276,8 @@ def drift(spec: ModelSpec, found: Check, drifted: Drifted, run_url: str = "") ->
     return Mail(
         key=f"{spec.name}/{drifted.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {moved} of {len(found.drifts)} features drifted",
+        subject=f"{spec.name}: {moved} of {len(found.drifts)} features drifted",
+        todo="See whether the source has changed on purpose; while the metric is in range nothing is urgent.",
         lead=f"Model {spec.name}, check of {found.day}: {drifted.why}. By itself this retrains nothing.",
         sections=(_drifted(known),),
         links=_links(spec, found, run_url),
@@ -273,10 +289,51 @@ def worse(spec: ModelSpec, day: date, found: Verified, run_url: str = "") -> Mai
     return Mail(
         key=f"{spec.name}/{found.id}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
-        lead=f"Model {spec.name}, check of {day}: {found.why}. It is out of range. To go back: esteira rollback {spec.name} --to {found.replaced}",
-        links=_run(run_url),
+        subject=f"{spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
+        todo=f"Go back, if you agree: esteira rollback {spec.name} --to {found.replaced} (with --dry-run it says only what it would do).",
+        lead=f"Model {spec.name}, check of {day}: {found.why}. It is out of range.",
+        links=_pages(spec, run_url),
     )
+
+
+def promoted(spec: ModelSpec, found: Promoted, run_url: str = "") -> Mail:
+    """The mail that says that a version became champion: what it brings, and how to take it back."""
+    version = f"version {found.version}"
+    gain = found.facts.get("gain")
+    better = f", better by {_n(gain)}" if gain is not None and math.isfinite(gain) else ""
+    back = " and back in range" if found.facts.get("outcome") == Outcome.RECOVERS.value else ""
+    return Mail(
+        key=f"{spec.name}/promoted/{found.id}",
+        to=receivers(spec),
+        subject=f"{spec.name}: {version} is the champion{better}{back}",
+        todo="Nothing is to be done.",
+        lead=(
+            f"Model {spec.name}: {version} is the champion from {found.day} on: {found.why}. Its first window of labelled days is compared with "
+            f"the version that it replaced, and you are told if it is worse. {_opt_out('promotions')}"
+        ),
+        links=_pages(spec, run_url),
+    )
+
+
+def recovered(spec: ModelSpec, day: date, warned: Warned, back: Recovered, found: Check, run_url: str = "") -> Mail:
+    """The mail that says that the metrics of which people were warned are in range again."""
+    reached = found.windows[-1].metrics[spec.check.metric]
+    return Mail(
+        key=f"{spec.name}/recovered/{warned.id}",
+        to=receivers(spec),
+        subject=f"{spec.name}: back in range, {spec.check.metric} {_n(reached.value)} ({reached.wanted})",
+        todo="Nothing is to be done.",
+        lead=(
+            f"Model {spec.name}, check of {day}: {spec.check.metric} = {_n(reached.value)} in the window to {back.last}, which version {back.version} served. "
+            f"You were warned of the window to {warned.last}. {_opt_out('recoveries')}"
+        ),
+        sections=(_history(spec, found),),
+        links=_pages(spec, run_url),
+    )
+
+
+def _opt_out(which: str) -> str:
+    return f"To hear of such no more: alerts: {{{which}: false}} in its model.yaml."
 
 
 def late(spec: ModelSpec, days: list[date], run: str, state: str, deadline: str, run_url: str) -> Mail:
@@ -285,12 +342,13 @@ def late(spec: ModelSpec, days: list[date], run: str, state: str, deadline: str,
     return Mail(
         key=f"{spec.name}/late/{run}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {shown} is not scored yet",
+        subject=f"{spec.name}: {shown} is not scored yet",
+        todo="Open the run: its log says what it waits for. When it ends well, the day is whole.",
         lead=(
             f"{shown} should have been scored by {deadline}, {_span(spec.score.deadline or 0)} after the run {run} was queued; "
-            f"the run is {state}. Its log says what it waits for; when it ends well, the day is whole."
+            f"the run is {state}."
         ),
-        links=_run(run_url),
+        links=_pages(spec, run_url),
     )
 
 
@@ -304,20 +362,35 @@ def of_run(run: str, began: datetime | None) -> str:
 
 
 def failure(
-    spec: ModelSpec, task: str, run: str, began: datetime | None, error: object, log_url: str, cleared: int = 0
+    spec: ModelSpec,
+    task: str,
+    run: str,
+    began: datetime | None,
+    error: object,
+    log_url: str,
+    cleared: int = 0,
+    days: tuple[date, date] | None = None,
 ) -> Mail:
-    """The mail about a task that failed for good, in a run that was cleared so many times; one for each.
+    """The mail about a task that failed for good, in a run that was cleared so many times; one for each. `days` are the first and the last one that the run is about.
 
     The number of the try would not do: a failure whose end Airflow did not hear of, as where the scheduler died, is tried again.
     """
+    of = f" for {' to '.join(str(day) for day in dict.fromkeys(days))}" if days else ""
     return Mail(
         key=f"{spec.name}/{of_run(run, began)}{task}/cleared-{cleared}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: task {task} failed",
-        lead=f"Task {task} of run {run} failed: {said(error)[:2000]}",
-        links=(("The log in Airflow", log_url),) if log_url else (),
+        subject=f"{spec.name}: task {task}{of} failed",
+        todo="Correct what the error says, then clear the task in Airflow, and the run goes on where it was.",
+        lead=f"Task {task} of run {run} failed: {said(error)[:2000]}\n\n{_again(run)}",
+        links=(*((("The log in Airflow", log_url),) if log_url else ()), *_pages(spec, log_url)[1:]),
         tasks=(task,),
     )
+
+
+def _again(run: str) -> str:
+    """The command that clears what failed of a run, `dag_id/run_id`."""
+    dag_id, _, run_id = run.partition("/")
+    return f"To clear it on the command line: airflow tasks clear {dag_id} --run-id {shlex.quote(run_id)} --only-failed --yes"
 
 
 TASKS = ["task", "state", "try", "since"]
@@ -338,11 +411,12 @@ def unreported(
     return Mail(
         key=f"{spec.name}/{of_run(run, began)}{UNREPORTED}{name}/{number}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {f'task {name}' if tasks else 'a run'} failed",
+        subject=f"{spec.name}: {f'task {name}' if tasks else 'a run'} failed",
         lead=(
             f"Run {run}: {what}, and could not say why. A task whose process is killed, as the kernel does where memory runs out, "
-            "or that never began, has no error to tell of. Its log says how far it came. Correct the cause, then clear the task."
+            f"or that never began, has no error to tell of. Its log says how far it came.\n\n{_again(run)}"
         ),
+        todo="Read the task's log, correct the cause, then clear the task in Airflow.",
         sections=(("Tasks that failed", TASKS, tasks),) if tasks else (),
         links=tuple(links),
         tasks=tuple(each[0] for each in tasks),
@@ -360,12 +434,12 @@ def stuck(spec: ModelSpec, run: str, tasks: list[list[str]], links: Iterable[tup
     return Mail(
         key=f"{spec.name}/{of_stuck(run)}{name}/{number}/{state}/{since.replace(' ', '-')}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: task {name} hangs",
+        subject=f"{spec.name}: task {name} hangs",
         lead=(
             f"Run {run}: task {name} is {state} since {since}. Nothing was changed. A task that is scheduled waits for a slot, "
-            "one that is queued for a worker, and one that runs should have been ended by its timeout: see whether the scheduler "
-            "and the workers are well, and what else is running."
+            "one that is queued for a worker, and one that runs should have been ended by its timeout."
         ),
+        todo="See whether the scheduler and the workers are well, and what else is running.",
         sections=(("Tasks that hang", TASKS, tasks),),
         links=tuple(links),
         tasks=tuple(each[0] for each in tasks),
@@ -378,12 +452,13 @@ def left_behind(spec: ModelSpec, kept: Mapping[date, str], run_url: str) -> Mail
     return Mail(
         key=f"{spec.name}/left-behind/{days[0]}/{days[-1]}/{len(days)}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: {counted(len(days), 'day')} could not be scored again",
+        subject=f"{spec.name}: {counted(len(days), 'day')} could not be scored again",
         lead=(
             f"Model {spec.name}: the predictions of {shown_days(days)} are not of the version that is published for them: "
-            f"{kept[days[0]]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
+            f"{kept[days[0]]}."
         ),
-        links=_run(run_url),
+        todo=f"Mend what it says; it is tried again every hour, and by `esteira reconcile {spec.name}` at once.",
+        links=_pages(spec, run_url),
     )
 
 
@@ -392,12 +467,13 @@ def not_reconciled(spec: ModelSpec, day: date, error: object, run_url: str) -> M
     return Mail(
         key=f"{spec.name}/not-reconciled/{day}",
         to=receivers(spec),
-        subject=f"[esteira] {spec.name}: predictions could not be reconciled",
+        subject=f"{spec.name}: predictions could not be reconciled",
         lead=(
             f"Model {spec.name}: it could not be seen to that every day has the predictions of the version that is published for "
-            f"it: {said(error)[:2000]}. It is tried again every hour; `esteira reconcile {spec.name}` does so at once."
+            f"it: {said(error)[:2000]}."
         ),
-        links=_run(run_url),
+        todo=f"Mend what it says; it is tried again every hour, and by `esteira reconcile {spec.name}` at once.",
+        links=_pages(spec, run_url),
     )
 
 
@@ -409,9 +485,7 @@ def refused(spec: ModelSpec, mail: Mail, receiver: str, why: str, *, waits: bool
     return Mail(
         key=f"{spec.name}/{REFUSED}/{receiver}/{'waits/' if waits else ''}{mail.key}",
         to=(spec.owner,),
-        subject=f"[esteira] {spec.name}: {receiver} gets no mail",
-        lead=(
-            f"The mail server does not take {mail.subject!r} for {receiver}: {why}. Correct alerts.email in the model.yaml of "
-            f"{spec.name}, or let the server take such mails."
-        ),
+        subject=f"{spec.name}: {receiver} gets no mail",
+        lead=(f"The mail server does not take {mail.subject!r} for {receiver}: {why}."),
+        todo=f"Correct alerts.email in the model.yaml of {spec.name}, or let the server take such mails.",
     )

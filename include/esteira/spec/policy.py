@@ -277,9 +277,11 @@ class Promote(Block):
 
 
 class Alerts(Block):
-    """Whom warnings reach."""
+    """Whom mails reach, and whether good news are told, too."""
 
     email: tuple[Address, ...] = ()
+    promotions: bool = True
+    recoveries: bool = True
 
     @field_validator("email", mode="before")
     @classmethod

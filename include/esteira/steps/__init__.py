@@ -1,6 +1,14 @@
 """What each task does: it performs one action. Every step may die anywhere and run again."""
 
-from esteira.steps.alerting import queue, queue_drift_mail, queue_wait_mail, verify, warn
+from esteira.steps.alerting import (
+    queue,
+    queue_drift_mail,
+    queue_promotion_mail,
+    queue_recovery_mail,
+    queue_wait_mail,
+    verify,
+    warn,
+)
 from esteira.steps.champions import repair_aliases
 from esteira.steps.checking import (
     act,
@@ -55,6 +63,8 @@ __all__ = [
     "publish",
     "queue",
     "queue_drift_mail",
+    "queue_promotion_mail",
+    "queue_recovery_mail",
     "queue_wait_mail",
     "recheck",
     "reconcile",

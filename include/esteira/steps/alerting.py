@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from esteira import views
 from esteira.errors import Refused
 from esteira.learning import evaluation
 from esteira.lifecycle import episode
-from esteira.lifecycle.events import Drifted, Unrecovered, Verified, Warned, run_key
+from esteira.lifecycle.events import Drifted, Recovered, Unrecovered, Verified, Warned, run_key
 from esteira.lifecycle.policy import best_attempt
 from esteira.notify import messages
 from esteira.spec import ModelSpec
 from esteira.steps import labelling, measuring, outcomes, verification
 from esteira.store import ledger, measurements, outbox
 from esteira.store.measurements import Attempt
-from esteira.store.outbox import Mail
+from esteira.store.outbox import Mail, Weeks
 
 log = logging.getLogger(__name__)
+
+WEEKS = 8  # that a mail shows
+SHOWN, MOST = 4, 60  # windows of them: at least where each is long, at most where each is short
 
 
 def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
@@ -60,7 +63,7 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         return None
     higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
     limits = before.cannot_be_met(ended, higher)
-    mail = messages.warning(spec, found, warned, limits, run_url, _noise(spec, found))
+    mail = with_weeks(spec, day, messages.warning(spec, found, warned, limits, run_url, _noise(spec, found)))
     ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
     return mail
@@ -101,7 +104,7 @@ def queue_drift_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | No
     if not measuring.is_drift_told(spec, found):
         ledger.write(spec, drifted)
         return None
-    mail = messages.drift(spec, views.check(spec, day), drifted, run_url)
+    mail = with_weeks(spec, day, messages.drift(spec, views.check(spec, day), drifted, run_url))
     ledger.write(spec, drifted, outbox.queued(spec, mail, day, run))
     return mail
 
@@ -126,8 +129,46 @@ def queue_wait_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | Non
     labelling.store(spec, oldest, day)
     complete = labelling.complete_through(spec, oldest, day)
     expected = measurements.estimate(spec, day)
-    mail = messages.waits(spec, day, since, verdict.why, complete, expected, run_url)
-    return mail if queue(spec, mail, day, run_key(day)) else None
+    mail = with_weeks(spec, day, messages.waits(spec, day, since, verdict.why, complete, expected, run_url))
+    return _queued(spec, mail, day, run_key(day))
+
+
+def queue_promotion_mail(spec: ModelSpec, day: date, run: str, run_url: str = "") -> Mail | None:
+    """Queue the mail that says that a run (of a check its run_key) has promoted a version, once; None where it has not, or it is told in a warning."""
+    known = ledger.state(spec)
+    found = next((each for each in reversed(known.standing()) if each.by == run), None)
+    if not spec.alerts.promotions or found is None or any(each.by == run for each in known.of(Warned)):
+        return None
+    return _queued(spec, with_weeks(spec, day, messages.promoted(spec, found, run_url)), day, run)
+
+
+def queue_recovery_mail(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
+    """Queue the mail that says that the metrics of which people were warned last are in range again, in the first such window; else None."""
+    known = ledger.state(spec)
+    warned = next(iter(reversed(known.of(Warned))), None)
+    if not spec.alerts.recoveries or warned is None:
+        return None
+    back = min(
+        (each for each in known.of(Recovered) if each.last > warned.last), key=lambda each: each.last, default=None
+    )
+    if back is None or back.by != run_key(day):
+        return None
+    mail = messages.recovered(spec, day, warned, back, views.check(spec, day), run_url)
+    return _queued(spec, with_weeks(spec, day, mail), day, run_key(day))
+
+
+def _queued(spec: ModelSpec, mail: Mail, day: date, by: str) -> Mail | None:
+    return mail if queue(spec, mail, day, by) else None
+
+
+def with_weeks(spec: ModelSpec, day: date, mail: Mail) -> Mail:
+    """The mail with how the metric went in the weeks before."""
+    since = day - timedelta(days=max(WEEKS * 7, SHOWN * spec.check.every))
+    windows = measurements.history(spec, spec.check.metric, since=since)
+    shown = [each for each in windows if each.check_day <= day and math.isfinite(each.value)][-MOST:]
+    limit = spec.check.metrics[spec.check.metric]
+    values = tuple((str(each.last), each.value, each.version) for each in shown)
+    return replace(mail, weeks=Weeks(spec.check.metric, limit.min, limit.max, values))
 
 
 @dataclass(frozen=True)
@@ -146,7 +187,8 @@ def verify(spec: ModelSpec, day: date, run_url: str = "") -> Found | None:
     found = verification.measure_promotion(spec, day)
     if found is None:
         return None
-    mail = messages.worse(spec, day, found, run_url) if verification.is_to_be_told(spec, found, day) else None
+    told = verification.is_to_be_told(spec, found, day)
+    mail = with_weeks(spec, day, messages.worse(spec, day, found, run_url)) if told else None
     ledger.write(spec, found, *([outbox.queued(spec, mail, day, run_key(day))] if mail else []))
     return Found(found, mail)
 

@@ -20,10 +20,21 @@ Section = tuple[str, list[str], list[list[str]]]  # a title, the heads of its co
 
 
 @dataclass(frozen=True)
+class Weeks:
+    """A metric over the last weeks: its range, and of each window the last day, the value and the version that served it."""
+
+    metric: str
+    low: float | None
+    high: float | None
+    windows: tuple[tuple[str, float, int], ...]
+
+
+@dataclass(frozen=True)
 class Mail:
     """What is mailed, without a form yet. `key` gives it its Message-ID: the same mail again has the same one.
 
-    `tasks` are those whose failure it tells of.
+    `todo` says what its reader is to do, and `lead` what there is. `tasks` are those whose failure it tells of, `weeks` how the model's
+    metric went.
     """
 
     key: str
@@ -33,6 +44,8 @@ class Mail:
     sections: tuple[Section, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     tasks: tuple[str, ...] = ()
+    todo: str = ""
+    weeks: Weeks | None = None
 
 
 def queued(spec: ModelSpec, mail: Mail, day: date, by: str) -> Noted:
@@ -155,4 +168,13 @@ def _restored(given: dict[str, Any]) -> Mail:
         sections,
         links,
         tuple(given.get("tasks", ())),
+        given.get("todo", ""),  # which mails of 0.2 have not
+        _weeks(given.get("weeks")),
     )
+
+
+def _weeks(given: dict[str, Any] | None) -> Weeks | None:
+    if given is None:
+        return None
+    windows = tuple((day, value, version) for day, value, version in given["windows"])
+    return Weeks(given["metric"], given["low"], given["high"], windows)
