@@ -28,15 +28,15 @@ def found() -> str | None:
 
 
 @contextmanager
-def signed_in(chromium: str, web: str, password: str) -> Iterator[Page]:
-    """A page after the user admin has signed in, by the form to which Airflow leads."""
+def signed_in(chromium: str, web: str, password: str, user: str = "admin") -> Iterator[Page]:
+    """A page after a user has signed in, by the form to which Airflow leads."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         page.goto(web)
-        page.get_by_label("Username").fill("admin")
+        page.get_by_label("Username").fill(user)
         page.get_by_label("Password").fill(password)
         page.get_by_role("button", name=re.compile("sign in|log ?in", re.I)).click()
         page.wait_for_url(re.compile(r"/(dags|home)?/?$"), timeout=30_000)

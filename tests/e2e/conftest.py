@@ -51,6 +51,12 @@ def build(rows):
 """
 
 
+def _with_others(given: dict[str, str]) -> dict[str, str]:
+    """With two more accounts: one that may start runs and change nothing else, and one that may only look."""
+    name = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"
+    return {**given, name: f"{given[name]},operator:op,viewer:viewer"}
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole set-up, with the project's own models, the examples where their data is there, and some of the tests'."""
@@ -77,6 +83,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         # The tasks of a killed scheduler are taken up sooner than at Airflow's five minutes.
         sooner = {**environment.shared_settings(), "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15"}
         patch.setattr(environment, "shared_settings", lambda: sooner)
+        given = environment.of
+        patch.setattr(environment, "of", lambda *about: _with_others(given(*about)))
         stack = Stack.from_environment()
         patch.setenv("MLFLOW_TRACKING_URI", stack.mlflow)
         try:

@@ -1,0 +1,172 @@
+// What the pages say, in the host's language: English, or Portuguese with Brazilian words.
+
+const PORTUGUESE = {
+  "Models": "Modelos",
+  "Model": "Modelo",
+  "State": "Estado",
+  "Metric": "Métrica",
+  "Champion": "Campeão",
+  "Scored": "Pontuado até",
+  "Rows": "Linhas",
+  "Quarantine": "Quarentena",
+  "Drift": "Drift",
+  "Labels to": "Rótulos até",
+  "Next run": "Próxima execução",
+  "Owner": "Responsável",
+  "8 weeks": "8 semanas",
+  "Search": "Buscar",
+  "every state": "todos os estados",
+  "All models": "Todos os modelos",
+  "loading": "carregando",
+  "paused": "pausado",
+  "none yet": "nenhum ainda",
+  "never": "nunca",
+  "of": "de",
+  "broken": "quebrado",
+  "late": "atrasado",
+  "warned": "avisado",
+  "waiting for labels": "esperando rótulos",
+  "stale": "sem checagem",
+  "retraining": "retreinando",
+  "recovered, not verified yet": "recuperado, ainda não verificado",
+  "watch": "em observação",
+  "not measured yet": "ainda não medido",
+  "healthy": "saudável",
+  "drifting": "com drift",
+  "No model yet": "Nenhum modelo ainda",
+  "Put a model.yaml into include/models/<name>/ (or a folder of ESTEIRA_MODELS); its three DAGs appear within a minute. Then trigger <name>_train.":
+    "Coloque um model.yaml em include/models/<nome>/ (ou em uma pasta de ESTEIRA_MODELS); as três DAGs aparecem em um minuto. Depois dispare <nome>_train.",
+  "No model matches.": "Nenhum modelo corresponde.",
+  "You may not see this.": "Você não tem permissão para ver isto.",
+  "This DAG is of no model.": "Esta DAG não é de nenhum modelo.",
+  "Weeks": "Semanas",
+  "all": "todas",
+  "Windows": "Janelas",
+  "window": "janela",
+  "version": "versão",
+  "value": "valor",
+  "range": "faixa",
+  "rows": "linhas",
+  "verdict": "veredito",
+  "in range": "dentro da faixa",
+  "out of range": "fora da faixa",
+  "Versions": "Versões",
+  "served": "serviu",
+  "by": "por",
+  "why": "por quê",
+  "now": "agora",
+  "first window": "primeira janela",
+  "verified": "verificada",
+  "worse": "pior",
+  "Attempts": "Tentativas",
+  "check": "checagem",
+  "tried": "tentado",
+  "outcome": "resultado",
+  "gain": "ganho",
+  "interval": "intervalo",
+  "blend": "mistura",
+  "attempt": "tentativa",
+  "Drift by feature and week (PSI)": "Drift por feature e semana (PSI)",
+  "What happened": "O que aconteceu",
+  "day": "dia",
+  "what": "o quê",
+  "rule": "regra",
+  "reason": "motivo",
+  "days": "dias",
+  "stage": "etapa",
+  "Labels": "Rótulos",
+  "labelled": "com rótulo",
+  "share": "parcela",
+  "Tables": "Tabelas",
+  "table": "tabela",
+  "size": "tamanho",
+  "place": "lugar",
+  "nothing": "nada",
+  "Examples": "Exemplos",
+  "values": "valores",
+  "run": "execução",
+  "Mails": "E-mails",
+  "Segments": "Segmentos",
+  "when": "quando",
+  "subject": "assunto",
+  "to": "para",
+  "state": "estado",
+  "estimate": "estimativa",
+  "Check now": "Checar agora",
+  "Score again": "Pontuar de novo",
+  "Roll back": "Reverter",
+  "Undo the roll-back": "Desfazer a reversão",
+  "Do it": "Fazer",
+  "Cancel": "Cancelar",
+  "started": "iniciado",
+  "Day": "Dia",
+  "Reason": "Motivo",
+  "Explain a row": "Explicar uma linha",
+  "published": "publicado",
+  "served first": "servido primeiro",
+  "not known yet": "ainda não conhecido",
+  "label": "rótulo",
+  "feature": "feature",
+  "adds": "acrescenta",
+  "mean of the four weeks before": "média das quatro semanas anteriores",
+  "days behind": "dias de atraso",
+  "Days": "Dias",
+  "Estimates of days without labels": "Estimativas de dias sem rótulos",
+  "segment": "segmento",
+  "drifted": "com drift",
+  "Values": "Valores",
+  "notebook": "notebook",
+  "Why it may have moved": "Por que pode ter mudado",
+  "No input moved: the relation, the target or the labels changed, unless it is chance.": "Nenhuma entrada mudou: mudaram a relação, o alvo ou os rótulos, se não for acaso.",
+  "The drift report in MLflow": "O relatório de drift no MLflow",
+  "importance": "importância",
+  "before": "antes",
+  "With your role you may look, and start nothing here.": "Com o seu papel você pode olhar, mas não iniciar nada aqui.",
+  "champion": "campeã",
+  "rolled back to": "revertida para",
+  "roll-back undone": "reversão desfeita",
+  "registered": "registrada",
+  "rejected": "rejeitada",
+  "unrecovered": "não recuperado",
+  "recovered": "recuperado",
+  "recovers": "recupera",
+  "improves": "melhora",
+  "fails": "não passa",
+  "unproven": "não comprovado",
+  "unknown": "desconhecido",
+  "PSI": "PSI",
+  "MLflow": "MLflow",
+  "Runs": "Execuções",
+  "DAG": "DAG",
+  "seconds": "segundos",
+  "Explain": "Explicar",
+  "CSV": "CSV",
+};
+
+function language() {
+  const chosen = localStorage.getItem("i18nextLng") || navigator.language || "en";
+  return chosen.toLowerCase().startsWith("pt") ? "pt-BR" : "en";
+}
+
+/** A text in the host's language; where it has none, as it is. */
+export function say(text) {
+  return language() === "pt-BR" ? PORTUGUESE[text] ?? text : text;
+}
+
+/** A number as the language writes it. */
+export function number(value, digits = 4) {
+  if (value === null || value === undefined) return "–";
+  return new Intl.NumberFormat(language(), { maximumSignificantDigits: digits }).format(value);
+}
+
+/** A share as a percentage. */
+export function percent(value) {
+  return value === null || value === undefined
+    ? "–"
+    : new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 1 }).format(value);
+}
+
+/** A moment, in the reader's time zone. */
+export function moment(value) {
+  return value ? new Intl.DateTimeFormat(language(), { dateStyle: "short", timeStyle: "short" }).format(new Date(value)) : "–";
+}
