@@ -15,7 +15,7 @@ LOCKS := requirements.txt requirements-dev.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak simulate simulate-broken \
-	secrets image scan deploy first-day backup restore clean
+	secrets image scan deploy first-day backup restore mails screenshots bench-web clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
@@ -66,6 +66,12 @@ test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 
 test-compose: $(READY) ## Run the stack of docker-compose.yaml, kill its parts, back it up and restore it (an hour; needs Docker)
 	@$(BIN)/python -W ignore -m tests.compose $(COMPOSE)
+
+mails: $(READY) ## Show what each mail looks like: pages and pictures in .esteira/mails (needs Chromium for the pictures)
+	@$(BIN)/python -m ops.mails
+
+screenshots: $(READY) ## Take pictures of the plugin's pages and put them into docs/images (needs Chromium; 5 minutes)
+	@$(BIN)/python -m ops.screenshots
 
 lint: $(READY) ## Check style, types, import layers, every model.yaml, the image's, the stack's and the pipelines' files
 	@$(BIN)/ruff check .
@@ -132,6 +138,9 @@ bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) an
 
 bench-start: $(READY) ## Print how long N first starts take on a busy machine, and how many calls fail under writers (N=10: 15 minutes)
 	@$(BIN)/python -m benchmarks.start --rounds "$${N:-10}" $(BENCH)
+
+bench-web: $(READY) ## Measure how long the pages' answers take with 200 models and a year of checks each, and what they read (10 minutes)
+	@$(BIN)/python -m benchmarks.web
 
 soak: $(READY) ## Kill, race and break the steps hundreds of times, and print what was lost, doubled or differs (90 minutes; needs cc)
 	@$(BIN)/python -W ignore -m tests.soak $(SOAK)
