@@ -70,7 +70,20 @@ def test_several_windows_out_of_range_are_a_violation_where_their_mean_is(
     windows = [replace(window(index, True), metrics={"mae": Reached(1.0, each)}) for index, each in enumerate(beyond)]
     verdict = weigh(windows, replace(RULES, at_least=at_least))
     assert verdict.decision is expected
-    assert ("but their mean is in range" in verdict.why) is (expected is Decision.WATCH)
+    assert ("but mae is 1 in the mean of the last 3, which is in range" in verdict.why) is (expected is Decision.WATCH)
+
+
+def test_of_many_windows_the_mean_is_that_of_the_last_ones() -> None:
+    """Else a jump after ten good windows would be answered late."""
+    beyond = [-0.25] * 10 + [0.25, 0.25]
+    windows = [replace(window(index, True), metrics={"mae": Reached(1.0, each)}) for index, each in enumerate(beyond)]
+    assert weigh(windows, RULES).decision is Decision.RETRAIN
+
+
+@pytest.mark.parametrize("beyond", [[math.inf, -math.inf, 2.0], [1.7e308] * 3])
+def test_values_that_have_no_mean_are_counted(beyond: list[float]) -> None:
+    windows = [replace(window(index, True), metrics={"mae": Reached(1.0, each)}) for index, each in enumerate(beyond)]
+    assert weigh(windows, RULES).decision is Decision.RETRAIN
 
 
 def test_the_mean_is_that_of_a_metric_that_is_out_of_range_now_and_of_windows_that_are_evidence() -> None:

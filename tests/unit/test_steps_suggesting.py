@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from esteira import steps
 from esteira.__main__ import app
@@ -77,6 +78,51 @@ def test_it_is_said_how_many_past_windows_the_limit_would_have_violated(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("limit", "best", "worse", "written"),
+    [
+        (0.99934, 1, -1, 0.99934),
+        (0.9993416, 1, -1, 0.999341),
+        (0.76437, 1, -1, 0.764),
+        (0.18254, 0, 1, 0.183),
+        (0.3, 0, 1, 0.3),
+        (0.1 + 0.2, 0, 1, 0.3),
+        (1234.5, 0, 1, 1240.0),
+        (-0.25, 1, -1, -0.25),
+        (0.0, 0, 1, 0.0),
+    ],
+)
+def test_a_limit_is_written_by_the_error_that_it_allows_and_no_narrower(
+    limit: float, best: float, worse: int, written: float
+) -> None:
+    assert suggesting._written(limit, best, worse) == pytest.approx(written, rel=1e-12)
+
+
+def test_a_limit_that_only_perfection_keeps_is_never_written(tmp_path: Path) -> None:
+    spec = models.write(tmp_path)
+    found = suggested(spec, "r2", (0.9996, 0.9997, 0.9995, 0.9996), [0.0] * 4, chance=0.0)
+    assert found.written == pytest.approx(0.9995)
+    assert found.bad == 0
+
+
+def test_a_window_that_is_not_known_keeps_its_place_and_is_no_evidence(tmp_path: Path) -> None:
+    rule = models.write(tmp_path).check.violated
+    assert suggesting._violated([-0.7, 0.1, math.nan, 0.1], rule) == 1
+    assert suggesting._violated([0.1, math.nan, math.nan, 0.1], rule) == 0
+
+
+def test_past_windows_are_of_calendar_days_as_the_check_s_are(tmp_path: Path) -> None:
+    """Of working days a window of a week has five; one of fewer than a check takes has no value."""
+    spec = models.write(tmp_path)
+    days = pd.bdate_range("2026-01-01", "2026-03-31")
+    days = days[(days < "2026-03-16") | (days > "2026-03-18")]
+    frame = pd.DataFrame({"day": days, "label": 1.0})
+    windows = [window for _, window in suggesting._origins(spec, frame)]
+    assert [None if each is None else len(each) for each in windows] == [5, 5, None, None, 5]
+    assert windows[-1] is not None
+    assert windows[-1]["day"].max() == pd.Timestamp("2026-03-31")
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"longer": 14}, "off by 0.02 by chance alone"),
@@ -84,6 +130,7 @@ def test_it_is_said_how_many_past_windows_the_limit_would_have_violated(tmp_path
         ({"longer": 224}, "no check.every mends that"),
         ({"few": 3}, "3 past windows had fewer than 10 rows of the rarer class"),
         ({"violated": 2}, "the check would have tried to repair 2 past windows"),
+        ({}, "none of 2 windows tells little: up to 100% of those to come may be out of range"),
         ({}, "that is of 180 days; what other seasons bring they don't show"),
     ],
 )
@@ -93,7 +140,7 @@ def test_what_a_limit_does_not_say_is_told(
     yaml = models.YAML.replace("  window: 28d\n", "")
     models.write(tmp_path, yaml=yaml)
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path))
-    known = Suggested((0.1, 0.2), 0.2, 0, 0, 0.02, None, 0, 0.9, ((0.15, 1),) * len(suggesting.QUANTILES))
+    known = Suggested((0.1, 0.2), 0.2, 0.2, 0, 0, 0.02, None, 0, 0.9, ((0.15, 1),) * len(suggesting.QUANTILES))
     monkeypatch.setattr(steps, "limits", lambda *_: ("Ridge", {"mae_over_mean": replace(known, **given)}))
     found = CliRunner().invoke(app, ["limits", "sales", "--as-of", "2026-01-31"])
     assert found.exit_code == 0, found.output

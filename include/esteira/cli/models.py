@@ -118,8 +118,8 @@ def limits(
         count = counted(len(past.values), "past window")
         typer.echo(f"{metric} of {name} in {count} of {every} up to {as_of}:")
         for share, (limit, bad) in zip(QUANTILES, past.quantiles, strict=True):
-            typer.echo(f"  {bound} {limit:<9.4g} holds in {share:>4.0%} of them; out of range: {bad}")
-        typer.echo(f"suggested: {metric}: {{{bound}: {past.limit:.3g}}} (out of range: {past.bad})")
+            typer.echo(f"  {bound} {limit:<9.6g} holds in {share:>4.0%} of them; out of range: {bad}")
+        typer.echo(f"suggested: {metric}: {{{bound}: {past.written:.6g}}} (out of range: {past.bad})")
         for note in _notes(spec, metric, past):
             typer.echo(f"  note: {note}", err=True)
 
@@ -142,6 +142,11 @@ def _notes(spec: ModelSpec, metric: str, past: Suggested) -> Iterator[str]:
     if past.few:
         few = counted(past.few, "past window")
         yield f"{few} had fewer than {OF_CLASS} rows of the rarer class: by such a check waits; give a longer check.every"
+    if not past.bad:
+        yield (
+            f"none of {counted(len(past.values), 'window')} tells little: up to {min(3 / len(past.values), 1):.0%} of those to come may be out of range "
+            "all the same (as it would be in one of twenty such cases)"
+        )
     if past.violated:
         yield (
             f"by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -186,7 +186,7 @@ def weigh(windows: Sequence[Measurement], rules: Rules) -> Verdict:
     if bad < rules.at_least:
         return Verdict(Decision.WATCH, f"{what}; {rules.at_least} are needed to act")
     if rules.at_least > 1 and not _is_mean_beyond(windows, rules):
-        return Verdict(Decision.WATCH, f"{what}, but their mean is in range")
+        return Verdict(Decision.WATCH, f"{what}, but {_mean_in_range(windows, rules)}")
     return Verdict(Decision.RETRAIN, what)
 
 
@@ -194,10 +194,30 @@ def _bad(windows: Sequence[Measurement], rules: Rules) -> int:
     return sum(not window.healthy for window in windows if window.is_evidence(rules))
 
 
+def _last(windows: Sequence[Measurement], rules: Rules) -> list[Mapping[str, Reached]]:
+    """What the last windows reached of which the mean counts: one more than a violation takes, for with more of them it would come late."""
+    return [window.metrics for window in windows[-(rules.at_least + 1) :] if window.is_evidence(rules)]
+
+
 def _is_mean_beyond(windows: Sequence[Measurement], rules: Rules) -> bool:
     """Whether the mean of a metric that is out of range in the latest window is so, too."""
-    known = [window.metrics for window in windows if window.is_evidence(rules)]
-    return any(statistics.fmean(each[name].beyond for each in known if name in each) > 0 for name in windows[-1].bad)
+    last = _last(windows, rules)
+    return any(_mean(each[name].beyond for each in last if name in each) > 0 for name in windows[-1].bad)
+
+
+def _mean_in_range(windows: Sequence[Measurement], rules: Rules) -> str:
+    """The mean of the metric that is out of range in the latest window, in words."""
+    last, (name, reached) = _last(windows, rules), next(iter(windows[-1].bad.items()))
+    mean = _mean(each[name].value for each in last if name in each)
+    return f"{name} is {mean:.4g} in the mean of the last {len(last)}, which is in range ({reached.wanted})"
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean; where values are so far apart that there is none, infinite: then their number alone counts."""
+    try:
+        return statistics.fmean(values)
+    except (ValueError, OverflowError):
+        return math.inf
 
 
 def is_violated(windows: Sequence[Measurement], rules: Rules) -> bool:

@@ -2,7 +2,7 @@
 
 from esteira.spec.cache import prune
 from esteira.spec.model import ModelSpec
-from esteira.spec.policy import Candidate, Dimension, Limit, Recipe
+from esteira.spec.policy import Candidate, Dimension, Limit, Recipe, Violated
 from esteira.spec.reading import by_name, digest, find, json_schema, load, load_cached, model_files, require_one
 from esteira.spec.rows import Expectation
 from esteira.spec.words import (
@@ -23,6 +23,7 @@ __all__ = [
     "Limit",
     "ModelSpec",
     "Recipe",
+    "Violated",
     "by_name",
     "canonical",
     "digest",

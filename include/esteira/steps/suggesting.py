@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from statistics import fmean
 
 import numpy as np
@@ -15,7 +15,7 @@ from esteira import data
 from esteira.errors import DataError
 from esteira.learning import evaluation, pipelines, tuning
 from esteira.learning.metrics import best_of
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, Violated
 from esteira.steps import preparing
 from esteira.steps.measuring import OF_CLASS, is_by_class, rarer
 from esteira.text import counted
@@ -24,21 +24,26 @@ WINDOWS = 12  # that are measured at most
 NORMAL = 0.6745 * math.sqrt(2)  # of a standard deviation is the median step between two independent values
 LEARNT = 0.6  # of the days are learnt from before the first of them
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 1.0)
-SURE = 2.0  # standard errors of a window that a limit is away at least: by chance a violation, of two of three and their mean, in one of 150 years of weeks
+# Standard errors of a window that a limit is away at least. By a limit that is known to be so far chance makes a violation, of two of three windows and
+# their mean, in one of 150 years of weeks; by one that is estimated from so few windows as here it does in one of 5 to 10.
+SURE = 2.0
+DIGITS = 3  # of the error that a limit allows, with which it is written
 
 
 @dataclass(frozen=True)
 class Suggested:
     """What a metric reached in past windows, a value each, the limit that this suggests, and what chance reaches.
 
-    `quantiles` are limits, the tightest first, each with how many of the windows would have been out of range; `bad` is that of `limit`,
-    and `violated` by how many of them it would have been violated. `noise` is the standard error of a window, and `longer` the days that
+    `written` is the limit as it is to be written down, with so many digits as its error has, and a little wider. `quantiles` are limits, the tightest
+    first, each with how many of the windows would have been out of range; `bad` is that of `written`, and `violated` by how many of them it
+    would have been violated. `noise` is the standard error of a window, and `longer` the days that
     one must have for the error that was asked for to be beyond it; None where it is. `few` of the windows had so few rows of a class that
     a check would wait.
     """
 
     values: tuple[float, ...]
     limit: float
+    written: float
     bad: int
     violated: int
     noise: float
@@ -62,6 +67,9 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     chosen, names = spec.train.candidates[index], tuple(spec.check.metrics)
     measured, errors, few = [], [], 0
     for past, window in _origins(spec, frame):
+        if window is None:
+            measured.append(dict.fromkeys(names, math.nan))
+            continue
         scored = pipelines.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
         measured.append(evaluation.evaluate(spec, scored, names))
         errors.append({name: evaluation.standard_error(spec, scored, name) for name in names})
@@ -73,20 +81,22 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
     return chosen.name, {name: replace(each, few=few if is_by_class(name) else 0) for name, each in found.items()}
 
 
-def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The windows in order of time, each after the rows before it; those are left out whose past has one class alone."""
-    days, every = np.sort(frame["day"].unique()), spec.check.every
-    count = min(WINDOWS, int((1 - LEARNT) * len(days)) // every)
+def _origins(spec: ModelSpec, frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame | None]]:
+    """The windows in order of time, each after the rows before it; None for one whose past has one class alone, and where a check would wait."""
+    days, every = frame["day"], timedelta(days=spec.check.every)
+    first, end = days.min(), days.max() + timedelta(days=1)
+    count = min(WINDOWS, int((1 - LEARNT) * (end - first).days) // spec.check.every)
     if count < 1:
         raise DataError(
-            f"model {spec.name}: {counted(len(days), 'day')} with mature labels are too few for a window of {counted(every, 'day')} "
+            f"model {spec.name}: {counted((end - first).days, 'day')} with mature labels are too few for a window of {counted(spec.check.every, 'day')} "
             "after what is to be learnt; widen train.window in model.yaml, or give an as-of day that more days of data come before"
         )
     for number in range(count, 0, -1):
-        start, end = len(days) - number * every, len(days) - (number - 1) * every
-        past = frame[frame["day"] < days[start]]
-        if spec.task == "regression" or past["label"].nunique() > 1:
-            yield past, frame[frame["day"].isin(days[start:end])]
+        start = end - number * every
+        past, window = frame[days < start], frame[(days >= start) & (days < start + every)]
+        enough = window["day"].nunique() >= spec.check.min_days and len(window) >= spec.check.min_rows
+        known = spec.task == "regression" or past["label"].nunique() > 1
+        yield past, window if enough and known else None
 
 
 def _noise(values: Sequence[float], errors: list[float]) -> float:
@@ -108,20 +118,22 @@ def _suggested(
     chance: float,
     factor: float,
 ) -> Suggested:
-    values = tuple(each[name] for each in measured if not math.isnan(each[name]))
+    every = [each[name] for each in measured]
+    values = tuple(value for value in every if not math.isnan(value))
     if not values:
         raise DataError(
             f"model {spec.name}: {name} can't be computed in any past window; widen train.window, or check.every"
         )
     higher = spec.higher_is_better(name)
+    worse = -1 if higher else 1
 
     def bound(share: float) -> float:
-        return float(np.quantile(values, 1 - share if higher else share))
+        return _written(float(np.quantile(values, 1 - share if higher else share)), best_of(name), worse)
 
     def bad(limit: float) -> int:
-        return sum(value < limit if higher else value > limit for value in values)
+        return sum((value - limit) * worse > 0 for value in values)
 
-    median, worse = bound(0.5), -1 if higher else 1
+    median = float(np.median(values))
     away = (factor - 1) * abs(median - best_of(name))
     noise = _noise(values, [each[name] for each in errors])
     beyond = SURE * noise
@@ -132,17 +144,32 @@ def _suggested(
     longer = (
         None if SURE * noise <= away else math.ceil((SURE * noise / away) ** 2) * spec.check.every if away else None
     )
-    rule = spec.check.violated
-    out = [value < limit if higher else value > limit for value in values]
-    last = [slice(max(number - rule.of_last + 1, 0), number + 1) for number in range(len(values))]
-    violated = sum(
-        out[each.stop - 1]
-        and sum(out[each]) >= rule.at_least
-        and (rule.at_least == 1 or (fmean(values[each]) - limit) * worse > 0)
-        for each in last
-    )
+    written = _written(limit, best_of(name), worse)
+    violated = _violated([(value - written) * worse for value in every], spec.check.violated)
     quantiles = tuple((bound(share), bad(bound(share))) for share in QUANTILES)
-    return Suggested(values, limit, bad(limit), violated, noise, longer, 0, chance, quantiles)
+    return Suggested(values, limit, written, bad(written), violated, noise, longer, 0, chance, quantiles)
+
+
+def _written(limit: float, best: float, worse: int) -> float:
+    """A limit with three digits of the error that it allows, and no narrower: of an accuracy of 0.99934 not 1, but 0.99934."""
+    allowed = abs(limit - best)
+    if allowed == 0 or not math.isfinite(allowed):
+        return limit
+    digits = DIGITS - 1 - math.floor(math.log10(allowed))
+    scaled = round(limit * 10.0**digits, 6)  # 0.3 is 299.99999999999994 thousandths, and no narrower than that
+    return round((math.ceil(scaled) if worse > 0 else math.floor(scaled)) / 10.0**digits, max(digits, 0))
+
+
+def _violated(beyond: Sequence[float], rule: Violated) -> int:
+    """In how many of the windows a check would have found a violation, of how far each is out of range; one that is not known is no evidence."""
+    count = 0
+    for number, each in enumerate(beyond):
+        last = beyond[max(number - rule.of_last + 1, 0) : number + 1]
+        mean = [value for value in last[-(rule.at_least + 1) :] if not math.isnan(value)]
+        count += (
+            each > 0 and sum(value > 0 for value in last) >= rule.at_least and (rule.at_least == 1 or fmean(mean) > 0)
+        )
+    return count
 
 
 def better(spec: ModelSpec, metric: str, value: float, chance: float) -> bool:
