@@ -114,7 +114,7 @@ def _all(page: Page, web: str, place: Path, home: Path) -> None:
     for name, change, there in (
         ("one", lambda: shutil.rmtree(models / ILL), "[data-esteira=models] tbody tr"),
         ("many", lambda: _many(models), "text=of 501"),
-        ("error", lambda: _break(home), "text=broken"),
+        ("error", lambda: _break(home), "tbody >> text=broken"),
         ("empty", lambda: (shutil.rmtree(models), models.mkdir()), "text=No model yet"),
     ):
         change()

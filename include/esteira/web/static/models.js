@@ -18,20 +18,20 @@ const COLUMNS = [
       ${row.paused && html`<${Badge}>${say("paused")}<//>`}<//>` },
   { name: "Metric", of: (row) => last(row)?.value, show: (row) => html`<${Text} whiteSpace="nowrap">${row.metric ?? ""} <b>${number(last(row)?.value)}</b><br /><small>${range(row.limit)}</small><//>` },
   { name: "8 weeks", of: () => null, show: (row) => html`<${Sparkline} windows=${row.trend} limit=${row.limit} />` },
-  { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small>` : say("none yet"),
+  { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`<${Text} whiteSpace="nowrap">v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small><//>` : say("none yet"),
     plain: (row) => (row.champion ? `v${row.champion.version} ${row.champion.effective_day}` : "") },
-  { name: "Scored", of: (row) => row.last_scored, show: (row) => row.last_scored ?? say("never") },
+  { name: "Scored", of: (row) => row.last_scored, show: (row) => html`<${Text} whiteSpace="nowrap">${row.last_scored ?? say("never")}<//>` },
   { name: "Rows", of: (row) => row.rows },
   { name: "Quarantine", of: (row) => row.quarantined, show: (row) => percent(row.quarantined) },
   { name: "Drift", of: (row) => row.drift?.share, show: (row) => percent(row.drift?.share) },
-  { name: "Labels to", of: (row) => row.labelled_through, show: (row) => html`${row.labelled_through ?? "–"}${lag(row) && html`<br /><small>${lag(row)}</small>`}` },
+  { name: "Labels to", of: (row) => row.labelled_through, show: (row) => html`<${Text} whiteSpace="nowrap">${row.labelled_through ?? "–"}${lag(row) && html`<br /><small>${lag(row)}</small>`}<//>` },
   { name: "Next run", of: (row) => row.next_run, show: (row) => moment(row.next_run) },
   { name: "Owner", of: (row) => row.owner },
 ];
 
 /** By how many days labels end before what is scored. */
-const lag = (row) => (row.labelled_through && row.last_scored ? `${daysBetween(row.labelled_through, row.last_scored)} ${say("days behind")}` : "");
-const age = (day) => `${daysBetween(day, new Date().toISOString().slice(0, 10))} ${say("days")}`;
+const lag = (row) => (row.labelled_through && row.last_scored ? `${daysBetween(row.labelled_through, row.last_scored)} d ${say("behind")}` : "");
+const age = (day) => `${daysBetween(day, new Date().toISOString().slice(0, 10))} d`;
 const daysBetween = (first, last) => Math.round((Date.parse(last) - Date.parse(first)) / 86_400_000);
 
 const last = (row) => row.trend?.[row.trend.length - 1];

@@ -109,7 +109,7 @@ const PORTUGUESE = {
   "feature": "feature",
   "adds": "acrescenta",
   "mean of the four weeks before": "média das quatro semanas anteriores",
-  "days behind": "dias de atraso",
+  "behind": "de atraso",
   "Days": "Dias",
   "Estimates of days without labels": "Estimativas de dias sem rótulos",
   "segment": "segmento",
