@@ -365,12 +365,12 @@ def _decided(spec: ModelSpec, day: date) -> Verdict:
     found = measurements.windows(spec, day)
     held_out = next(iter(measurements.windows(spec, day, Window.SLICE)), None)
     # While a violation goes on, one window is enough: those of a champion before were out of range as well.
-    goes_on = episode.open_since(known, but=day) is not None
+    goes_on = episode.open_since(known) is not None
     asked = replace(rules(spec), at_least=1) if goes_on else rules(spec)
     verdict = policy.decide(found, held_out, asked, only_measured=only_measured(spec, day))
     if verdict.decision is not Decision.RETRAIN:
         return verdict
-    row, last, now_known = episode.episode(known, but=day), found[-1].last, known_now(spec, day)
+    row, last, now_known = episode.episode(known), found[-1].last, known_now(spec, day)
     held_back = row.held_back(last, spec.check.every, now_known)
     if not held_back and row.is_probe(last, spec.check.every, now_known, _tries(spec, day)):
         return Verdict(Decision.PROBE, f"{verdict.why}; loops before did not help, so that one training is tried")
