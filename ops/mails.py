@@ -32,6 +32,15 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 def main() -> int:
     """Write all of them into a folder, which is its argument."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".esteira/mails").resolve()
+    written = write(folder)
+    print(f"in {folder}")
+    if not written:
+        print("no Chromium on this machine, so no pictures; install Debian's package chromium", file=sys.stderr)
+    return 0 if written else 1
+
+
+def write(folder: Path) -> list[Path]:
+    """Each mail as a page, as text, and as pictures, of which the paths are returned; none without a browser."""
     folder.mkdir(parents=True, exist_ok=True)
     logging.disable(logging.CRITICAL)
     os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_LOGGING_LEVEL": "ERROR"}
@@ -43,19 +52,10 @@ def main() -> int:
         source = f"data:image/png;base64,{base64.b64encode(drawn).decode()}" if drawn else ""
         page = folder / f"{name}.html"
         page.write_text(rendering.html(mail, source), encoding="utf-8")
-        (folder / f"{name}.txt").write_text(f"Subject: {mail.subject}\n\n{rendering.text(mail)}", encoding="utf-8")
+        page.with_suffix(".txt").write_text(f"Subject: {mail.subject}\n\n{rendering.text(mail)}", encoding="utf-8")
         pages.append(page)
-        print(f"{name:<16} {mail.subject}")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        print(
-            "no Chromium on this machine: the pages are written, and no pictures; install Debian's package chromium",
-            file=sys.stderr,
-        )
-        return 1
-    _photograph(chromium, pages)
-    print(f"in {folder}")
-    return 0
+        print(f"{name:<16} {mail.subject}", flush=True)
+    return list(_photographed(pages))
 
 
 def _mails() -> Iterator[tuple[str, Mail]]:
@@ -160,7 +160,10 @@ def _loop(spec: specs.ModelSpec) -> Mail | None:
     return steps.check(spec, LAST, keep_notebook=False).warning
 
 
-def _photograph(chromium: str, pages: list[Path]) -> None:
+def _photographed(pages: list[Path]) -> Iterator[Path]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        return
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -171,7 +174,9 @@ def _photograph(chromium: str, pages: list[Path]) -> None:
                 view.goto(page.as_uri())
                 if view.evaluate("document.documentElement.scrollWidth") > width:
                     raise RuntimeError(f"{page.name} is wider than {width} pixels")
-                view.screenshot(path=page.with_name(f"{page.stem}-{look}.png"), full_page=True)
+                picture = page.with_name(f"{page.stem}-{look}.png")
+                view.screenshot(path=picture, full_page=True)
+                yield picture
         browser.close()
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+from PIL import Image
 
-from ops import serving
+from ops import mails, serving
 from ops.layout import PROJECT
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 AS_OF, LAST = date(2026, 1, 31), date(2026, 3, 8)
 WELL, ILL = "toll_traffic", "queue_time"
 MANY = 500
+MAILS = ("warning", "promotion", "failure")
 WIDE, NARROW = (1400, 900), (360, 740)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 LIMIT = 60_000  # milliseconds
@@ -49,6 +51,11 @@ def main() -> int:
         serving.prepare(environment)
         with serving.serving(environment, home / "server.log") as (web, _), _browser(web) as page:
             _all(page, web, place, home)
+        for picture in mails.write(home / "mails"):
+            if picture.stem.partition("-")[0] in MAILS:
+                shutil.copy(picture, place / f"mail-{picture.name}")
+        for path in place.glob("*.png"):  # a page has few colours: with a palette a picture is a third as large
+            Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
         return 0
     finally:
         shutil.rmtree(home, ignore_errors=True)

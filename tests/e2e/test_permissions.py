@@ -91,6 +91,11 @@ def test_who_is_not_signed_in_gets_the_pages_modules_and_nothing_else(server: Se
 @pytest.mark.parametrize("user", ["ana", "leo"])
 def test_a_user_sees_the_models_whose_dags_that_user_may_read(server: Server, user: str) -> None:
     assert [each["model"] for each in server.get("models", user).json()] == ["sales"]
+    card = server.get("models?worst=5", user).json()
+    assert [each["model"] for each in card["worst"]] == ["sales"]
+    assert card["counts"] == {"not measured yet": 1}
+    may = server.get("models/sales_check", user).json()["may"]
+    assert may == {"check": False, "score": False, "rollback": False}, "to edit a DAG is not to start runs of it"
     for path, status in PATHS.items():
         assert server.get(path.format(model="sales"), user).status_code == status, path
         assert server.get(path.format(model="secret"), user).status_code == 403, path
