@@ -25,7 +25,8 @@ export function useAnswer(path, isPart = () => false) {
         const body = await response.json().catch(() => ({}));
         if (gone) return;
         if (response.ok && isPart(body)) soon = setTimeout(ask, 300);
-        setAnswer(response.ok ? { found: body } : { error: { status: response.status, text: body.detail } });
+        const error = { status: response.status, text: body.detail };
+        setAnswer((before) => (response.ok ? { found: body } : response.status >= 500 ? { ...before, error } : { error }));
       } catch (error) {
         if (!gone) setAnswer((before) => ({ ...before, error: { status: 0, text: String(error) } }));
       }
@@ -40,7 +41,9 @@ export function useAnswer(path, isPart = () => false) {
 
 /** A page's content once the server has answered; else that it loads, or in words what is wrong. */
 export function Answered({ answer, children }) {
-  if (answer.found !== undefined) return children(answer.found);
+  if (answer.found !== undefined) {
+    return html`${children(answer.found)}${answer.error && html`<${Text} role="status" color="fg.muted" fontSize="sm">${say("This is as it was: the server does not answer now.")}<//>`}`;
+  }
   if (!answer.error) return html`<${HStack} p=${4}><${Spinner} size="sm" /><${Text}>${say("loading")}<//><//>`;
   const { status, text } = answer.error;
   const said = status === 403 ? say("You may not see this.") : status === 404 ? say("This DAG is of no model.") : text || `HTTP ${status}`;

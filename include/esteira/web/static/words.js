@@ -140,6 +140,7 @@ const PORTUGUESE = {
   "DAG": "DAG",
   "seconds": "segundos",
   "Explain": "Explicar",
+  "This is as it was: the server does not answer now.": "Isto é como estava: o servidor não responde agora.",
   "CSV": "CSV",
 };
 
