@@ -68,10 +68,10 @@ test-compose: $(READY) ## Run the stack of docker-compose.yaml, kill its parts, 
 	@$(BIN)/python -W ignore -m tests.compose $(COMPOSE)
 
 mails: $(READY) ## Show what each mail looks like: pages and pictures in .esteira/mails (needs Chromium for the pictures)
-	@$(BIN)/python -m ops.mails
+	@$(BIN)/python -m tests.pictures.mails
 
 screenshots: $(READY) ## Take pictures of the plugin's pages and put them into docs/images (needs Chromium; 5 minutes)
-	@$(BIN)/python -m ops.screenshots
+	@$(BIN)/python -m tests.pictures.pages
 
 lint: $(READY) ## Check style, types, import layers, every model.yaml, the image's, the stack's and the pipelines' files
 	@$(BIN)/ruff check .

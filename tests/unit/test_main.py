@@ -20,6 +20,11 @@ def esteira(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+def without_progress(said: str) -> str:
+    """What a slow machine says besides is that it is at work."""
+    return re.sub(r"^training sales: \d+ s\n", "", said, flags=re.M)
+
+
 def test_help_teaches_a_first_day() -> None:
     done = esteira("--help")
     assert done.returncode == 0
@@ -58,9 +63,10 @@ def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
         "train", "sales", "--as-of", "2026-01-31", MLFLOW_TRACKING_URI="http://user:word@127.0.0.1:9", **where
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("esteira: a server can't be reached: API request to http://***@127.0.0.1:9/")
-    assert "Connection refused" in done.stderr
-    assert done.stderr.count("\n") == 1
+    said = without_progress(done.stderr)
+    assert said.startswith("esteira: a server can't be reached: API request to http://***@127.0.0.1:9/")
+    assert "Connection refused" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("address", ["garbage", "ftp://user:word@host/x"])
@@ -118,7 +124,7 @@ def test_training_prints_what_came_of_it_and_no_line_of_a_library(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("version 1 is the champion from 2026-02-01 on: ")
     assert len(done.stdout.splitlines()) == 1
-    assert done.stderr == ""
+    assert without_progress(done.stderr) == ""
 
 
 @pytest.mark.parametrize(

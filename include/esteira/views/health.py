@@ -112,17 +112,17 @@ def health(spec: ModelSpec, now: datetime | None = None) -> Health:
 
 _last: dict[
     str, tuple[object, Health, State]
-] = {}  # by the ledger's place: a list of models asks for all of them again and again
+] = {}  # by the place of its predictions: a list of models asks for all of them again and again
 
 
 def is_read(spec: ModelSpec) -> bool:
     """Whether a model's tables were read by this process before, so that its health is told at once if they are as they were."""
-    return lake.path("ledger", spec.name) in _last
+    return lake.path("predictions", spec.name) in _last
 
 
 def _as_it_was(spec: ModelSpec) -> tuple[Health, State]:
     """A model's health but for what the clock says, and its state: computed anew only when one of its tables, or its model.yaml, has changed."""
-    place, written = lake.path("ledger", spec.name), (spec, *(lake.state(kind, spec.name) for kind in KINDS))
+    place, written = lake.path("predictions", spec.name), (spec, *(lake.state(kind, spec.name) for kind in KINDS))
     known = _last.get(place)
     if known is None or known[0] != written:
         state = ledger.state(spec)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import httpx
 from PIL import Image
 
-from ops import mails, serving
+from ops import serving
 from ops.layout import PROJECT
+from tests.pictures import mails
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -1,0 +1,1 @@
+"""Pictures of what users see, to be looked at: `make screenshots`, `make mails`."""
