@@ -30,6 +30,6 @@ def test_the_demo_runs_and_stops(tmp_path: Path) -> None:
         down = make("down", environment)
         remove(tmp_path / "home" / "demo")
     assert demo.returncode == 0, demo.stdout + demo.stderr
-    for word in ("attempt 2 did: promoted", "three attempts failed", "out-of-range", "make down"):
+    for word in ("attempt 2 did: promoted", "three attempts failed", "did-not-help", "make down"):
         assert word in demo.stdout, demo.stdout
     assert down.returncode == 0, down.stdout + down.stderr

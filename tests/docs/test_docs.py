@@ -49,7 +49,6 @@ ELSEWHERE = {
     "make bench-web": "by hand: it takes ten minutes",
     "make mails": "by hand: it makes pictures to look at",
     "make screenshots": "by hand: it makes pictures to look at",
-    "airflow dags list-runs": "by hand: it asks Airflow's database, and only shows",
     "make bench-start": "by hand: it takes a quarter of an hour",
     "make simulate": "tests/unit/test_lifecycle_state.py::test_a_thousand_histories_keep_every_rule",
     "make simulate-broken": "tests/unit/test_simulation.py::test_a_rule_that_is_broken_is_found",
