@@ -214,6 +214,7 @@ def _summary(console: Console, story: Story, stack: Stack, seconds: float) -> No
         "warning": mail or "none came",
         "notebook": stack.home / "notebooks" / "toll_traffic" / f"{CHANGED[1]}.ipynb",
         "tables": stack.home / "lake",
+        "commands": f"export ESTEIRA_HOME={stack.home} MLFLOW_TRACKING_URI={stack.mlflow}; .venv/bin/esteira status",
         "stop": "make down",
     }
     for name, place in places.items():

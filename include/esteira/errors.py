@@ -54,6 +54,10 @@ class ModelRefused(EsteiraError):
     """A model file holds types outside the allow-list, or is not in the skops format."""
 
 
+class Damaged(EsteiraError):
+    """A table's log can't be read, or is gone. Nothing that runs again mends it; the text says what does."""
+
+
 class UnknownVersion(EsteiraError):
     """A model has no such version."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,9 @@ def _say(answer: object) -> None:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Aligned columns; the last one is as long as its text."""
+    if not rows:
+        typer.echo(f"nothing: no {heads[0]}")
+        return
     shown = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[number]) for line in [list(heads), *shown]) for number in range(len(heads) - 1)]
     for line in [heads, *shown]:
@@ -82,7 +86,7 @@ def status(
         raise SpecError("no model.yaml was found; put one into include/models/<name>/, or set ESTEIRA_MODELS")
     with at_work("looking at every model"):
         every = [_health(path.parent.name) for path in specs.model_files()]
-    every.sort(key=lambda each: (each.condition.rank, each.model))
+    every.sort(key=lambda each: (each.ranks, each.model))
     if as_json:
         _say(every)
         return
@@ -102,12 +106,12 @@ def _health(name: str) -> Health:
 
 def _line(found: Health) -> list[object]:
     last, now = found.last, found.champion
-    value = f"{found.metric} {last.value:.4g} ({found.limit})" if last else f"{found.metric or '-'} -"
+    value = f"{found.metric} {_value(last.value)} ({found.limit})" if last else f"{found.metric or '-'} -"
     since = f"{named(now.version)} since {now.effective_day}" if now else "none yet"
     measured = (last.last, named(last.version)) if last else ("-", "-")
     return [
         found.model,
-        found.condition,
+        "; ".join(dict.fromkeys([found.condition, *(each.condition for each in found.also)])),
         value,
         *measured,
         since,
@@ -117,12 +121,16 @@ def _line(found: Health) -> list[object]:
     ]
 
 
+def _value(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "no labels"
+
+
 def shown(found: Status) -> dict[str, str]:
     """A model's status in words."""
     now, last, guess = found.champion, found.last_window, found.estimate
     held = {**HELD, None: "can't be judged"}
     window = (
-        f"{last.value:.4g}, {held[last.in_range]} ({found.limit}), {named(last.version)}, window to {last.last}"
+        f"{_value(last.value)}, {held[last.in_range]} ({found.limit}), {named(last.version)}, window to {last.last}"
         if last
         else "not measured yet"
     )
@@ -171,7 +179,9 @@ def history(
         return
     since = f" (serving since {found.since})" if found.since else ""
     typer.echo(f"{day} was to be served by {named(found.served)}{since}: {found.served_why}")
-    if found.held in (None, found.published):
+    if found.held is None:
+        typer.echo("it is not scored" + (f"; it would be by {named(found.published)}" if found.published else ""))
+    elif found.held == found.published:
         typer.echo(f"its predictions are of {named(found.published)}: {found.published_why}")
     else:
         typer.echo(
@@ -204,12 +214,12 @@ def metrics(
         return
     limit = spec.check.metrics.get(name)
     bound = next((each for each in (limit.max, limit.min) if each is not None), None) if limit else None
-    bars = _bars([each.value for each in found], bound)
+    bars = _bars([each.value for each in found], bound)  # of a window without labels there is none
     typer.echo(f"{name} of {spec.name}" + (f", wanted {limit}" if limit else "") + f"; a bar's {MARK} is the limit")
     _table(
         ("window", "version", "value", "", "rows", ""),
         [
-            [f"{each.first} to {each.last}", each.version, f"{each.value:.4g}", HELD[each.in_range], each.rows, bar]
+            [f"{each.first} to {each.last}", each.version, _value(each.value), HELD[each.in_range], each.rows, bar]
             for each, bar in zip(found, bars, strict=True)
         ],
     )
@@ -220,13 +230,13 @@ MARK = "│"
 
 def _bars(values: Sequence[float], bound: float | None) -> list[str]:
     """A bar for each value, with a mark where the limit is; from 0, or from the lowest where some are below it."""
-    every = [*values, *([bound] if bound is not None else [])]
+    every = [value for value in (*values, *([bound] if bound is not None else [])) if math.isfinite(value)]
     low, high = min(0.0, *every), max(0.0, *every)
     scale = BAR / ((high - low) or 1.0)
     mark = None if bound is None else min(round((bound - low) * scale), BAR)
     found = []
     for value in values:
-        bar = list("█" * round((value - low) * scale))
+        bar = list("█" * round((value - low) * scale)) if math.isfinite(value) else []
         bar += [" "] * (BAR + 1 - len(bar))
         if mark is not None:
             bar[mark] = MARK
@@ -248,8 +258,14 @@ def versions(model: Model, as_json: AsJson = False) -> None:
         served = ", ".join(f"{span.first} to {span.last or 'now'}" for span in each.served) or "never"
         by = ", ".join(dict.fromkeys(promoted.by for promoted in each.promotions)) or each.run_id
         judged = "-" if each.verified is None else "worse" if each.verified.worse else "verified"
-        rows.append([each.number, served, by, judged, each.promotions[-1].why if each.promotions else "-"])
-    _table(("version", "served", "by", "first window", "why"), rows)
+        published = f"{counted(each.published_days, 'day')}: {each.published}" if each.published_days else "-"
+        why = (
+            f"judged; {named(each.judged_for)} is the same, fitted on all that was known, and serves"
+            if each.judged_for
+            else "-"
+        )
+        rows.append([each.number, served, published, by, judged, each.promotions[-1].why if each.promotions else why])
+    _table(("version", "served", "published now", "by", "first window", "why"), rows)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import typer
 
+from esteira import spec as specs
 from esteira.cli.common import LARGEST, Model, app, day_option, each_model, find
 from esteira.cli.progress import at_work
 from esteira.errors import EsteiraError
@@ -37,6 +38,8 @@ def rollback(
     taken back had replaced or served. What was served stays in the table `served`. Said again it finishes what was
     interrupted, and else does nothing more; to go back further, say --to. Exits with 1 where days could not be scored again.
     """
+    from esteira import steps
+    from esteira.notify import messages
     from esteira.steps import rollbacks
     from esteira.store import ledger
 
@@ -58,6 +61,13 @@ def rollback(
         typer.confirm("Do it?", abort=True)
     with at_work(f"rolling {spec.name} back"):
         event, done = rollbacks.perform(spec, found.asked)
+    if event is not None:
+        steps.queue(
+            spec,
+            messages.rolled_back(spec, event, str(done)),
+            specs.today(spec.time.timezone),
+            f"rollback/{event.number}",
+        )
     if event is None:
         typer.echo("somebody else has done so meanwhile; see `esteira history`")
     typer.echo(f"{named(ledger.require_champion(spec, date.max).version)} is the champion; {done}")

@@ -107,10 +107,11 @@ def _check_tasks(spec: ModelSpec) -> None:
         verdict >> Label("still out of range") >> warn
 
 
-def _note(spec: ModelSpec) -> None:
+def _note(spec: ModelSpec, *, again: bool = False) -> None:
     from esteira import views
 
-    notes.note(lambda: views.check_title(spec, run_day(spec)))
+    before = " (decided by a run before: nothing new was done)" if again else ""
+    notes.note(lambda: views.check_title(spec, run_day(spec)) + before)
 
 
 def _tell(spec: ModelSpec, mail: Mail | None) -> None:
@@ -142,6 +143,7 @@ def _measured(spec: ModelSpec) -> Any:
             if done.warning:  # one that was delivered is not sent again
                 alerts.deliver_now(spec, done.warning)
             _tell(spec, steps.queue_promotion_mail(spec, run_day(spec), run_key(run_day(spec)), alerts.run_url()))
+            _note(spec, again=True)
             if done.rescored:
                 done.rescored.require_whole(spec)
             return []

@@ -21,7 +21,7 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
 from esteira import text
-from esteira.dags import alerts
+from esteira.dags import alerts, notes
 from esteira.dags.building import Budget, loaded
 from esteira.dags.common import KINDS, LATE, PERMANENT, asked_by, context_of_run, field, number_field
 from esteira.dags.timeouts import end_with_its_process
@@ -261,6 +261,7 @@ do, and starts it; the ledger keeps who asked. Whoever may start this DAG may ro
 
         @task(retries=0)
         def roll_back() -> str:
+            from esteira.notify import messages
             from esteira.steps import rollbacks
 
             params, _, _ = context_of_run()
@@ -269,6 +270,10 @@ do, and starts it; the ledger keeps who asked. Whoever may start this DAG may ro
             to, seen = (None if params[name] is None else int(params[name]) for name in ("to", "seen"))
             asked = rollbacks.Asked(asked_by(), to, day, bool(params["undo"]), params["reason"], seen)
             event, done = rollbacks.perform(spec, asked)
+            if event is not None:
+                by, day = f"rollback/{event.number}", today(spec.time.timezone)
+                alerts.queue(spec, messages.rolled_back(spec, event, str(done), alerts.run_url()), day, by)
+            notes.note(lambda: f"roll-back of {spec.name}: {event.why if event else 'that is how it stood'}")
             said = done.require_whole(spec)
             return f"{event.why}; {said}" if event is not None else f"that is how it stands; {said}"
 

@@ -11,7 +11,7 @@ from esteira.learning.drift import STATISTIC
 from esteira.lifecycle.episode import LONGEST, LOOPS
 from esteira.lifecycle.events import Drifted, Recovered, Verified, Warned
 from esteira.lifecycle.policy import Outcome, best_attempt, recipes_tried
-from esteira.lifecycle.sequence import Promoted
+from esteira.lifecycle.sequence import Promoted, RolledBack, Undone
 from esteira.spec import Limit, ModelSpec, Recipe
 from esteira.store import measurements
 from esteira.store.measurements import Estimate, FeatureDrift
@@ -67,11 +67,13 @@ def warning(
     met_by: Mapping[str, float] | None = None,
     run_url: str = "",
     noise: float = math.nan,
+    *,
+    can_go_back: bool = True,
 ) -> Mail:
     """The warning after a loop that did not bring the metric back; where it promoted an improvement it says so.
 
     `met_by` has, by metric, a limit that could be met, where the last loops have shown that this one can't. `noise` is the standard error
-    of the metric that is out of range, in its window.
+    of the metric that is out of range, in its window. `can_go_back` says whether there is an older champion.
     """
     last = found.windows[-1]
     bad, reached = next(iter(last.bad.items()))
@@ -105,11 +107,11 @@ def warning(
         todo=(
             "Change check.metrics, or add features that tell more: this limit can't be met with what there is."
             if limits
-            else "Look below at what moved, and decide: go back to an older version, add a feature that tells of the change, or change check.metrics."
+            else f"Look below at what moved, and decide: {'go back to an older version, ' if can_go_back else ''}add a feature that tells of the change, or change check.metrics."
         ),
         lead=" ".join(said),
         sections=(_history(spec, found), _tried(spec, found), *why_moved(spec, found)),
-        links=_links(spec, found, run_url),
+        links=_links(spec, found, run_url, can_go_back=can_go_back),
     )
 
 
@@ -249,18 +251,21 @@ def why_page(spec: ModelSpec, found: Check) -> Mail:
     return Mail(key="", to=(), subject="", lead=lead, sections=(_history(spec, found), *why_moved(spec, found)))
 
 
-def _links(spec: ModelSpec, found: Check, run_url: str) -> tuple[tuple[str, str], ...]:
+def _links(spec: ModelSpec, found: Check, run_url: str, *, can_go_back: bool = True) -> tuple[tuple[str, str], ...]:
     report = found.explanation.report if found.explanation else ""
-    return *_pages(spec, run_url), *((("The drift report in MLflow", report),) if report else ())
+    return *_pages(spec, run_url, can_go_back=can_go_back), *(
+        (("The drift report in MLflow", report),) if report else ()
+    )
 
 
-def _pages(spec: ModelSpec, run_url: str) -> tuple[tuple[str, str], ...]:
-    """The run, the model's page, and where it is rolled back; none where Airflow's address is not known."""
+def _pages(spec: ModelSpec, run_url: str, *, can_go_back: bool = True) -> tuple[tuple[str, str], ...]:
+    """The run, the model's page, and where it is rolled back, if it can be; none where Airflow's address is not known."""
     web = run_url.partition("/dags/")[0]
     if not web:
         return ()
     page = f"{web}/plugin/esteira/{spec.name}"
-    return ("The run in Airflow", run_url), ("The model's page", page), ("How to roll back", f"{page}#rollback")
+    back = (("How to roll back", f"{page}#rollback"),) if can_go_back else ()
+    return ("The run in Airflow", run_url), ("The model's page", page), *back
 
 
 def drift_why(found: Iterable[FeatureDrift]) -> str:
@@ -301,6 +306,16 @@ def promoted(spec: ModelSpec, found: Promoted, run_url: str = "") -> Mail:
     version = f"version {found.version}"
     gain = found.facts.get("gain")
     better = f", better by {_n(gain)}" if gain is not None and math.isfinite(gain) else ""
+    first, again = found.measured is None, ""
+    if found.replaces_from is not None and found.replaces_from < found.day:
+        again = f" The predictions of the days from {found.replaces_from} on are replaced; what was served stays in the table served."
+    compared = (
+        ""
+        if first
+        else (
+            " Its first window of labelled days is compared with the version that it replaced, and you are told if it is worse."
+        )
+    )
     back = " and back in range" if found.facts.get("outcome") == Outcome.RECOVERS.value else ""
     return Mail(
         key=f"{spec.name}/promoted/{found.id}",
@@ -308,9 +323,23 @@ def promoted(spec: ModelSpec, found: Promoted, run_url: str = "") -> Mail:
         subject=f"{spec.name}: {version} is the champion{better}{back}",
         todo="Nothing is to be done.",
         lead=(
-            f"Model {spec.name}: {version} is the champion from {found.day} on: {found.why}. Its first window of labelled days is compared with "
-            f"the version that it replaced, and you are told if it is worse. {_opt_out('promotions')}"
+            f"Model {spec.name}: {version} is the champion from {found.day} on: {found.why}.{again}{compared} {_opt_out('promotions')}"
         ),
+        links=_pages(spec, run_url, can_go_back=not first),
+    )
+
+
+def rolled_back(spec: ModelSpec, event: RolledBack | Undone, done: str, run_url: str = "") -> Mail:
+    """The mail that says that somebody went back to an older version, or took that back."""
+    undone = isinstance(event, Undone)
+    what = "the roll-back was taken back" if undone else "it was rolled back"
+    return Mail(
+        key=f"{spec.name}/rolled-back/{event.id}",
+        to=receivers(spec),
+        subject=f"{spec.name}: {what}, version {event.version} serves (by {event.by})",
+        todo="Nothing is to be done, if you know of it; else ask who did it."
+        + ("" if undone else f" To take it back: esteira rollback {spec.name} --undo, or its page."),
+        lead=f"Model {spec.name}, from {event.day} on: {event.why} (by {event.by}). Predictions: {done}. What was served stays in the table served.",
         links=_pages(spec, run_url),
     )
 

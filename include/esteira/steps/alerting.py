@@ -61,9 +61,12 @@ def warn(spec: ModelSpec, day: date, run_url: str = "") -> Mail | None:
         told = ", ".join(str(each.last) for each in before.told[-1:])
         log.warning("model %s, check of %s: %s; people were told on %s", spec.name, day, why, told)
         return None
+    older = len({each.version for each in ledger.state(spec).changes}) > 1
     higher = {name: spec.higher_is_better(name) for name in spec.check.metrics}
     limits = before.cannot_be_met(ended, higher)
-    mail = with_weeks(spec, day, messages.warning(spec, found, warned, limits, run_url, _noise(spec, found)))
+    mail = with_weeks(
+        spec, day, messages.warning(spec, found, warned, limits, run_url, _noise(spec, found), can_go_back=older)
+    )
     ledger.write(spec, ended, warned, outbox.queued(spec, mail, day, run))
     log.warning("%s", mail.lead)
     return mail

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow as pa
 
-from esteira.errors import Conflict, OutOfReach, Superseded
+from esteira.errors import Conflict, Damaged, OutOfReach, Superseded
 from esteira.settings import settings
 from esteira.store import places
 from esteira.store.backend import Filter, Lake, Marks, Table
@@ -22,6 +22,7 @@ from esteira.store.schemas import SCHEMAS, Kind
 
 T = TypeVar("T")
 MARKER = "_esteira"  # a file in a lake's folder: without it the folder may be where a volume should be mounted
+EARLIER: dict[Kind, Kind] = {"ledger": "predictions", "predictions": "served"}  # the one is there before the other
 ATTEMPTS = 8  # to commit against other writers of the same days
 
 
@@ -82,6 +83,16 @@ def version(kind: Kind, model: str) -> int:
     """The table's current version; -1 where it does not exist yet."""
     table = open_table(kind, model)
     return -1 if table is None else table.version
+
+
+def require_all(model: str) -> None:
+    """Raises Damaged where a table is gone that is written before another one that is there."""
+    for kind, later in EARLIER.items():
+        if open_table(kind, model) is None and open_table(later, model) is not None:
+            raise Damaged(
+                f"model {model}: the table {kind} is not at {path(kind, model)}, or has no log there, though {later} is. To mend it: put its folder "
+                "_delta_log back, or restore the table from a backup; until then nothing is written"
+            )
 
 
 def state(kind: Kind, model: str) -> tuple[str, int]:

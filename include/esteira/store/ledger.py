@@ -89,6 +89,8 @@ def settle(spec: ModelSpec) -> None:
 
 def write(spec: ModelSpec, *events: Event) -> int:
     """Write events, all in one transaction; returns how many were written: none whose id was taken already."""
+    if not exists(spec):
+        lake.require_all(spec.name)
     now = lake.clock()
     return lake.append_once(spec.name, *({**each.row(), "at": now} for each in events))
 

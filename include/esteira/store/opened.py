@@ -24,7 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.data import skip_instance_metadata
-from esteira.errors import Conflict, OutOfReach
+from esteira.errors import Conflict, Damaged, OutOfReach
 from esteira.store.backend import Filter
 
 MENDS = {
@@ -34,6 +34,7 @@ MENDS = {
     errno.EACCES: "let the user that runs the tasks read and write there",
     errno.EPERM: "let the user that runs the tasks read and write there",
 }
+OS_ERROR = r"(?:os error |Os \{ code: )(\d+)"
 # Each version that an opened table follows makes it slower to ask and to write (deltalake 1.6: 0.9 ms to list its files
 # as it is opened, 12 ms after 400 versions); reading the log anew, from its last checkpoint, takes 3 to 13 ms.
 FOLLOWED = 8
@@ -80,18 +81,21 @@ def reaching(place: str) -> Iterator[None]:
     except CommitFailedError as error:
         raise Conflict(f"another writer of {place} was faster: {_plain(error)}") from error
     except (DeltaError, OSError) as error:
-        found = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))
+        found = re.search(OS_ERROR, str(error))
         if isinstance(error, TableNotFoundError) and not found:  # and it is not that its folder can't be made
             raise
         number = int(found[1]) if found else getattr(error, "errno", None) or 0
-        storage = isinstance(error, OSError) or found or re.search(r"Generic (?!delta)\w+ error", str(error))
-        if not storage or number == errno.ENOENT:
+        if not _is_of_storage(error) or number == errno.ENOENT:
             raise  # not the storage's fault, or nothing that comes back by itself
         mend = MENDS.get(number, "see that it is there")
         raise OutOfReach(
             f"the table at {place} is out of reach: {_plain(error)}. To mend it: {mend}; nothing was half written, and the task can "
             "run again"
         ) from error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    return isinstance(error, OSError) or bool(re.search(rf"{OS_ERROR}|Generic (?!delta)\w+ error", str(error)))
 
 
 def _plain(error: Exception) -> str:
@@ -133,8 +137,13 @@ def _current(place: str) -> Opened | None:
     except TableNotFoundError:
         _opened.pop(key, None)
         return None
-    except (DeltaError, OSError):
+    except (DeltaError, OSError) as error:
         _opened.pop(key, None)
+        if isinstance(error, DeltaError) and not _is_of_storage(error):
+            raise Damaged(
+                f"the log of the table at {place} can't be read: {_plain(error)}. To mend it: put the file of its folder _delta_log back that this "
+                "names, or restore the table from a backup"
+            ) from error
         raise
     return known
 

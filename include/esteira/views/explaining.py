@@ -13,6 +13,7 @@ from esteira import data
 from esteira.errors import DataError
 from esteira.spec import ModelSpec
 from esteira.store import lake, ledger, runs
+from esteira.views.rows import chosen
 
 BEFORE = 28  # days of rows that the row's features are compared with
 
@@ -52,16 +53,16 @@ def explain(spec: ModelSpec, day: date, key: Mapping[str, str]) -> Explained:
     published = _only(spec, _rows(spec, "predictions", day, key), day, key)
     served = _rows(spec, "served", day, key)
     features = lake.read("features", spec.name, day=(day - timedelta(days=BEFORE - 1), day))
-    mine = _chosen(features[features["day"] == pd.Timestamp(day)], key)
+    mine = chosen(features[features["day"] == pd.Timestamp(day)], key)
     version = int(published["version"])
     known = ledger.registered(spec, version)
     model = runs.load_version(spec, version, known.sha256 if known else "")
-    chosen = _class_of(spec, model.classes, published)
+    place = _class_of(spec, model.classes, published)
 
     def predict(matrix: pd.DataFrame) -> Any:
         if not model.classes:
             return model.pipeline.predict(matrix)
-        return model.pipeline.predict_proba(matrix)[:, chosen]
+        return model.pipeline.predict_proba(matrix)[:, place]
 
     every = pipelines.design(spec, features, model.columns)
     found = attribution.attribute(predict, every.loc[mine.index], every)
@@ -88,13 +89,7 @@ def _class_of(spec: ModelSpec, classes: tuple[str, ...], published: Mapping[str,
 
 
 def _rows(spec: ModelSpec, kind: Any, day: date, key: Mapping[str, str]) -> pd.DataFrame:
-    return _chosen(lake.read(kind, spec.name, day=day), key)
-
-
-def _chosen(rows: pd.DataFrame, key: Mapping[str, str]) -> pd.DataFrame:
-    for name, value in key.items() if len(rows) else ():
-        rows = rows[rows[name].astype(str) == value]
-    return rows
+    return chosen(lake.read(kind, spec.name, day=day), key)
 
 
 def _only(spec: ModelSpec, rows: pd.DataFrame, day: date, key: Mapping[str, str]) -> dict[str, Any]:
@@ -102,8 +97,8 @@ def _only(spec: ModelSpec, rows: pd.DataFrame, day: date, key: Mapping[str, str]
         asked = ", ".join(f"{name}={value}" for name, value in key.items()) or "no key"
         many = "no prediction" if rows.empty else f"{len(rows)} predictions"
         raise DataError(
-            f"model {spec.name}: {many} on {day} for {asked}; the key is {', '.join(spec.key)}, each as it stands in the table "
-            f"(`esteira export {spec.name} rows.csv --day {day}` shows them)"
+            f"model {spec.name}: {many} on {day} for {asked}; the key is {', '.join(spec.key)}, each as it stands in the table; "
+            f"the page lists the rows of a day where the key is left open, `esteira export {spec.name} rows.csv --day {day}` writes them"
         )
     return {str(name): value for name, value in rows.iloc[0].items()}
 

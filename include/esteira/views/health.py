@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -19,10 +19,11 @@ from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements
 from esteira.store.measurements import Drift, Measured
 from esteira.store.schemas import Kind
-from esteira.text import counted
+from esteira.text import counted, said
+from esteira.views.life import spans
 
 WEEKS = 8  # of windows that a list shows
-KINDS: tuple[Kind, ...] = ("ledger", "metrics", "predictions", "quarantine", "raw", "labels")
+KINDS: tuple[Kind, ...] = ("ledger", "metrics", "predictions", "served", "features", "quarantine", "raw", "labels")
 LATELY = 28  # days of rows, of which the share in quarantine is told
 
 
@@ -60,7 +61,7 @@ class Health:
 
     `champion` is the one that serves now, `trend` has the main metric by window, of whichever version served, over 8 weeks. `rows` are those of the day last
     scored, `quarantined` is the share of the rows of the last 28 scored days that are in quarantine, `labelled_through` the newest day that has a
-    label. `next_due` is when the next day is to be scored by the schedule.
+    label, which is due `label_delay` days after it. `next_due` is when the next day is to be scored by the schedule.
     """
 
     model: str
@@ -78,12 +79,18 @@ class Health:
     quarantined: float | None = None
     drift: Drift | None = None
     labelled_through: date | None = None
+    label_delay: int = 0
     next_due: datetime | None = None
 
     @property
     def last(self) -> Measured | None:
         """The metric's last window."""
         return self.trend[-1] if self.trend else None
+
+    @property
+    def ranks(self) -> list[int]:
+        """By which models are sorted, the worst first: of two that are late the one that is warned, too."""
+        return [self.condition.rank, *(each.condition.rank for each in self.also), len(Condition)]
 
     @property
     def drifting(self) -> bool:
@@ -97,9 +104,10 @@ def health(spec: ModelSpec, now: datetime | None = None) -> Health:
     try:
         found, known = _as_it_was(spec)
         late = _late(spec, known, now)
-    except (EsteiraError, OutOfReach) as error:
-        metric = spec.check.metric
-        return Health(spec.name, spec.owner, Condition.BROKEN, str(error), metric, spec.check.metrics[metric])
+    except Exception as error:  # whatever it is, it is told of this model, and the others are looked at
+        metric, is_ours = spec.check.metric, isinstance(error, EsteiraError | OutOfReach)
+        why = str(error) if is_ours else f"its tables can't be read: {said(error)}"
+        return Health(spec.name, spec.owner, Condition.BROKEN, why, metric, spec.check.metrics[metric])
     if late is not None:
         also = (
             ()
@@ -125,6 +133,7 @@ def _as_it_was(spec: ModelSpec) -> tuple[Health, State]:
     place, written = lake.path("predictions", spec.name), (spec, *(lake.state(kind, spec.name) for kind in KINDS))
     known = _last.get(place)
     if known is None or known[0] != written:
+        lake.require_all(spec.name)
         state = ledger.state(spec)
         known = _last[place] = (written, _measured(spec, state), state)
     return known[1], known[2]
@@ -141,7 +150,7 @@ def _measured(spec: ModelSpec, known: State) -> Health:
         *_waiting(spec, known, verdict, last_checked),
         *_stale(spec, last_scored, last_checked),
         *_unverified(known),
-        *_watched(verdict),
+        *_watched(spec, verdict, trend),
     ]
     found.sort(key=lambda each: each.condition.rank)
     worst = found[0] if found else _none_of_these(known, trend)
@@ -153,15 +162,21 @@ def _measured(spec: ModelSpec, known: State) -> Health:
         metric=spec.check.metric,
         limit=spec.check.metrics[spec.check.metric],
         also=tuple(found[1:]),
-        champion=known.champion,
+        champion=_champion(known),
         trend=trend,
         last_scored=last_scored,
         last_checked=last_checked,
         rows=scored[last_scored][0] if last_scored else 0,
         quarantined=_quarantined(spec, sorted(scored)[-LATELY:]),
         drift=measurements.drift(spec, last_checked) if last_checked else None,
+        label_delay=spec.label_delay,
         labelled_through=max(lake.days_of("labels", spec.name), default=None),
     )
+
+
+def _champion(known: State) -> Serving | None:
+    """Who serves, and since when: a roll-back that was undone before its first day is no break."""
+    return None if known.champion is None else replace(known.champion, effective_day=spans(known)[-1].first)
 
 
 def _due(spec: ModelSpec, now: datetime, *, ahead: bool) -> datetime | None:
@@ -179,13 +194,21 @@ def _late(spec: ModelSpec, known: State, now: datetime) -> Finding | None:
     due = _due(spec, now - timedelta(hours=spec.score.deadline), ahead=False)
     if due is None:
         return None
-    day = due.date() - timedelta(days=1)
-    if day < known.changes[0].effective_day or not lake.unwritten_days("predictions", spec.name, [day]):
+    day, first = due.date() - timedelta(days=1), known.changes[0].effective_day
+    if day < first or not lake.unwritten_days("predictions", spec.name, [day]):
         return None
+    every = [first + timedelta(days=number) for number in range((day - first).days + 1)]
+    missing = sorted(lake.unwritten_days("predictions", spec.name, every))
     spare = counted(spec.score.deadline, "hour")
+    if len(missing) > 1:
+        return Finding(
+            Condition.LATE,
+            f"{counted(len(missing), 'day')} that were due are not scored, {missing[0]} to {missing[-1]}; the last was due on {due:%Y-%m-%d at %H:%M} "
+            f"({spec.time.timezone}), and its deadline was {spare} later",
+        )
     return Finding(
         Condition.LATE,
-        f"{day} is not scored; it was due on {due:%Y-%m-%d at %H:%M}, and its deadline was {spare} later",
+        f"{day} is not scored; it was due on {due:%Y-%m-%d at %H:%M} ({spec.time.timezone}), and its deadline was {spare} later",
     )
 
 
@@ -203,7 +226,7 @@ def _waiting(spec: ModelSpec, known: State, verdict: Verdict | None, day: date |
     if verdict is None or verdict.decision is not Decision.WAIT or known.champion is None or day is None:
         return
     settling = spec.labels.settle if spec.labels else 0
-    first = known.champion.effective_day + timedelta(days=spec.check.every + spec.label_delay + settling)
+    first = spans(known)[-1].first + timedelta(days=spec.check.every + spec.label_delay + settling)
     if day > first:
         yield Finding(Condition.WAITING, verdict.why)
 
@@ -222,9 +245,17 @@ def _unverified(known: State) -> Iterator[Finding]:
         )
 
 
-def _watched(verdict: Verdict | None) -> Iterator[Finding]:
+def _watched(spec: ModelSpec, verdict: Verdict | None, trend: Sequence[Measured]) -> Iterator[Finding]:
+    """Out of range, and nothing was done about it, or has come of it yet: whichever version serves now, it has not been seen to be in range."""
+    last = trend[-1] if trend else None
     if verdict is not None and verdict.decision is Decision.WATCH:
         yield Finding(Condition.WATCH, verdict.why)
+    elif last is not None and last.in_range is False:
+        yield Finding(
+            Condition.WATCH,
+            f"{last.metric} = {last.value:.4g} was out of range ({spec.check.metrics[last.metric]}) in the window to {last.last}, which version "
+            f"{last.version} served; none is measured since",
+        )
 
 
 def _none_of_these(known: State, trend: tuple[Measured, ...]) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from esteira.lifecycle.events import Registered, Verified
@@ -11,6 +11,7 @@ from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements
 from esteira.store.measurements import Estimate, Measured
+from esteira.text import shown_days
 
 
 @dataclass(frozen=True)
@@ -100,31 +101,60 @@ class Served:
 
 @dataclass(frozen=True)
 class Version:
-    """A version: by which run it was made, when it served, and how its first window compared with what it replaced."""
+    """A version: by which run it was made, when it served, and how its first window compared with what it replaced.
+
+    `judged_for` is the version that serves in its place: of one that was judged, and fitted anew on everything that was known. `published` are the days
+    whose predictions are to be its own now, in words, of which there are `published_days`.
+    """
 
     number: int
     run_id: str
     promotions: tuple[Promoted, ...]
     served: tuple[Served, ...]
     verified: Verified | None
+    judged_for: int | None = None
+    published: str = ""
+    published_days: int = 0
 
 
 def versions(spec: ModelSpec) -> tuple[Version, ...]:
     """Every version that was registered, in order."""
-    known = ledger.state(spec)
+    known, scored = ledger.state(spec), sorted(lake.days_of("predictions", spec.name))
     made = {each.version: each for each in known.of(Registered)}
     numbers = sorted({*made, *(each.version for each in known.changes)})
-    return tuple(_version(known, number, made.get(number)) for number in numbers)
+    return tuple(_version(known, number, made.get(number), scored) for number in numbers)
 
 
-def _version(known: State, number: int, made: Registered | None) -> Version:
-    ends = [each.effective_day for each in known.changes[1:]]
+@dataclass(frozen=True)
+class Span:
+    """Days on which one version was to serve without a break, `last` None: until now; `number` is that of the event by which it began."""
+
+    version: int
+    first: date
+    last: date | None
+    number: int
+
+
+def spans(known: State) -> tuple[Span, ...]:
+    """Who was to serve when: without changes that were replaced before their first day, and those to the same version as one."""
+    found: list[Span] = []
+    for place, each in enumerate(known.changes):
+        end = min((later.effective_day for later in known.changes[place + 1 :]), default=None)
+        last = _day_before(end)
+        if last is not None and last < each.effective_day:
+            continue
+        if found and found[-1].version == each.version:
+            found[-1] = replace(found[-1], last=last)
+        else:
+            found.append(Span(each.version, each.effective_day, last, each.number))
+    return tuple(found)
+
+
+def _version(known: State, number: int, made: Registered | None, scored: list[date]) -> Version:
     why = {each.number: each.why for each in known.numbered}
-    served = tuple(
-        Served(each.effective_day, _day_before(end), why[each.number])
-        for each, end in zip(known.changes, [*ends, None], strict=True)
-        if each.version == number
-    )
+    served = tuple(Served(each.first, each.last, why[each.number]) for each in spans(known) if each.version == number)
+    promoted = next((each for each in known.promotions if each.twin == number), None)
+    published = [day for day in scored if known.published(day).version == number]
     verified = [each for each in known.of(Verified) if each.version == number]
     return Version(
         number,
@@ -132,6 +162,9 @@ def _version(known: State, number: int, made: Registered | None) -> Version:
         tuple(each for each in known.promotions if each.version == number),
         served,
         verified[-1] if verified else None,
+        None if promoted is None else promoted.version,
+        shown_days(published) if published else "",
+        len(published),
     )
 
 

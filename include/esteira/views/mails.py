@@ -25,8 +25,8 @@ class MailOf:
     state: str
 
 
-def mails(spec: ModelSpec, since: date = date.min) -> tuple[MailOf, ...]:
-    """The mails about the days since then, in the order in which they were queued."""
+def mails(spec: ModelSpec, since: date = date.min, queued_since: datetime | None = None) -> tuple[MailOf, ...]:
+    """The mails about the days since then, and those that were queued since a moment, in the order in which they were queued."""
     rows = ledger.rows(spec, ["id", "at", "effective_day", "to_state", "why", "evidence"])
     rows = rows[rows["to_state"].isin(ledger.MAILS)].sort_values("at", kind="stable")
     fates: dict[tuple[str, str], str] = {}
@@ -38,7 +38,8 @@ def mails(spec: ModelSpec, since: date = date.min) -> tuple[MailOf, ...]:
     return tuple(
         mail
         for row in every
-        if row["to_state"] == "queued" and row["effective_day"].date() >= since
+        if row["to_state"] == "queued"
+        and (row["effective_day"].date() >= since or (queued_since is not None and row["at"] >= queued_since))
         for mail in _of_each(row, fates)
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from esteira.spec import Limit, ModelSpec, today
-from esteira.store import measurements
+from esteira.store import lake, measurements
 from esteira.store.measurements import DriftOn, Measured
 from esteira.store.records import Window
 from esteira.views.checks import CheckOf, checks, drift, windows
@@ -56,6 +56,7 @@ def overview(spec: ModelSpec, weeks: int) -> Overview:
     how = health(spec)
     last = max(filter(None, [how.last_checked, how.last_scored]), default=today(spec.time.timezone))
     first = last - timedelta(days=7 * weeks - 1)
+    lately = lake.clock() - timedelta(weeks=weeks)  # what was done just now to days long ago is shown, too
     return Overview(
         health=how,
         first=first,
@@ -66,14 +67,14 @@ def overview(spec: ModelSpec, weeks: int) -> Overview:
         days={name: _since(spec, name, Window.DAY, first) for name in spec.check.metrics},
         segments=measurements.segments(spec, how.last_checked) if how.last_checked else [],
         estimates=[Estimated(day, value) for day, value in measurements.estimated(spec, first, last)],
-        events=tuple(each for each in history(spec) if each.day >= first),
+        events=tuple(each for each in history(spec) if each.day >= first or each.at >= lately),
         versions=versions(spec),
         checks=checks(spec, first, last),
         drift=drift(spec, first, last),
         quarantine=quarantine(spec, first, last),
         bad_rows=bad_rows(spec, first, last, EXAMPLES),
         labels=labels(spec, first, last),
-        mails=mails(spec, first),
+        mails=mails(spec, first, lately),
         tables=tables(spec),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, get_args
@@ -114,16 +115,29 @@ def tables(spec: ModelSpec) -> tuple[TableOf, ...]:
     return tuple(found)
 
 
+def chosen(rows: pd.DataFrame, key: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of this key, whose values are text: a time in any form that says the same one, a number however it is written."""
+    for name, value in key.items() if len(rows) else ():
+        column = rows[name]
+        if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_any_dtype(column):
+            asked = pd.to_datetime(value, errors="coerce", utc=column.dt.tz is not None)
+            rows = rows[column == asked]
+        elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            rows = rows[column == pd.to_numeric(value, errors="coerce")]
+        else:
+            rows = rows[column.astype(str) == value]
+    return rows
+
+
 def predicted(spec: ModelSpec, first: date, last: date, key: dict[str, str] | None = None) -> pd.DataFrame:
     """The predictions of the days, each with the version that made it, the one that it replaces, its label, and its features.
 
-    `key`, by column, chooses rows: values are compared as text.
+    `key`, by column, chooses rows, as chosen() does.
     """
     rows = lake.read("predictions", spec.name, day=(first, last))
     if rows.empty:
         return rows
-    for name, value in (key or {}).items():
-        rows = rows[rows[name].astype(str) == value]
+    rows = chosen(rows, key or {})
     on = list(dict.fromkeys(["day", *spec.key]))
     rows = rows.merge(known_labels(spec, first, last), on=on, how="left")
     columns = list(dict.fromkeys([*on, *spec.features.all]))

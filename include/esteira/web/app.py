@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from esteira import spec as specs
 from esteira import views
-from esteira.errors import EsteiraError, OutOfReach, SpecError
+from esteira.errors import EsteiraError, SpecError
 from esteira.spec import ModelSpec
 from esteira.views import Condition
 from esteira.web.links import mlflow_pages
@@ -52,7 +52,7 @@ def application() -> FastAPI:
     app = FastAPI(title="Esteira", docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_guarded)
     app.add_exception_handler(EsteiraError, _refused)
-    app.add_exception_handler(OutOfReach, _refused)
+    app.add_exception_handler(OSError, _refused)
     app.get("/static/{name}")(_module)
     app.get("/models")(_alone(_models))
     app.get("/models/{dag_id}", dependencies=[readable])(_alone(_model))
@@ -87,7 +87,7 @@ async def _guarded(request: Any, ask: Callable[..., Any]) -> Response:
 
 def _refused(_: object, error: Exception) -> JSONResponse:
     """What is wrong, and how to mend it, in words: a table that is out of reach, a day without a champion."""
-    return JSONResponse({"detail": str(error)}, 503 if isinstance(error, OutOfReach) else 422)
+    return JSONResponse({"detail": str(error)}, 503 if isinstance(error, OSError) else 422)
 
 
 def _module(name: str) -> Response:
@@ -200,11 +200,12 @@ UNREAD = {"condition": str(Condition.NEW), "why": "its tables are being read", "
 IDLE = {"condition": str(Condition.HEALTHY), "why": "nothing is due while its score DAG is paused"}
 
 
-def _rank(found: dict[str, Any]) -> tuple[int, str]:
+def _rank(found: dict[str, Any]) -> tuple[list[int], str]:
     """The worst first; what is not read yet comes last."""
     if found.get("unread"):
-        return len(Condition), found["model"]
-    return Condition(found["condition"]).rank, found.get("model", "")
+        return [len(Condition) + 1], found["model"]
+    every = [found["condition"], *(each["condition"] for each in found.get("also", []))]
+    return [*(Condition(each).rank for each in every), len(Condition)], found.get("model", "")
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -213,7 +214,9 @@ def _rank(found: dict[str, Any]) -> tuple[int, str]:
 def _spec_of(dag_id: str) -> ModelSpec:
     name, _, kind = dag_id.rpartition("_")
     if kind not in KINDS or name not in {path.parent.name for path in specs.model_files()}:
-        raise HTTPException(404, f"{dag_id} is the DAG of no model")
+        raise HTTPException(
+            404, f"There is no model {name}, of which {dag_id} would be a DAG; all models are listed under Models."
+        )
     return specs.find(name)
 
 
@@ -255,7 +258,13 @@ def _runs(session: Session, spec: ModelSpec) -> dict[str, str]:
 def _recent(session: Session, spec: ModelSpec) -> list[dict[str, Any]]:
     """The newest runs of its DAGs: how each ended, how long it took, and its note."""
     dags = [f"{spec.name}_{kind}" for kind in KINDS]
-    newest = select(DagRun).where(DagRun.dag_id.in_(dags)).order_by(DagRun.run_after.desc()).limit(RECENT)
+    mine = select(DagRun).where(DagRun.dag_id.in_(dags)).order_by(DagRun.run_after.desc()).limit(RECENT)
+    backs = select(DagRun).where(DagRun.dag_id == "esteira_rollback").order_by(DagRun.run_after.desc()).limit(MANY)
+    with_notes = selectinload(DagRun.dag_run_note)
+    every = [
+        *session.scalars(mine.options(with_notes)),
+        *(run for run in session.scalars(backs.options(with_notes)) if (run.conf or {}).get("model") == spec.name),
+    ]
     return [
         {
             "dag_id": run.dag_id,
@@ -265,7 +274,7 @@ def _recent(session: Session, spec: ModelSpec) -> list[dict[str, Any]]:
             "seconds": (run.end_date - run.start_date).total_seconds() if run.end_date and run.start_date else None,
             "note": run.note,
         }
-        for run in session.scalars(newest.options(selectinload(DagRun.dag_run_note)))
+        for run in sorted(every, key=lambda run: run.run_after, reverse=True)[:RECENT]
     ]
 
 

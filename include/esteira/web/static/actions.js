@@ -4,6 +4,7 @@ import { address, html, useEffect, useState } from "./parts.js";
 import { say } from "./words.js";
 
 const { Box, Button, HStack, Input, Text } = globalThis.ChakraUI;
+const PATIENCE = 30 * 60_000;
 const { Link } = globalThis.ReactRouterDOM;
 
 async function asked(path, body) {
@@ -12,7 +13,8 @@ async function asked(path, body) {
   });
   const found = await response.json().catch(() => ({}));
   if (response.ok) return found;
-  const said = typeof found.detail === "string" ? found.detail : JSON.stringify(found.detail ?? response.status);
+  // What a schema has to say is long; its first line says what is wrong.
+  const said = (typeof found.detail === "string" ? found.detail : JSON.stringify(found.detail ?? response.status)).split("\n\n")[0];
   throw new Error(response.status === 403 ? say("You may not see this.") : said);
 }
 
@@ -21,28 +23,46 @@ const start = (dag, conf) => asked(`api/v2/dags/${encodeURIComponent(dag)}/dagRu
   logical_date: null, conf, dag_run_id: `${conf.day ?? "by-hand"}__${new Date().toISOString()}`,
 });
 
+/** How a run ended; asked for every two seconds, and for as long as a retraining may take. */
+async function ended(dag, run) {
+  const limit = Date.now() + PATIENCE;
+  while (Date.now() < limit) {
+    const { state } = await asked(`api/v2/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`);
+    if (state === "success" || state === "failed") return state;
+    await new Promise((go) => setTimeout(go, 2000));
+  }
+  return "";
+}
+
 /** The buttons, and what came of the last one. */
-export function Actions({ model, found }) {
+export function Actions({ model, found, changed }) {
   const [day, setDay] = useState(found.health.last_scored ?? "");
   const [reason, setReason] = useState("");
   const [plan, setPlan] = useState(null);
   const [told, setTold] = useState(null);
+  const [busy, setBusy] = useState(false);
   const doing = async (work) => {
     setTold(null);
-    try { await work(); } catch (error) { setTold({ error: error.message }); }
+    setBusy(true);
+    try { await work(); } catch (error) { setTold({ error: error.message }); } finally { setBusy(false); }
   };
-  const run = (dag, conf) => doing(async () => setTold({ dag, run: (await start(dag, conf)).dag_run_id }));
+  const run = (dag, conf) => doing(async () => {
+    const { dag_run_id: name } = await start(dag, conf);
+    setTold({ dag, run: name });
+    setTold({ dag, run: name, state: await ended(dag, name) });
+    changed();
+  });
   const look = (undo) => doing(async () => setPlan(await asked(address(`models/${model}_check/rollback?undo=${undo}`))));
   useEffect(() => { if (found.may.rollback && globalThis.location.hash === "#rollback") look(false); }, []);
   if (!Object.values(found.may).some(Boolean)) {
     return html`<${Text} color="fg.muted" flex="1">${say("With your role you may look, and start nothing here.")}<//>`;
   }
-  const button = (text, onClick) => html`<${Button} size="sm" variant="outline" onClick=${onClick}>${say(text)}<//>`;
+  const button = (text, onClick, possible = true) => html`<${Button} size="sm" variant="outline" disabled=${busy || !possible} onClick=${onClick}>${say(text)}<//>`;
   return html`<${Box} borderWidth="1px" borderRadius="md" p=${3} flex="1" id="rollback" minW="min(24rem, 100%)">
     <${HStack} gap=${2} wrap="wrap">
       <${Input} type="date" size="sm" width="10rem" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
-      ${found.may.check && button("Check now", () => run(`${model}_check`, day ? { day } : {}))}
-      ${found.may.score && button("Score again", () => run(`${model}_score`, day ? { day } : {}))}
+      ${found.may.check && button("Check now", () => run(`${model}_check`, { day }), day)}
+      ${found.may.score && button("Score again", () => run(`${model}_score`, { day }), day)}
       ${found.may.rollback && button("Roll back", () => look(false))}
       ${found.may.rollback && button("Undo the roll-back", () => look(true))}
     <//>
@@ -54,6 +74,6 @@ export function Actions({ model, found }) {
         <${Button} size="sm" variant="ghost" onClick=${() => setPlan(null)}>${say("Cancel")}<//>
       <//><//>`}
     ${told?.error && html`<${Text} role="alert" mt=${2} color="fg.error" whiteSpace="pre-wrap">${told.error}<//>`}
-    ${told?.run && html`<${Text} mt=${2} role="status">${say("started")}: <${Link} to=${`/dags/${told.dag}/runs/${encodeURIComponent(told.run)}`}>${told.dag}<//><//>`}
+    ${told?.run && html`<${Text} mt=${2} role="status">${say("started")}: <${Link} to=${`/dags/${told.dag}/runs/${encodeURIComponent(told.run)}`}>${told.dag}<//>${told.state ? html`, ${say("ended")}: <b>${told.state}</b>` : ""}<//>`}
   <//>`;
 }

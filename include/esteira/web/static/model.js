@@ -21,14 +21,15 @@ export function ModelOfDag({ dagId }) {
 /** The page of a model. */
 export function Model({ model }) {
   const [weeks, setWeeks] = useState("8");
-  const answer = useAnswer(`models/${encodeURIComponent(`${model}_check`)}?weeks=${weeks}`);
+  const [again, setAgain] = useState(0);
+  const answer = useAnswer(`models/${encodeURIComponent(`${model}_check`)}?weeks=${weeks}`, undefined, again);
   return html`<${Box} p=${4} data-esteira="model">
     <${HStack} justify="space-between" mb=${3}>
       <${Heading} size="lg">${model}<//>
       <${Choice} label=${say("Weeks")} value=${weeks} onChange=${setWeeks}
         options=${Object.fromEntries(Object.entries(SPANS).map(([each, text]) => [each, text ? `${text} ${say("Weeks").toLowerCase()}` : say("all")]))} />
     <//>
-    <${Answered} answer=${answer}>${(found) => html`<${Shown} model=${model} found=${found} />`}<//>
+    <${Answered} answer=${answer}>${(found) => html`<${Shown} model=${model} found=${found} changed=${() => setAgain((before) => before + 1)} />`}<//>
   <//>`;
 }
 
@@ -36,7 +37,7 @@ function Section({ title, children }) {
   return html`<${Box} as="section"><${Heading} size="sm" mb=${2}>${say(title)}<//>${children}<//>`;
 }
 
-function Shown({ model, found }) {
+function Shown({ model, found, changed }) {
   const { health } = found;
   return html`<${VStack} align="stretch" gap=${6}>
     <${Box}>
@@ -46,12 +47,12 @@ function Shown({ model, found }) {
       <${HStack} gap=${6} mt=${2} wrap="wrap" fontSize="sm">
         ${[["Champion", health.champion ? `v${health.champion.version}, ${health.champion.effective_day}` : say("none yet")],
           ["Scored", health.last_scored ?? say("never")], ["Rows", number(health.rows)], ["Quarantine", percent(health.quarantined)],
-          ["Labels to", health.labelled_through ?? "–"], ["Next run", moment(health.next_run)], ["Owner", health.owner]]
+          ["Labels to", health.labelled_through ? `${health.labelled_through} (${say("expected after")} ${health.label_delay} d)` : "–"], ["Next run", moment(health.next_run)], ["Owner", health.owner]]
           .map(([name, value]) => html`<${Box} key=${name}><${Text} color="fg.muted">${say(name)}<//>${value}<//>`)}
         <${HStack} gap=${3} wrap="wrap">${["train", "score", "check"].map((kind) => html`<${Link} key=${kind} to=${`/dags/${model}_${kind}`}>${model}_${kind}<//>`)}<//>
       <//>
     <//>
-    <${HStack} gap=${3} wrap="wrap" align="start"><${Actions} model=${model} found=${found} /><${OneRow} model=${model} found=${found} /><//>
+    <${HStack} gap=${3} wrap="wrap" align="start"><${Actions} model=${model} found=${found} changed=${changed} /><${OneRow} model=${model} found=${found} /><//>
     ${Object.entries(found.windows).map(([metric, windows], index) => html`<${Metric} key=${metric} index=${index} metric=${metric} windows=${windows} found=${found} model=${model} />`)}
     <${Section} title="Drift by feature and week (PSI)"><${Heat} drift=${found.drift} />
       ${found.drift.length ? html`<details><summary>${say("Values")}</summary><${Rows} name=${`${model}-drift`} rows=${found.drift} columns=${DRIFT} first=${{ name: "day", down: true }} /></details>` : null}<//>
@@ -63,7 +64,7 @@ function Shown({ model, found }) {
       ${found.bad_rows.length ? html`<details><summary>${say("Examples")}</summary><${Rows} rows=${found.bad_rows} columns=${EXAMPLES} /></details>` : null}<//>
     <${Section} title="Mails"><${Rows} name=${`${model}-mails`} rows=${found.mails} columns=${MAILS} /><//>
     <${Section} title="Labels"><${Rows} name=${`${model}-labels`} rows=${found.labels} columns=${LABELS} first=${{ name: "day", down: true }} /><//>
-    <${Section} title="Runs"><${Rows} name=${`${model}-runs`} rows=${found.recent} columns=${RUNS} keyOf=${(row) => `${row.dag_id} ${row.run_id}`} /><//>
+    <${Section} title="Runs"><${Text} fontSize="sm" color="fg.muted">${found.recent.length} ${say("runs")}, ${number(found.recent.reduce((sum, each) => sum + (each.seconds ?? 0), 0))} ${say("seconds")} ${say("in all")}<//><${Rows} name=${`${model}-runs`} rows=${found.recent} columns=${RUNS} keyOf=${(row) => `${row.dag_id} ${row.run_id}`} /><//>
     <${Section} title="Tables"><${Rows} name=${`${model}-tables`} rows=${found.tables} columns=${TABLES} /><//>
   <//>`;
 }
@@ -145,7 +146,7 @@ function Metric({ metric, index, windows, found, model }) {
   const limit = found.limits[metric];
   const series = useMemo(() => [
     { label: say("window"), points: windows.map((each) => [each.last, each.value]) },
-    ...(found.days?.[metric]?.length ? [{ label: say("day"), points: found.days[metric].map((each) => [each.last, each.value]) }] : []),
+    ...(found.days?.[metric]?.length ? [{ label: say("each day"), points: found.days[metric].map((each) => [each.last, each.value]) }] : []),
     ...(index === 0 && found.estimates.length ? [{ label: say("estimate"), dash: [4, 4], points: found.estimates.map((each) => [each.day, each.value]) }] : []),
   ], [windows, found, metric, index]);
   const marks = useMemo(() => marksOf(found), [found]);
@@ -199,7 +200,8 @@ function Versions({ found, model }) {
   const columns = [
     { name: "version", of: (row) => row.number, show: (row) => `v${row.number}` },
     { name: "served", of: (row) => row.served[0]?.first, plain: served, show: (row) => served(row) },
-    { name: "why", of: (row) => row.promotions.at(-1)?.why },
+    { name: "published now", of: (row) => row.published_days, plain: (row) => row.published, show: (row) => (row.published_days ? `${row.published_days} d: ${row.published}` : "–") },
+    { name: "why", of: (row) => row.promotions.at(-1)?.why ?? (row.judged_for ? `${say("judged")}; v${row.judged_for}: ${say("the same, fitted on all that was known")}` : null) },
     { name: "by", of: (row) => row.promotions.at(-1)?.by ?? row.run_id },
     { name: "gain", of: (row) => row.promotions.at(-1)?.facts.gain },
     { name: "interval", of: (row) => row.promotions.at(-1)?.facts.gain_lower, plain: (row) => interval(row.promotions.at(-1)?.facts), show: (row) => interval(row.promotions.at(-1)?.facts) || "–" },

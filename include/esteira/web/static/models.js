@@ -16,7 +16,7 @@ const COLUMNS = [
       ${row.also.map((each) => html`<span key=${each.condition} title=${each.why}><${State} of=${each.condition} /></span>`)}
       ${row.drifting && html`<${Badge} colorPalette="purple">${say("drifting")}<//>`}
       ${row.paused && html`<${Badge}>${say("paused")}<//>`}<//>` },
-  { name: "Metric", of: (row) => last(row)?.value, show: (row) => html`<${Text} whiteSpace="nowrap">${row.metric ?? ""} <b>${number(last(row)?.value)}</b><br /><small>${range(row.limit)}</small><//>` },
+  { name: "Metric", of: (row) => last(row)?.value, show: (row) => html`<${Text} whiteSpace="nowrap">${row.metric ?? ""} <b>${number(last(row)?.value)}</b><br /><small>${range(row.limit)}${last(row) ? `, v${last(row).version}, ${last(row).last}` : ""}</small><//>` },
   { name: "8 weeks", of: () => null, show: (row) => html`<${Sparkline} windows=${row.trend} limit=${row.limit} />` },
   { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`<${Text} whiteSpace="nowrap">v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small><//>` : say("none yet"),
     plain: (row) => (row.champion ? `v${row.champion.version} ${row.champion.effective_day}` : "") },
@@ -29,8 +29,8 @@ const COLUMNS = [
   { name: "Owner", of: (row) => row.owner },
 ];
 
-/** By how many days labels end before what is scored. */
-const lag = (row) => (row.labelled_through && row.last_scored ? `${daysBetween(row.labelled_through, row.last_scored)} d ${say("behind")}` : "");
+/** How old the newest label is, and how old it should be. */
+const lag = (row) => (row.labelled_through ? `${age(row.labelled_through)}, ${say("expected after")} ${row.label_delay} d` : "");
 const age = (day) => `${daysBetween(day, new Date().toISOString().slice(0, 10))} d`;
 const daysBetween = (first, last) => Math.round((Date.parse(last) - Date.parse(first)) / 86_400_000);
 

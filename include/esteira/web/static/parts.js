@@ -12,8 +12,8 @@ export { useEffect, useMemo, useState };
 /** An address of the plugin's, wherever Airflow is mounted. */
 export const address = (path) => new URL(`esteira/${path}`, document.baseURI);
 
-/** What the server answers: {found}, {error} or, until it has, {}. Asked again every minute, when the path changes, and at once while `isPart` says so of it. */
-export function useAnswer(path, isPart = () => false) {
+/** What the server answers: {found}, {error} or, until it has, {}. Asked again every minute, when the path (or "again") changes, and at once while `isPart` says so of it. */
+export function useAnswer(path, isPart = () => false, again = 0) {
   const [answer, setAnswer] = useState({});
   useEffect(() => {
     if (!path) return undefined;
@@ -26,16 +26,16 @@ export function useAnswer(path, isPart = () => false) {
         if (gone) return;
         if (response.ok && isPart(body)) soon = setTimeout(ask, 300);
         const error = { status: response.status, text: body.detail };
-        setAnswer((before) => (response.ok ? { found: body } : response.status >= 500 ? { ...before, error } : { error }));
+        setAnswer((before) => (response.ok ? { path, found: body } : response.status >= 500 ? { ...before, error } : { path, error }));
       } catch (error) {
         if (!gone) setAnswer((before) => ({ ...before, error: { status: 0, text: String(error) } }));
       }
     };
-    setAnswer({});
+    setAnswer((before) => (before.path === path ? before : { path }));
     ask();
     const timer = setInterval(ask, 60_000);
     return () => { gone = true; clearInterval(timer); clearTimeout(soon); };
-  }, [path]);
+  }, [path, again]);
   return answer;
 }
 
@@ -46,7 +46,7 @@ export function Answered({ answer, children }) {
   }
   if (!answer.error) return html`<${HStack} p=${4}><${Spinner} size="sm" /><${Text}>${say("loading")}<//><//>`;
   const { status, text } = answer.error;
-  const said = status === 403 ? say("You may not see this.") : status === 404 ? say("This DAG is of no model.") : text || `HTTP ${status}`;
+  const said = status === 403 ? say("You may not see this.") : text || `HTTP ${status}`;
   return html`<${Box} role="alert" p=${4} borderWidth="1px" borderRadius="md" borderColor="border.error"><${Text} whiteSpace="pre-wrap">${said}<//><//>`;
 }
 

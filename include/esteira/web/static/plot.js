@@ -21,8 +21,9 @@ export function Plot({ series, marks, limit, label }) {
   const place = useRef(null);
   useEffect(() => {
     style();
-    const days = [...new Set(series.flatMap((each) => each.points.map(([day]) => day)))].sort();
-    if (!days.length || !place.current) return undefined;
+    const measured = series.flatMap((each) => each.points.map(([day]) => day)).sort();
+    const days = [...new Set([...measured, ...marks.map((mark) => mark.day).filter((day) => day >= measured[0])])].sort();
+    if (!measured.length || !place.current) return undefined;
     const ink = getComputedStyle(place.current).color;
     const faint = "rgba(128, 128, 128, 0.25)";
     const data = [days.map(seconds), ...series.map((each) => {
