@@ -323,7 +323,8 @@ def test_twelve_questions_have_an_answer_in_two_clicks_and_in_one_command(
     assert f"{rows:,}" in section(model, "Tables"), "how much disk does it cost?"
     assert str(rows) in said("tables", MODEL)
     page.get_by_role("button", name="Explain a row").click()
-    page.locator("[data-esteira=model]").get_by_role("button", name="Explain", exact=True).first.wait_for(timeout=SLOW)
+    page.locator("[data-esteira=model]").get_by_role("button", name="Explain", exact=True).first.click(timeout=SLOW)
+    page.get_by_text("mean of the four weeks before").wait_for(timeout=SLOW)
     assert "adds" in said("explain", MODEL, "--day", LAST, "--key", "plaza=P01", "--key", f"at={LAST} 08:00:00")
     opened("model", "Roll back").get_by_text("version 2 becomes the champion").wait_for(timeout=SLOW)  # is it safe?
     assert "version 2 becomes the champion" in said("rollback", MODEL, "--dry-run")

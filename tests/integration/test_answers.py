@@ -125,6 +125,15 @@ def test_export_writes_predictions_with_version_label_and_features(
         assert told in " ".join((done.output + str(done.exception)).replace("│", " ").split())
 
 
+def test_a_key_is_compared_by_its_columns_type(promoted: tuple[ModelSpec, date]) -> None:
+    """A page sends a time back as JSON has it."""
+    plain = say_json("explain", "sales", "--day", str(CHANGE), *KEY)
+    other = ["--key", "site=A", "--key", f"at={CHANGE}T05:00:00"]
+    assert say_json("explain", "sales", "--day", str(CHANGE), *other) == plain
+    done = CliRunner().invoke(app, ["explain", "sales", "--day", str(CHANGE), "--key", "site=A", "--key", "at=noon"])
+    assert "no prediction" in str(done.exception)
+
+
 def test_a_row_is_explained(promoted: tuple[ModelSpec, date]) -> None:
     found = say_json("explain", "sales", "--day", str(CHANGE), *KEY)
     assert isinstance(found, dict)
@@ -158,6 +167,10 @@ def test_the_report_is_one_page_in_which_what_users_wrote_is_text(
     assert "https://" not in page
     for word in ("Windows", "Versions", "Attempts", "What happened", "OUT OF RANGE", "data:image/png;base64,"):
         assert word in page, word
+
+
+def test_a_window_without_labels_has_no_bar() -> None:
+    assert _bars([1.0, float("nan")], 0.5) == ["███████████████│██████████████", "               │"]
 
 
 def test_a_bar_has_its_limit_at_one_place_whatever_the_values_are() -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from esteira import data, steps, views
-from esteira.errors import OutOfReach
+from esteira.__main__ import app
+from esteira.errors import Damaged, EsteiraError, OutOfReach
 from esteira.lifecycle.events import run_key
 from esteira.lifecycle.policy import Decision, Verdict
 from esteira.spec import ModelSpec
-from esteira.store import lake, measurements
+from esteira.steps import rollbacks
+from esteira.steps.rollbacks import Asked
+from esteira.store import lake, measurements, opened
+from esteira.store.schemas import Kind
 from esteira.views import Condition
+from typer.testing import CliRunner
 
 from tests import models
-from tests.models import CHANGE, FIRST, score_days
+from tests.models import AS_OF, CHANGE, FIRST, score_days
 from tests.worlds import lived
 
 
@@ -143,3 +150,67 @@ def test_a_run_is_told_in_words(promoted: tuple[ModelSpec, date]) -> None:
     held = f"score {FIRST} to {FIRST + timedelta(days=1)}: 144 rows by version 1"
     assert views.score_title(spec, data.days(FIRST, FIRST + timedelta(days=1))) == held
     assert run_key(day) in [each.by for each in views.history(spec)]
+
+
+def test_of_many_days_that_are_not_scored_it_is_told_how_many(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    late = datetime(FIRST.year, FIRST.month, FIRST.day, 20, tzinfo=UTC) + timedelta(days=6)
+    found = views.health(spec, late)
+    assert found.condition is Condition.LATE
+    days = FIRST + timedelta(days=1), FIRST + timedelta(days=5)
+    assert found.why.startswith(f"5 days that were due are not scored, {days[0]} to {days[1]}; the last was due on ")
+
+
+def test_a_version_that_was_out_of_range_is_watched_when_it_serves_again(promoted: tuple[ModelSpec, date]) -> None:
+    """A check has promoted another one; somebody goes back, and no check came since."""
+    spec, day = promoted
+    event, _ = rollbacks.perform(spec, Asked(by="ana"))
+    assert event is not None
+    found = views.health(spec, evening(day))
+    assert found.condition is Condition.WATCH
+    assert "which version 1 served; none is measured since" in found.why
+
+
+def test_a_roll_back_that_is_undone_is_no_break(promoted: tuple[ModelSpec, date]) -> None:
+    spec, day = promoted
+    before = views.health(spec, evening(day)).champion
+    spans = [[(span.first, span.last) for span in each.served] for each in views.versions(spec)]
+    rollbacks.perform(spec, Asked(by="ana"))
+    rollbacks.perform(spec, Asked(by="ana", undo=True))
+    assert [[(span.first, span.last) for span in each.served] for each in views.versions(spec)] == spans
+    after = views.health(spec, evening(day)).champion
+    assert before is not None
+    assert after is not None
+    assert (after.version, after.effective_day) == (before.version, before.effective_day)
+
+
+def test_a_log_that_can_t_be_read_is_told_of_its_model_and_of_no_other(trained, tmp_path: Path) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    models.write(tmp_path / "models", "another")
+    log = sorted(Path(lake.path("predictions", spec.name), "_delta_log").glob("*.json"))[-1]
+    log.write_text(log.read_text()[:100])
+    opened.forget(lake.path("predictions", spec.name))
+    found = views.health(spec)
+    assert found.condition is Condition.BROKEN
+    assert f"the log of the table at {lake.path('predictions', spec.name)} can't be read" in found.why
+    assert "restore the table from a backup" in found.why
+    said = CliRunner().invoke(app, ["status"])
+    assert said.exit_code == 0, said.output
+    assert [line.split()[:2] for line in said.stdout.splitlines()[1:]] == [["sales", "broken"], ["another", "not"]]
+
+
+@pytest.mark.parametrize("kind", ["ledger", "predictions"])
+def test_a_table_whose_log_is_gone_is_broken_and_no_new_one_is_begun_in_its_place(trained, kind: Kind) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    Path(lake.path(kind, spec.name), "_delta_log").rename(lake.path(kind, spec.name) + "-elsewhere")
+    found = views.health(spec)
+    assert found.condition is Condition.BROKEN
+    assert f"the table {kind} is not at {lake.path(kind, spec.name)}, or has no log there" in found.why
+    with pytest.raises(Damaged, match="nothing is written") if kind == "predictions" else pytest.raises(EsteiraError):
+        score_days(spec, [FIRST + timedelta(days=1)])
+    with pytest.raises(Damaged, match="nothing is written") if kind == "ledger" else nullcontext():
+        steps.train(spec, AS_OF, "again", again=True)
+    assert lake.version(kind, spec.name) == -1

@@ -329,7 +329,7 @@ def promoted(spec: ModelSpec, found: Promoted, run_url: str = "") -> Mail:
     )
 
 
-def rolled_back(spec: ModelSpec, event: RolledBack | Undone, done: str, run_url: str = "") -> Mail:
+def rolled_back(spec: ModelSpec, event: Promoted | RolledBack | Undone, done: str, run_url: str = "") -> Mail:
     """The mail that says that somebody went back to an older version, or took that back."""
     undone = isinstance(event, Undone)
     what = "the roll-back was taken back" if undone else "it was rolled back"

@@ -38,8 +38,9 @@ def score(
 
     With `version` that one is chosen for the days, once for a run, until they are scored with `champion`, which lets it go;
     `by` names who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day
-    has no version, and DataError where its features are not those of the model.yaml.
+    has no version, DataError where its features are not those of the model.yaml, and Damaged where a table is gone.
     """
+    lake.require_all(spec.name)
     champions.repair_aliases(spec)
     ledger.settle(spec)
     if version:

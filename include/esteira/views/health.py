@@ -150,7 +150,7 @@ def _measured(spec: ModelSpec, known: State) -> Health:
         *_waiting(spec, known, verdict, last_checked),
         *_stale(spec, last_scored, last_checked),
         *_unverified(known),
-        *_watched(spec, verdict, trend),
+        *_watched(spec, known, verdict, trend),
     ]
     found.sort(key=lambda each: each.condition.rank)
     worst = found[0] if found else _none_of_these(known, trend)
@@ -245,12 +245,16 @@ def _unverified(known: State) -> Iterator[Finding]:
         )
 
 
-def _watched(spec: ModelSpec, verdict: Verdict | None, trend: Sequence[Measured]) -> Iterator[Finding]:
-    """Out of range, and nothing was done about it, or has come of it yet: whichever version serves now, it has not been seen to be in range."""
+def _watched(
+    spec: ModelSpec, known: State, verdict: Verdict | None, trend: Sequence[Measured]
+) -> Iterator[Finding]:
+    """Out of range, and not acted on yet; or the version that serves was so when it last was measured, as after a roll-back to it."""
     last = trend[-1] if trend else None
     if verdict is not None and verdict.decision is Decision.WATCH:
         yield Finding(Condition.WATCH, verdict.why)
-    elif last is not None and last.in_range is False:
+    elif (
+        last is not None and known.champion and last.in_range is False and last.version == known.champion.version
+    ):
         yield Finding(
             Condition.WATCH,
             f"{last.metric} = {last.value:.4g} was out of range ({spec.check.metrics[last.metric]}) in the window to {last.last}, which version "
