@@ -39,7 +39,7 @@ def _say(answer: object) -> None:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Aligned columns; the last one is as long as its text."""
     if not rows:
-        typer.echo(f"nothing: no {heads[0]}")
+        typer.echo("nothing")
         return
     shown = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[number]) for line in [list(heads), *shown]) for number in range(len(heads) - 1)]
