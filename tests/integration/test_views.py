@@ -43,7 +43,7 @@ def test_a_check(promoted: tuple[ModelSpec, date]) -> None:
 
 
 def test_versions_and_who_served(promoted: tuple[ModelSpec, date]) -> None:
-    spec, day = promoted
+    spec, _ = promoted
     rollbacks.perform(spec, Asked(by="ana", reason="a test"))
     first, second = views.versions(spec)
     assert second.served == (), "it was rolled back before its first day"
