@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from esteira import spec as specs
+from esteira.lifecycle.events import Registered
 from esteira.notify import rendering
-from esteira.store import lake
+from esteira.store import lake, ledger
 from esteira.store.outbox import Mail
 
 from tests import models
@@ -64,6 +66,8 @@ def test_a_late_day_is_mailed_once(late: Callable[..., list[Mail]]) -> None:
 
 
 def test_of_a_late_run_only_the_days_that_no_run_has_scored_are_mailed(late: Callable[..., list[Mail]]) -> None:
+    registered = Registered(version=1, sha256="0", day=date(2026, 2, 1), by="train", why="registered")
+    ledger.write(specs.find("sales"), registered)
     lake.replace_days("predictions", "sales", pd.DataFrame(), [date(2026, 2, day) for day in (1, 2, 4)])
     by_hand = {"partition_key": None, "conf": {"day": "2026-02-01", "last_day": "2026-02-03"}}
     late(dag_run_id="scheduled__2")
