@@ -128,7 +128,7 @@ def _all(page: Page, web: str, place: Path, home: Path) -> None:
         change()
         page.goto(f"{web}/plugin/esteira")
         page.locator(there).first.wait_for()
-        page.get_by_text("loading", exact=True).first.wait_for(state="detached")
+        page.get_by_text("loading", exact=True).first.wait_for(state="detached", timeout=5 * LIMIT)
         _shoot(page, place / f"{name}.png")
 
 

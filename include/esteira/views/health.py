@@ -245,16 +245,12 @@ def _unverified(known: State) -> Iterator[Finding]:
         )
 
 
-def _watched(
-    spec: ModelSpec, known: State, verdict: Verdict | None, trend: Sequence[Measured]
-) -> Iterator[Finding]:
+def _watched(spec: ModelSpec, known: State, verdict: Verdict | None, trend: Sequence[Measured]) -> Iterator[Finding]:
     """Out of range, and not acted on yet; or the version that serves was so when it last was measured, as after a roll-back to it."""
     last = trend[-1] if trend else None
     if verdict is not None and verdict.decision is Decision.WATCH:
         yield Finding(Condition.WATCH, verdict.why)
-    elif (
-        last is not None and known.champion and last.in_range is False and last.version == known.champion.version
-    ):
+    elif last is not None and known.champion and last.in_range is False and last.version == known.champion.version:
         yield Finding(
             Condition.WATCH,
             f"{last.metric} = {last.value:.4g} was out of range ({spec.check.metrics[last.metric]}) in the window to {last.last}, which version "

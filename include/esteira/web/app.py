@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from functools import lru_cache, partial, wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,10 +142,10 @@ def _health(path: Path, named: Mapping[str, list[Path]], until: float) -> dict[s
     name = path.parent.name
     try:
         specs.require_one(path, named)
-        about = path.stat()
-        spec = _spec_at(path, about.st_mtime_ns, about.st_size)
-        if not views.is_read(spec) and time.monotonic() > until:
-            return {"model": name, "owner": spec.owner, "also": [], "trend": [], "drifting": False, **UNREAD}
+        spec = _spec_at(path, until)
+        if spec is None or (not views.is_read(spec) and time.monotonic() > until):
+            owner = "" if spec is None else spec.owner
+            return {"model": name, "owner": owner, "also": [], "trend": [], "drifting": False, **UNREAD}
         found = views.health(spec)
     except (SpecError, OSError) as error:
         broken = {"condition": str(Condition.BROKEN), "why": str(error), "drifting": False}
@@ -153,10 +153,20 @@ def _health(path: Path, named: Mapping[str, list[Path]], until: float) -> dict[s
     return {**views.plain(found), "drifting": found.drifting}
 
 
-@lru_cache(2000)
-def _spec_at(path: Path, *_: int) -> ModelSpec:
-    """A model as its file was when it had this time and size: to read all of them at each look would take longer than all else."""
-    return specs.load_cached(path)
+_specs: dict[Path, tuple[int, int, ModelSpec]] = {}  # to read all of them at each look would take longer than all else
+
+
+def _spec_at(path: Path, until: float) -> ModelSpec | None:
+    """A model as its file is now; None where that was not read yet, and there is no time."""
+    about = path.stat()
+    known = _specs.get(path)
+    if known is not None and known[:2] == (about.st_mtime_ns, about.st_size):
+        return known[2]
+    if time.monotonic() > until:
+        return None
+    spec = specs.load_cached(path)
+    _specs[path] = about.st_mtime_ns, about.st_size, spec
+    return spec
 
 
 def _airflow(session: Session, names: Iterable[str]) -> dict[str, dict[str, Any]]:
