@@ -36,6 +36,17 @@ def said(error: object) -> str:
         return f"{type(error).__name__}, which can't say what it is: its text raises {type(other).__name__}"
 
 
+def ranges(days: Sequence[date]) -> str:
+    """Days in order as spans: `2026-02-01 to 2026-02-14, 2026-02-20`."""
+    found: list[list[date]] = []
+    for day in days:
+        if found and (day - found[-1][-1]).days == 1:
+            found[-1].append(day)
+        else:
+            found.append([day])
+    return ", ".join(f"{span[0]} to {span[-1]}" if len(span) > 1 else f"{span[0]}" for span in found)
+
+
 def shown_days(days: Sequence[date]) -> str:
     """Days as a sentence names them: '2026-02-01', or '2026-02-01 and 2 more days'."""
     return f"{days[0]} and {counted(len(days) - 1, 'more day')}" if len(days) > 1 else str(days[0])

@@ -14,7 +14,7 @@ import typer
 from esteira import spec as specs
 from esteira.cli.common import Model, app, day_option, find
 from esteira.cli.progress import at_work
-from esteira.errors import DataError, SpecError
+from esteira.errors import Damaged, DataError, SpecError
 from esteira.lifecycle.changes import named
 from esteira.text import counted, shown_days
 
@@ -28,6 +28,15 @@ NO_INPUT = "No input moved: the relation, the target or the labels changed, unle
 HELD = {True: "in range", False: "OUT OF RANGE", None: "-"}
 BAR = 30  # characters
 MANY = 1_000_000  # rows of a quarantine that are shown at most
+
+
+def _whole(model: str) -> ModelSpec:
+    """A model none of whose tables is gone: else it would look as if nothing had ever happened."""
+    from esteira.store import lake
+
+    spec = find(model)
+    lake.require_all(spec.name)
+    return spec
 
 
 def _say(answer: object) -> None:
@@ -53,6 +62,8 @@ def _since(spec: ModelSpec, weeks: int) -> tuple[date, date]:
     from esteira import views
 
     found = views.health(spec)
+    if found.condition is views.Condition.BROKEN:
+        raise Damaged(found.why)
     last = max(filter(None, [found.last_checked, found.last_scored]), default=specs.today(spec.time.timezone))
     return last - timedelta(days=7 * weeks - 1), last
 
@@ -105,9 +116,12 @@ def _health(name: str) -> Health:
 
 
 def _line(found: Health) -> list[object]:
+    from esteira.views import Condition
+
+    unknown = "-" if found.condition is Condition.BROKEN else ""
     last, now = found.last, found.champion
     value = f"{found.metric} {_value(last.value)} ({found.limit})" if last else f"{found.metric or '-'} -"
-    since = f"{named(now.version)} since {now.effective_day}" if now else "none yet"
+    since = f"{named(now.version)} since {now.effective_day}" if now else unknown or "none yet"
     measured = (last.last, named(last.version)) if last else ("-", "-")
     return [
         found.model,
@@ -115,8 +129,8 @@ def _line(found: Health) -> list[object]:
         value,
         *measured,
         since,
-        found.last_scored or "never",
-        found.last_checked or "never",
+        found.last_scored or unknown or "never",
+        found.last_checked or unknown or "never",
         " ".join(found.why.split())[:160],
     ]
 
@@ -163,7 +177,7 @@ def history(
     """Show every change in a model's life, the oldest first: what, from which day on, why, and by whom."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     if day is None:
         events = views.history(spec)
         if as_json:
@@ -202,7 +216,7 @@ def metrics(
     """Show a metric of whichever version served, window by window, with its range, as a table and as a plot."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     first, _ = _since(spec, weeks)
     name = metric or spec.check.metric
     found = [each for each in views.windows(spec, name) if each.last >= first]
@@ -249,7 +263,7 @@ def versions(model: Model, as_json: AsJson = False) -> None:
     """Show every version: when it served, why, by whom it was promoted, and how its first window compared."""
     from esteira import views
 
-    found = views.versions(find(model))
+    found = views.versions(_whole(model))
     if as_json:
         _say(found)
         return
@@ -259,12 +273,7 @@ def versions(model: Model, as_json: AsJson = False) -> None:
         by = ", ".join(dict.fromkeys(promoted.by for promoted in each.promotions)) or each.run_id
         judged = "-" if each.verified is None else "worse" if each.verified.worse else "verified"
         published = f"{counted(each.published_days, 'day')}: {each.published}" if each.published_days else "-"
-        why = (
-            f"judged; {named(each.judged_for)} is the same, fitted on all that was known, and serves"
-            if each.judged_for
-            else "-"
-        )
-        rows.append([each.number, served, published, by, judged, each.promotions[-1].why if each.promotions else why])
+        rows.append([each.number, served, published, by, judged, each.why])
     _table(("version", "served", "published now", "by", "first window", "why"), rows)
 
 
@@ -273,7 +282,7 @@ def attempts(model: Model, weeks: Weeks = 8, as_json: AsJson = False) -> None:
     """Show what the checks of the last weeks have tried, and what came of it: gain, interval, outcome, run in MLflow."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     found = [each for each in views.checks(spec, *_since(spec, weeks)) if each.attempts]
     if as_json:
         _say(found)
@@ -303,7 +312,7 @@ def why(
     """Say what a check measured, decided and tried, and why the metric may have moved."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     day = day or views.health(spec).last_checked
     if day is None:
         raise DataError(f"model {spec.name}: no day was checked yet; see `esteira check`")
@@ -328,7 +337,7 @@ def tables(model: Model, as_json: AsJson = False) -> None:
     """Show a model's tables: where each lies, its rows, its size, the days that it has."""
     from esteira import views
 
-    found = views.tables(find(model))
+    found = views.tables(_whole(model))
     if as_json:
         _say(found)
         return
@@ -352,7 +361,7 @@ def quarantine(
     """Show what is in quarantine by rule, the most frequent first; with --rows the rows as they came. Personal values are masked."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     span = _since(spec, weeks)
     found, bad = views.quarantine(spec, *span), views.bad_rows(spec, *span, rows) if rows else ()
     if as_json:
@@ -369,7 +378,7 @@ def labels(model: Model, weeks: Weeks = 4, as_json: AsJson = False) -> None:
     """Show how many rows of each day have a label."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     found = views.labels(spec, *_since(spec, weeks))
     if as_json:
         _say(found)
@@ -394,7 +403,7 @@ def export(
     from esteira import views
     from esteira.cli.common import days_of
 
-    spec, days = find(model), days_of(day, last_day)
+    spec, days = _whole(model), days_of(day, last_day)
     write = {".csv": "to_csv", ".parquet": "to_parquet"}.get(place.suffix)
     if write is None:
         raise typer.BadParameter(f"got {place}; a file's name ends with .csv or .parquet")
@@ -418,7 +427,7 @@ def report(
     from esteira import views
     from esteira.cli import report as reports
 
-    spec = find(model)
+    spec = _whole(model)
     place = place or Path(f"{spec.name}-report.html")
     with at_work(f"reporting on {spec.name}"):
         found = views.overview(spec, weeks)
@@ -438,7 +447,7 @@ def explain(
     """Explain a row: what was predicted for it, by which version, its label, its features, and what each of them adds."""
     from esteira import views
 
-    spec = find(model)
+    spec = _whole(model)
     with at_work("explaining the row"):
         found = views.explain(spec, day, key_of(spec, key))
     if as_json:

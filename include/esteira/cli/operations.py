@@ -51,7 +51,8 @@ def rollback(
             done = rollbacks.perform(spec, found.asked)[1]
         typer.echo(f"that is how it stands: version {found.champion} is the champion; {done}")
         raise typer.Exit(1 if done.kept else 0)
-    for line in rollbacks.shown(spec, found):
+    plan = tuple(rollbacks.shown(spec, found))
+    for line in plan:
         typer.echo(line)
     if dry_run or found.event is None:
         return
@@ -64,7 +65,7 @@ def rollback(
     if event is not None:
         steps.queue(
             spec,
-            messages.rolled_back(spec, event, str(done)),
+            messages.rolled_back(spec, event, str(done), plan),
             specs.today(spec.time.timezone),
             f"rollback/{event.number}",
         )

@@ -72,14 +72,15 @@ def _tables(found: Overview) -> Iterator[Table]:
     )
     yield (
         "Versions",
-        ["version", "served", "by", "first window", "why"],
+        ["version", "served", "published now", "by", "first window", "why"],
         [
             [
                 each.number,
                 ", ".join(f"{span.first} to {span.last or 'now'}" for span in each.served) or "never",
+                each.published or "-",
                 each.promotions[-1].by if each.promotions else each.run_id,
                 "-" if each.verified is None else "worse" if each.verified.worse else "verified",
-                each.promotions[-1].why if each.promotions else "-",
+                each.why,
             ]
             for each in reversed(found.versions)
         ],

@@ -269,10 +269,11 @@ do, and starts it; the ledger keeps who asked. Whoever may start this DAG may ro
             day = date.fromisoformat(params["day"]) if params["day"] else None
             to, seen = (None if params[name] is None else int(params[name]) for name in ("to", "seen"))
             asked = rollbacks.Asked(asked_by(), to, day, bool(params["undo"]), params["reason"], seen)
+            plan = tuple(rollbacks.shown(spec, rollbacks.plan(spec, asked)))
             event, done = rollbacks.perform(spec, asked)
             if event is not None:
                 by, day = f"rollback/{event.number}", today(spec.time.timezone)
-                alerts.queue(spec, messages.rolled_back(spec, event, str(done), alerts.run_url()), day, by)
+                alerts.queue(spec, messages.rolled_back(spec, event, str(done), plan, alerts.run_url()), day, by)
             notes.note(lambda: f"roll-back of {spec.name}: {event.why if event else 'that is how it stood'}")
             said = done.require_whole(spec)
             return f"{event.why}; {said}" if event is not None else f"that is how it stands; {said}"

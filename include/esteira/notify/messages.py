@@ -46,6 +46,17 @@ def warning_why(spec: ModelSpec, found: Check) -> str:
     return f"{last.out_of_range()} (wanted: {wanted}) and {tries} did not bring it back: {end}"
 
 
+def _look_first(found: Check) -> str:
+    """Where labels moved, and neither inputs nor predictions did, the labels may be what is wrong."""
+    moved = {each.what for each in found.outcomes if each.drifted and not each.segment}
+    inputs = any(each.drifted for each in found.drifts)
+    return (
+        "Look first whether the labels are right: they moved, and no input did. "
+        if "label" in moved and not inputs
+        else ""
+    )
+
+
 def out_of_range(metric: str, value: float, limit: Limit) -> str:
     """How far a metric is from its range, as short as a subject must be: `mae 0.87 > 0.2`."""
     if limit.max is not None and value > limit.max:
@@ -104,7 +115,8 @@ def warning(
         key=f"{spec.name}/{warned.id}",
         to=receivers(spec),
         subject=f"{spec.name}: {out_of_range(bad, reached.value, spec.check.metrics[bad])}, {end}",
-        todo=(
+        todo=_look_first(found)
+        + (
             "Change check.metrics, or add features that tell more: this limit can't be met with what there is."
             if limits
             else f"Look below at what moved, and decide: {'go back to an older version, ' if can_go_back else ''}add a feature that tells of the change, or change check.metrics."
@@ -241,7 +253,7 @@ def waits(
             f"Model {spec.name}, check of {day}: every check since {since} has waited, which is longer than check.patience "
             f"({counted(spec.check.patience, 'window')} of {counted(spec.check.every, 'day')}): {why}. {good} {known}"
         ),
-        links=_pages(spec, run_url),
+        links=_pages(spec, run_url, can_go_back=True),
     )
 
 
@@ -258,14 +270,18 @@ def _links(spec: ModelSpec, found: Check, run_url: str, *, can_go_back: bool = T
     )
 
 
-def _pages(spec: ModelSpec, run_url: str, *, can_go_back: bool = True) -> tuple[tuple[str, str], ...]:
+def _pages(spec: ModelSpec, run_url: str, *, can_go_back: bool = False) -> tuple[tuple[str, str], ...]:
     """The run, the model's page, and where it is rolled back, if it can be; none where Airflow's address is not known."""
     web = run_url.partition("/dags/")[0]
     if not web:
         return ()
-    page = f"{web}/plugin/esteira/{spec.name}"
+    page = _page(spec, run_url)
     back = (("How to roll back", f"{page}#rollback"),) if can_go_back else ()
     return ("The run in Airflow", run_url), ("The model's page", page), *back
+
+
+def _page(spec: ModelSpec, run_url: str) -> str:
+    return f"{run_url.partition('/dags/')[0]}/plugin/esteira/{spec.name}"
 
 
 def drift_why(found: Iterable[FeatureDrift]) -> str:
@@ -297,7 +313,7 @@ def worse(spec: ModelSpec, day: date, found: Verified, run_url: str = "") -> Mai
         subject=f"{spec.name}: version {found.version} is worse than version {found.replaced}, which it replaced",
         todo=f"Go back, if you agree: esteira rollback {spec.name} --to {found.replaced} (with --dry-run it says only what it would do).",
         lead=f"Model {spec.name}, check of {day}: {found.why}. It is out of range.",
-        links=_pages(spec, run_url),
+        links=_pages(spec, run_url, can_go_back=True),
     )
 
 
@@ -329,8 +345,10 @@ def promoted(spec: ModelSpec, found: Promoted, run_url: str = "") -> Mail:
     )
 
 
-def rolled_back(spec: ModelSpec, event: Promoted | RolledBack | Undone, done: str, run_url: str = "") -> Mail:
-    """The mail that says that somebody went back to an older version, or took that back."""
+def rolled_back(
+    spec: ModelSpec, event: Promoted | RolledBack | Undone, done: str, plan: Iterable[str], run_url: str = ""
+) -> Mail:
+    """The mail that says that somebody went back to an older version, or took that back. `plan` is what was shown before, line by line."""
     undone = isinstance(event, Undone)
     what = "the roll-back was taken back" if undone else "it was rolled back"
     return Mail(
@@ -340,7 +358,11 @@ def rolled_back(spec: ModelSpec, event: Promoted | RolledBack | Undone, done: st
         todo="Nothing is to be done, if you know of it; else ask who did it."
         + ("" if undone else f" To take it back: esteira rollback {spec.name} --undo, or its page."),
         lead=f"Model {spec.name}, from {event.day} on: {event.why} (by {event.by}). Predictions: {done}. What was served stays in the table served.",
-        links=_pages(spec, run_url),
+        sections=(("What was known before", ["what"], [[line.strip()] for line in plan]),),
+        links=(
+            *_pages(spec, run_url),
+            *(() if undone or not run_url else (("How to take it back", f"{_page(spec, run_url)}#undo"),)),
+        ),
     )
 
 

@@ -88,6 +88,7 @@ class Plan:
 
 def plan(spec: ModelSpec, asked: Asked) -> Plan:
     """What would be done, without doing it. Raises Refused, NoChampion, or UnknownVersion for a version that is gone."""
+    lake.require_all(spec.name)
     known = ledger.state(spec)
     if known.champion is None:
         raise NoChampion(f"model {spec.name} has no champion yet, so there is nothing to roll back")
@@ -135,6 +136,7 @@ def perform(spec: ModelSpec, asked: Asked) -> tuple[Change | None, Reconciled]:
 
     Raises Refused where another champion than the one `seen`, or than the first one found, serves by now.
     """
+    lake.require_all(spec.name)
     now = ledger.champion(spec)
     if asked.seen is None and now is not None:
         asked = replace(asked, seen=now.number)

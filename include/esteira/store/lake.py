@@ -95,10 +95,18 @@ def require_all(model: str) -> None:
             )
 
 
-def state(kind: Kind, model: str) -> tuple[str, int]:
-    """What a table is by, and its version: while neither changes, neither do its rows. Empty where it does not exist yet."""
+def state(kind: Kind, model: str) -> tuple[str, int, int]:
+    """What a table is by, its version, and when its last log entry was written, where that is a file: while none of it changes, neither do
+    its rows. Empty where it does not exist yet.
+    """
     table = open_table(kind, model)
-    return ("", -1) if table is None else (table.identity, table.version)
+    if table is None:
+        return "", -1, 0
+    entry = Path(path(kind, model), "_delta_log", f"{table.version:020}.json")
+    try:
+        return table.identity, table.version, entry.stat().st_mtime_ns
+    except OSError:
+        return table.identity, table.version, 0
 
 
 def columns(kind: Kind, model: str) -> list[str]:

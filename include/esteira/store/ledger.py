@@ -32,7 +32,7 @@ def state(spec: ModelSpec) -> State:
     return _folded[place][1]
 
 
-_folded: dict[str, tuple[tuple[str, int], State]] = {}
+_folded: dict[str, tuple[tuple[str, int, int], State]] = {}
 
 
 def _events(spec: ModelSpec) -> list[Event]:

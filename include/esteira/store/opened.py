@@ -100,7 +100,8 @@ def _is_of_storage(error: Exception) -> bool:
 
 def _plain(error: Exception) -> str:
     """What the storage says, in a line of bounded length: clients of clouds draw trees of causes, in colour."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|[↳├└│─]", " ", str(error)).split())
+    said = re.split(r"stack backtrace|\n\s*0: ", str(error))[0]  # where Rust was says nothing to anybody
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|[↳├└│─]", " ", said).split())
     return text if len(text) <= 500 else f"{text[:500]}…"
 
 
@@ -140,9 +141,10 @@ def _current(place: str) -> Opened | None:
     except (DeltaError, OSError) as error:
         _opened.pop(key, None)
         if isinstance(error, DeltaError) and not _is_of_storage(error):
+            last = max(Path(place, "_delta_log").glob("*.json"), default=None) if is_local(place) else None
             raise Damaged(
-                f"the log of the table at {place} can't be read: {_plain(error)}. To mend it: put the file of its folder _delta_log back that this "
-                "names, or restore the table from a backup"
+                f"the log of the table at {place} can't be read: {_plain(error)}. To mend it: restore the table from a backup, or the file of its "
+                f"log that is damaged{f' (the newest is {last.name})' if last else ''}"
             ) from error
         raise
     return known
@@ -293,7 +295,12 @@ def _read(place: str, file: File, schema: pa.Schema) -> pa.Table:
         known = _files.get(path)
     if known is None or known.schema != schema:  # a column was added to the table since
         # A quarter of the time that a dataset's fragment takes, which matters where a check reads two hundred.
-        kept = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        try:
+            kept = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        except pa.ArrowInvalid as error:
+            raise Damaged(
+                f"{path} can't be read: {_plain(error)}. To mend it: restore that file, or its table, from a backup"
+            ) from error
         known = pa.table([_column(kept, field, file.partition) for field in schema], schema=schema)
         if known.nbytes <= LARGE:
             with _files_lock:

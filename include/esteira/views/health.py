@@ -19,8 +19,8 @@ from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements
 from esteira.store.measurements import Drift, Measured
 from esteira.store.schemas import Kind
-from esteira.text import counted, said
-from esteira.views.life import spans
+from esteira.text import counted, ranges, said
+from esteira.views import life
 
 WEEKS = 8  # of windows that a list shows
 KINDS: tuple[Kind, ...] = ("ledger", "metrics", "predictions", "served", "features", "quarantine", "raw", "labels")
@@ -32,6 +32,7 @@ class Condition(StrEnum):
 
     BROKEN = "broken"
     LATE = "late"
+    OUTDATED = "not as published"
     WARNED = "warned"
     WAITING = "waiting for labels"
     STALE = "stale"
@@ -146,6 +147,7 @@ def _measured(spec: ModelSpec, known: State) -> Health:
     trend = tuple(measurements.history(spec, spec.check.metric, since=since)) if last_checked else ()
     verdict = measurements.decided(spec, last_checked) if last_checked else None
     found = [
+        *_outdated(spec, known),
         *_warned(known),
         *_waiting(spec, known, verdict, last_checked),
         *_stale(spec, last_scored, last_checked),
@@ -162,7 +164,7 @@ def _measured(spec: ModelSpec, known: State) -> Health:
         metric=spec.check.metric,
         limit=spec.check.metrics[spec.check.metric],
         also=tuple(found[1:]),
-        champion=_champion(known),
+        champion=life.champion(known),
         trend=trend,
         last_scored=last_scored,
         last_checked=last_checked,
@@ -172,11 +174,6 @@ def _measured(spec: ModelSpec, known: State) -> Health:
         label_delay=spec.label_delay,
         labelled_through=max(lake.days_of("labels", spec.name), default=None),
     )
-
-
-def _champion(known: State) -> Serving | None:
-    """Who serves, and since when: a roll-back that was undone before its first day is no break."""
-    return None if known.champion is None else replace(known.champion, effective_day=spans(known)[-1].first)
 
 
 def _due(spec: ModelSpec, now: datetime, *, ahead: bool) -> datetime | None:
@@ -212,6 +209,15 @@ def _late(spec: ModelSpec, known: State, now: datetime) -> Finding | None:
     )
 
 
+def _outdated(spec: ModelSpec, known: State) -> Iterator[Finding]:
+    found = sorted(ledger.outdated(spec, known))
+    if found:
+        yield Finding(
+            Condition.OUTDATED,
+            f"{ranges(found)}: the predictions are not of the version that is published for them; see `esteira reconcile {spec.name}`",
+        )
+
+
 def _warned(known: State) -> Iterator[Finding]:
     found = episode(known)
     if found.loops and (found.met is None or found.met < found.loops[-1].last):
@@ -226,7 +232,7 @@ def _waiting(spec: ModelSpec, known: State, verdict: Verdict | None, day: date |
     if verdict is None or verdict.decision is not Decision.WAIT or known.champion is None or day is None:
         return
     settling = spec.labels.settle if spec.labels else 0
-    first = spans(known)[-1].first + timedelta(days=spec.check.every + spec.label_delay + settling)
+    first = life.spans(known)[-1].first + timedelta(days=spec.check.every + spec.label_delay + settling)
     if day > first:
         yield Finding(Condition.WAITING, verdict.why)
 

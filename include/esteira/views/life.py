@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -11,7 +12,7 @@ from esteira.lifecycle.state import Serving, State
 from esteira.spec import Limit, ModelSpec
 from esteira.store import lake, ledger, measurements
 from esteira.store.measurements import Estimate, Measured
-from esteira.text import shown_days
+from esteira.text import ranges
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def status(spec: ModelSpec) -> Status:
     told = history(spec)
     return Status(
         model=spec.name,
-        champion=ledger.champion(spec),
+        champion=champion(ledger.state(spec)),
         versions=tuple(each.number for each in versions(spec)),
         last_scored=max(lake.days_of("predictions", spec.name), default=None),
         last_checked=checked[-1] if checked else None,
@@ -104,7 +105,7 @@ class Version:
     """A version: by which run it was made, when it served, and how its first window compared with what it replaced.
 
     `judged_for` is the version that serves in its place: of one that was judged, and fitted anew on everything that was known. `published` are the days
-    whose predictions are to be its own now, in words, of which there are `published_days`.
+    whose predictions are its own now, in words, of which there are `published_days`.
     """
 
     number: int
@@ -116,13 +117,23 @@ class Version:
     published: str = ""
     published_days: int = 0
 
+    @property
+    def why(self) -> str:
+        """Why it was promoted, or what it is for."""
+        if self.promotions:
+            return self.promotions[-1].why
+        return (
+            f"judged; version {self.judged_for} is the same, fitted on all that was known" if self.judged_for else "-"
+        )
+
 
 def versions(spec: ModelSpec) -> tuple[Version, ...]:
     """Every version that was registered, in order."""
-    known, scored = ledger.state(spec), sorted(lake.days_of("predictions", spec.name))
+    known = ledger.state(spec)
+    held = ledger.held(spec, known)
     made = {each.version: each for each in known.of(Registered)}
     numbers = sorted({*made, *(each.version for each in known.changes)})
-    return tuple(_version(known, number, made.get(number), scored) for number in numbers)
+    return tuple(_version(known, number, made.get(number), held) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -150,11 +161,16 @@ def spans(known: State) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def _version(known: State, number: int, made: Registered | None, scored: list[date]) -> Version:
+def champion(known: State) -> Serving | None:
+    """Who serves, and since when: a roll-back that was undone before its first day is no break."""
+    return None if known.champion is None else replace(known.champion, effective_day=spans(known)[-1].first)
+
+
+def _version(known: State, number: int, made: Registered | None, held: Mapping[date, int | None]) -> Version:
     why = {each.number: each.why for each in known.numbered}
     served = tuple(Served(each.first, each.last, why[each.number]) for each in spans(known) if each.version == number)
     promoted = next((each for each in known.promotions if each.twin == number), None)
-    published = [day for day in scored if known.published(day).version == number]
+    published = sorted(day for day, version in held.items() if version == number)
     verified = [each for each in known.of(Verified) if each.version == number]
     return Version(
         number,
@@ -163,7 +179,7 @@ def _version(known: State, number: int, made: Registered | None, scored: list[da
         served,
         verified[-1] if verified else None,
         None if promoted is None else promoted.version,
-        shown_days(published) if published else "",
+        ranges(published),
         len(published),
     )
 

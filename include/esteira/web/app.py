@@ -7,7 +7,9 @@ of; lists hold only models whose check DAG the user may read.
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +30,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from esteira import spec as specs
-from esteira import views
+from esteira import text, views
 from esteira.errors import EsteiraError, SpecError
 from esteira.spec import ModelSpec
+from esteira.store import lake
 from esteira.views import Condition
 from esteira.web.links import mlflow_pages
+
+log = logging.getLogger(__name__)
 
 KINDS = ("train", "score", "check")
 STATIC = Path(__file__).parent / "static"
@@ -40,6 +45,8 @@ STATIC = Path(__file__).parent / "static"
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'self'"
 LONGEST = 520  # weeks
 MANY, RECENT = 1000, 30  # runs: that are looked through for the check of a day, and that are shown
+LIMIT = 30.0  # seconds that MLflow has to answer
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # a person waits
 PATIENCE = 1.0  # seconds that tables are read for one answer, where there are many that were never read
 
 readable = Depends(requires_access_dag(method="GET"))
@@ -49,6 +56,8 @@ Weeks = Annotated[int, Query(ge=1, le=LONGEST)]
 
 def application() -> FastAPI:
     """The application, to be mounted under /esteira."""
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
     app = FastAPI(title="Esteira", docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_guarded)
     app.add_exception_handler(EsteiraError, _refused)
@@ -65,16 +74,30 @@ def application() -> FastAPI:
 
 
 def _alone(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """An answer by one of two threads: each has its own tables open, and keeps what it has read of them."""
+    """An answer by one of two threads: each has its own tables open, and keeps what it has read of them.
+
+    What asks MLflow, too, has two others, and a limit: where that server hangs, the pages go on.
+    """
+    pool, limit = (_asking, LIMIT) if answer in (_row, _rollback) else (_reading, None)
 
     @wraps(answer)
     async def ask(**given: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(_threads, partial(answer, **given))
+        try:
+            work = asyncio.get_running_loop().run_in_executor(pool, partial(answer, **given))
+            return await asyncio.wait_for(work, limit)
+        except (EsteiraError, OSError, HTTPException) as error:
+            if isinstance(error, TimeoutError):
+                said = f"MLflow at {mlflow_pages() or 'MLFLOW_TRACKING_URI'} has not answered within {limit:.0f} s; see whether it runs"
+                raise HTTPException(503, said) from error
+            raise
+        except Exception as error:  # whatever it was, the page says it
+            log.exception("a page's question could not be answered")
+            raise HTTPException(500, f"{type(error).__name__}: {text.said(error)[:500]}") from error
 
     return ask
 
 
-_threads = ThreadPoolExecutor(2, "esteira")
+_reading, _asking = ThreadPoolExecutor(2, "esteira"), ThreadPoolExecutor(2, "esteira-asking")
 
 
 async def _guarded(request: Any, ask: Callable[..., Any]) -> Response:
@@ -227,7 +250,9 @@ def _spec_of(dag_id: str) -> ModelSpec:
         raise HTTPException(
             404, f"There is no model {name}, of which {dag_id} would be a DAG; all models are listed under Models."
         )
-    return specs.find(name)
+    spec = specs.find(name)
+    lake.require_all(name)  # else it would look as if nothing had ever happened
+    return spec
 
 
 def _model(dag_id: str, user: GetUserDep, session: SessionDep, weeks: Weeks = 8) -> dict[str, Any]:
@@ -316,8 +341,9 @@ def _run(dag_id: str, run_id: str, session: SessionDep) -> dict[str, Any]:
         title, said = views.check_title(spec, day), views.told(spec, day)
         return {"title": title, "sentences": said, "check": views.plain(views.check(spec, day))}
     if dag_id.endswith("_score"):
-        return {"title": views.score_title(spec, days), "sentences": [], "check": None}
-    return {"title": f"train as of {days[-1]}", "sentences": [], "check": None}
+        now = f"Now published: {views.score_title(spec, days)}"
+        return {"title": run.note or now, "sentences": [now] if run.note else [], "check": None}
+    return {"title": run.note or f"train as of {days[-1]}", "sentences": [], "check": None}
 
 
 def _rollback(dag_id: str, to: int | None = None, undo: bool = False) -> dict[str, Any]:

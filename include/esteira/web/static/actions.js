@@ -1,6 +1,6 @@
 // What a user may start: a check, a score, a roll-back. Airflow starts the run, asks again whether this user may, and keeps who did.
 
-import { address, html, useEffect, useState } from "./parts.js";
+import { address, html, inWords, useEffect, useState } from "./parts.js";
 import { say } from "./words.js";
 
 const { Box, Button, HStack, Input, Text } = globalThis.ChakraUI;
@@ -14,7 +14,7 @@ async function asked(path, body) {
   const found = await response.json().catch(() => ({}));
   if (response.ok) return found;
   // What a schema has to say is long; its first line says what is wrong.
-  const said = (typeof found.detail === "string" ? found.detail : JSON.stringify(found.detail ?? response.status)).split("\n\n")[0];
+  const said = String(inWords(found.detail) ?? response.status).split("\n\n")[0];
   throw new Error(response.status === 403 ? say("You may not see this.") : said);
 }
 
@@ -23,15 +23,15 @@ const start = (dag, conf) => asked(`api/v2/dags/${encodeURIComponent(dag)}/dagRu
   logical_date: null, conf, dag_run_id: `${conf.day ?? "by-hand"}__${new Date().toISOString()}`,
 });
 
-/** How a run ended; asked for every two seconds, and for as long as a retraining may take. */
-async function ended(dag, run) {
+/** Tell how a run is until it has ended; asked for every two seconds, and for as long as a retraining may take. */
+async function follow(dag, run, tell) {
   const limit = Date.now() + PATIENCE;
   while (Date.now() < limit) {
-    const { state } = await asked(`api/v2/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`);
-    if (state === "success" || state === "failed") return state;
+    const { state, note } = await asked(`api/v2/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`);
+    tell(state, note);
+    if (state === "success" || state === "failed") return;
     await new Promise((go) => setTimeout(go, 2000));
   }
-  return "";
 }
 
 /** The buttons, and what came of the last one. */
@@ -49,18 +49,17 @@ export function Actions({ model, found, changed }) {
   const run = (dag, conf) => doing(async () => {
     const { dag_run_id: name } = await start(dag, conf);
     setTold({ dag, run: name });
-    setTold({ dag, run: name, state: await ended(dag, name) });
-    changed();
+    follow(dag, name, (state, note) => setTold({ dag, run: name, state, note })).then(changed, () => {});  // a roll-back need not wait for it
   });
   const look = (undo) => doing(async () => setPlan(await asked(address(`models/${model}_check/rollback?undo=${undo}`))));
-  useEffect(() => { if (found.may.rollback && globalThis.location.hash === "#rollback") look(false); }, []);
+  useEffect(() => { if (found.may.rollback && ["#rollback", "#undo"].includes(globalThis.location.hash)) look(globalThis.location.hash === "#undo"); }, []);
   if (!Object.values(found.may).some(Boolean)) {
     return html`<${Text} color="fg.muted" flex="1">${say("With your role you may look, and start nothing here.")}<//>`;
   }
   const button = (text, onClick, possible = true) => html`<${Button} size="sm" variant="outline" disabled=${busy || !possible} onClick=${onClick}>${say(text)}<//>`;
   return html`<${Box} borderWidth="1px" borderRadius="md" p=${3} flex="1" id="rollback" minW="min(24rem, 100%)">
     <${HStack} gap=${2} wrap="wrap">
-      <${Input} type="date" size="sm" width="10rem" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
+      <${Input} type="date" size="sm" width="10rem" min="1900-01-01" max="9999-12-31" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
       ${found.may.check && button("Check now", () => run(`${model}_check`, { day }), day)}
       ${found.may.score && button("Score again", () => run(`${model}_score`, { day }), day)}
       ${found.may.rollback && button("Roll back", () => look(false))}
@@ -74,6 +73,7 @@ export function Actions({ model, found, changed }) {
         <${Button} size="sm" variant="ghost" onClick=${() => setPlan(null)}>${say("Cancel")}<//>
       <//><//>`}
     ${told?.error && html`<${Text} role="alert" mt=${2} color="fg.error" whiteSpace="pre-wrap">${told.error}<//>`}
-    ${told?.run && html`<${Text} mt=${2} role="status">${say("started")}: <${Link} to=${`/dags/${told.dag}/runs/${encodeURIComponent(told.run)}`}>${told.dag}<//>${told.state ? html`, ${say("ended")}: <b>${told.state}</b>` : ""}<//>`}
+    ${told?.run && html`<${Text} mt=${2} role="status">${say("started")}: <${Link} to=${`/dags/${told.dag}/runs/${encodeURIComponent(told.run)}`}>${told.dag}<//>${told.state ? html`: <b>${told.state}</b>${told.note ? html`, ${told.note}` : ""}` : ""}<//>`}
+    ${found.health.paused && found.may.score && html`<${Text} mt=${2} fontSize="sm" color="fg.muted">${say("The score DAG is paused: what is started waits until somebody unpauses it.")}<//>`}
   <//>`;
 }

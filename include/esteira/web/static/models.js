@@ -18,10 +18,10 @@ const COLUMNS = [
       ${row.paused && html`<${Badge}>${say("paused")}<//>`}<//>` },
   { name: "Metric", of: (row) => last(row)?.value, show: (row) => html`<${Text} whiteSpace="nowrap">${row.metric ?? ""} <b>${number(last(row)?.value)}</b><br /><small>${range(row.limit)}${last(row) ? `, v${last(row).version}, ${last(row).last}` : ""}</small><//>` },
   { name: "8 weeks", of: () => null, show: (row) => html`<${Sparkline} windows=${row.trend} limit=${row.limit} />` },
-  { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`<${Text} whiteSpace="nowrap">v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small><//>` : say("none yet"),
+  { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`<${Text} whiteSpace="nowrap">v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small><//>` : never(row, "none yet"),
     plain: (row) => (row.champion ? `v${row.champion.version} ${row.champion.effective_day}` : "") },
-  { name: "Scored", of: (row) => row.last_scored, show: (row) => html`<${Text} whiteSpace="nowrap">${row.last_scored ?? say("never")}<//>` },
-  { name: "Rows", of: (row) => row.rows },
+  { name: "Scored", of: (row) => row.last_scored, show: (row) => html`<${Text} whiteSpace="nowrap">${row.last_scored ?? never(row, "never")}<//>` },
+  { name: "Rows", of: (row) => (row.condition === "broken" ? null : row.rows) },
   { name: "Quarantine", of: (row) => row.quarantined, show: (row) => percent(row.quarantined) },
   { name: "Drift", of: (row) => row.drift?.share, show: (row) => percent(row.drift?.share) },
   { name: "Labels to", of: (row) => row.labelled_through, show: (row) => html`<${Text} whiteSpace="nowrap">${row.labelled_through ?? "–"}${lag(row) && html`<br /><small>${lag(row)}</small>`}<//>` },
@@ -33,6 +33,9 @@ const COLUMNS = [
 const lag = (row) => (row.labelled_through ? `${age(row.labelled_through)}, ${say("expected after")} ${row.label_delay} d` : "");
 const age = (day) => `${daysBetween(day, new Date().toISOString().slice(0, 10))} d`;
 const daysBetween = (first, last) => Math.round((Date.parse(last) - Date.parse(first)) / 86_400_000);
+
+/** What there is none of; of a model that can't be read nothing is known. */
+const never = (row, text) => (row.condition === "broken" ? "–" : say(text));
 
 const last = (row) => row.trend?.[row.trend.length - 1];
 
@@ -81,7 +84,7 @@ function Counted({ found }) {
       ${found.unread && html`<${Text} color="fg.muted">${say("loading")}<//>`}${!counts.length && !found.unread && html`<${Text}>${say("No model yet")}<//>`}<//>
     ${found.worst.map((row) => html`<${HStack} key=${row.model} gap=${3} title=${row.why} wrap="wrap">
       <${Box} minW="12rem"><${Link} to=${pageOf(row.model)}>${row.model}<//><//>
-      <${State} of=${row.condition} />
+      <${State} of=${row.condition} />${row.also.map((each) => html`<${State} key=${each.condition} of=${each.condition} />`)}
       <${Sparkline} windows=${row.trend} limit=${row.limit} />
       <${Text} truncate maxW="min(50rem, 100%)" color="fg.muted">${row.why}<//>
     <//>`)}

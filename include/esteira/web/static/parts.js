@@ -25,7 +25,7 @@ export function useAnswer(path, isPart = () => false, again = 0) {
         const body = await response.json().catch(() => ({}));
         if (gone) return;
         if (response.ok && isPart(body)) soon = setTimeout(ask, 300);
-        const error = { status: response.status, text: body.detail };
+        const error = { status: response.status, text: inWords(body.detail) };
         setAnswer((before) => (response.ok ? { path, found: body } : response.status >= 500 ? { ...before, error } : { path, error }));
       } catch (error) {
         if (!gone) setAnswer((before) => ({ ...before, error: { status: 0, text: String(error) } }));
@@ -37,6 +37,12 @@ export function useAnswer(path, isPart = () => false, again = 0) {
     return () => { gone = true; clearInterval(timer); clearTimeout(soon); };
   }, [path, again]);
   return answer;
+}
+
+/** What is wrong, as text: an application's own sentence, or what a form's check has found. */
+export function inWords(detail) {
+  if (detail === undefined || detail === null || typeof detail === "string") return detail;
+  return Array.isArray(detail) ? detail.map((each) => `${(each.loc ?? []).slice(-1)}: ${each.msg ?? JSON.stringify(each)}`).join("; ") : JSON.stringify(detail);
 }
 
 /** A page's content once the server has answered; else that it loads, or in words what is wrong. */
@@ -51,7 +57,7 @@ export function Answered({ answer, children }) {
 }
 
 const PALETTES = {
-  "broken": "red", "late": "red", "warned": "red", "waiting for labels": "orange", "stale": "orange", "retraining": "blue",
+  "broken": "red", "late": "red", "not as published": "red", "warned": "red", "waiting for labels": "orange", "stale": "orange", "retraining": "blue",
   "recovered, not verified yet": "cyan", "drifting": "purple", "watch": "yellow", "not measured yet": "gray", "healthy": "green",
 };
 

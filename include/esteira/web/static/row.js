@@ -21,7 +21,7 @@ export function OneRow({ model, found }) {
   const explain = (row) => { const chosen = Object.fromEntries(found.key.map((name) => [name, String(row[name])])); setKey(chosen); ask(chosen); };
   return html`<${Box} borderWidth="1px" borderRadius="md" p=${3} flex="1" minW="min(24rem, 100%)">
     <form onSubmit=${(event) => { event.preventDefault(); ask(key); }}><${HStack} gap=${2} wrap="wrap">
-      <${Input} type="date" size="sm" width="10rem" required aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
+      <${Input} type="date" size="sm" width="10rem" required min="1900-01-01" max="9999-12-31" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
       ${found.key.map((name) => html`<${Input} key=${name} size="sm" width="11rem" placeholder=${name} aria-label=${name} value=${key[name] ?? ""}
         onChange=${(event) => setKey({ ...key, [name]: event.target.value })} />`)}
       <${Button} size="sm" variant="outline" type="submit">${say("Explain a row")}<//>
