@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from click.testing import Result
 from esteira import data, steps
-from esteira.errors import EsteiraError
+from esteira.errors import Damaged, EsteiraError
 from esteira.lifecycle.changes import Proposal
-from esteira.notify import rendering
+from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec
 from esteira.steps import champions, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
@@ -157,3 +158,28 @@ def champion_after(spec: ModelSpec, asked: Asked) -> int:
 def versions_by_day(spec: ModelSpec, days: list[date]) -> list[int]:
     rows = lake.read("predictions", spec.name, day=(days[0], days[-1]))
     return [int(part["version"].unique().item()) for _, part in rows.groupby("day")]
+
+
+def test_nothing_is_rolled_back_over_a_table_that_is_gone(promoted: tuple[ModelSpec, date]) -> None:
+    spec, _ = promoted
+    number = ledger.state(spec).number
+    Path(lake.path("predictions", spec.name), "_delta_log").rename(lake.path("predictions", spec.name) + "-elsewhere")
+    for ask in (rollbacks.plan, rollbacks.perform):
+        with pytest.raises(Damaged, match="the table predictions is not at"):
+            ask(spec, Asked(by="ana"))
+    assert ledger.state(spec).number == number
+
+
+def test_the_mail_of_a_roll_back_has_what_was_known_before_and_leads_to_its_undoing(
+    promoted: tuple[ModelSpec, date],
+) -> None:
+    spec, _ = promoted
+    asked = Asked(by="ana", reason="<b>wrong</b>")
+    plan = tuple(rollbacks.shown(spec, rollbacks.plan(spec, asked)))
+    event, done = rollbacks.perform(spec, asked)
+    assert event is not None
+    mail = messages.rolled_back(spec, event, str(done), plan, "http://airflow/dags/esteira_rollback/runs/1")
+    assert mail.subject == "sales: it was rolled back, version 1 serves (by ana)"
+    assert ("How to take it back", "http://airflow/plugin/esteira/sales#undo") in mail.links
+    assert "version 1 was OUT OF RANGE when it last served" in rendering.text(mail)
+    assert "&lt;b&gt;wrong&lt;/b&gt;" in rendering.html(mail)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from esteira.text import better_by, counted, shown_days
+from esteira.text import better_by, counted, ranges, shown_days
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 days"), (1, "1 day"), (2, "2 days"), (12345, "12,345 days")])
@@ -25,3 +25,9 @@ def test_days_are_shown_short() -> None:
 )
 def test_a_loss_is_no_negative_gain(gain: float, said: str) -> None:
     assert better_by(gain) == said
+
+
+def test_days_as_spans() -> None:
+    days = [date(2026, 2, 27), date(2026, 2, 28), date(2026, 3, 1), date(2026, 3, 3)]
+    assert ranges(days) == "2026-02-27 to 2026-03-01, 2026-03-03"
+    assert ranges([]) == ""
