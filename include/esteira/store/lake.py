@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -99,14 +100,24 @@ def state(kind: Kind, model: str) -> tuple[str, int, int]:
     """What a table is by, its version, and when its last log entry was written, where that is a file: while none of it changes, neither do
     its rows. Empty where it does not exist yet.
     """
-    table = open_table(kind, model)
-    if table is None:
-        return "", -1, 0
-    entry = Path(path(kind, model), "_delta_log", f"{table.version:020}.json")
-    try:
-        return table.identity, table.version, entry.stat().st_mtime_ns
-    except OSError:
-        return table.identity, table.version, 0
+    return states((kind,), model)[0]
+
+
+def states(kinds: Iterable[Kind], model: str) -> list[tuple[str, int, int]]:
+    """The same of several tables."""
+    base, found = root(), []
+    for kind in kinds:
+        place = f"{base}/{kind}/{model}"
+        table = _backend.open(place, None)
+        if table is None:
+            found.append(("", -1, 0))
+            continue
+        try:
+            at = os.stat(f"{place}/_delta_log/{table.version:020}.json").st_mtime_ns  # noqa: PTH116  # asked for at every look at all models
+        except OSError:
+            at = 0
+        found.append((table.identity, table.version, at))
+    return found
 
 
 def columns(kind: Kind, model: str) -> list[str]:

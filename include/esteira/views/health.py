@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -103,8 +104,7 @@ def health(spec: ModelSpec, now: datetime | None = None) -> Health:
     """How a model is. Tables that are out of reach make it broken, and the sentence says how to mend that; nothing is raised."""
     now = now or lake.clock()
     try:
-        found, known = _as_it_was(spec)
-        late = _late(spec, known, now)
+        found, late = _as_it_was(spec), _late(spec, now)
     except Exception as error:  # whatever it is, it is told of this model, and the others are looked at
         metric, is_ours = spec.check.metric, isinstance(error, EsteiraError | OutOfReach)
         why = str(error) if is_ours else f"its tables can't be read: {said(error)}"
@@ -124,20 +124,25 @@ _last: dict[
 ] = {}  # by the place of its predictions: a list of models asks for all of them again and again
 
 
+_lates: dict[
+    str, tuple[object, Finding | None]
+] = {}  # by the same place, of the tables as they were and the day that was due
+
+
 def is_read(spec: ModelSpec) -> bool:
     """Whether a model's tables were read by this process before, so that its health is told at once if they are as they were."""
     return lake.path("predictions", spec.name) in _last
 
 
-def _as_it_was(spec: ModelSpec) -> tuple[Health, State]:
-    """A model's health but for what the clock says, and its state: computed anew only when one of its tables, or its model.yaml, has changed."""
-    place, written = lake.path("predictions", spec.name), (spec, *(lake.state(kind, spec.name) for kind in KINDS))
+def _as_it_was(spec: ModelSpec) -> Health:
+    """A model's health but for what the clock says: computed anew only when one of its tables, or its model.yaml, has changed."""
+    place, written = lake.path("predictions", spec.name), (spec, *lake.states(KINDS, spec.name))
     known = _last.get(place)
     if known is None or known[0] != written:
         lake.require_all(spec.name)
         state = ledger.state(spec)
         known = _last[place] = (written, _measured(spec, state), state)
-    return known[1], known[2]
+    return known[1]
 
 
 def _measured(spec: ModelSpec, known: State) -> Health:
@@ -180,23 +185,38 @@ def _due(spec: ModelSpec, now: datetime, *, ahead: bool) -> datetime | None:
     """When the next day is to be scored by the schedule, or the last one was; None where there is none."""
     if spec.score.schedule is None:
         return None
-    times = croniter(spec.score.schedule, now.astimezone(ZoneInfo(spec.time.timezone)))
+    return _due_at(spec.score.schedule, spec.time.timezone, now.replace(second=0, microsecond=0), ahead)
+
+
+@lru_cache(2000)
+def _due_at(schedule: str, zone: str, now: datetime, ahead: bool) -> datetime:  # part of what is kept
+    """Many models have the same schedule."""
+    times = croniter(schedule, now.astimezone(ZoneInfo(zone)))
     found: datetime = times.get_next(datetime) if ahead else times.get_prev(datetime)
     return found
 
 
-def _late(spec: ModelSpec, known: State, now: datetime) -> Finding | None:
+def _late(spec: ModelSpec, now: datetime) -> Finding | None:
+    place = lake.path("predictions", spec.name)
+    written, _, known = _last[place]
     if spec.score.deadline is None or not known.changes:
         return None
     due = _due(spec, now - timedelta(hours=spec.score.deadline), ahead=False)
     if due is None:
         return None
-    day, first = due.date() - timedelta(days=1), known.changes[0].effective_day
-    if day < first or not lake.unwritten_days("predictions", spec.name, [day]):
+    day = due.date() - timedelta(days=1)
+    if place not in _lates or _lates[place][0] != (written, day):
+        _lates[place] = (written, day), _missing(spec, known, due, day)
+    return _lates[place][1]
+
+
+def _missing(spec: ModelSpec, known: State, due: datetime, day: date) -> Finding | None:
+    first, deadline = known.changes[0].effective_day, spec.score.deadline
+    if deadline is None or day < first or not lake.unwritten_days("predictions", spec.name, [day]):
         return None
     every = [first + timedelta(days=number) for number in range((day - first).days + 1)]
     missing = sorted(lake.unwritten_days("predictions", spec.name, every))
-    spare = counted(spec.score.deadline, "hour")
+    spare = counted(deadline, "hour")
     if len(missing) > 1:
         return Finding(
             Condition.LATE,

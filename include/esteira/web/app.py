@@ -144,9 +144,13 @@ def _models(user: GetUserDep, session: SessionDep, worst: Annotated[int | None, 
     about = _airflow(session, [each["model"] for each in found])
     found = sorted((_with_airflow(each, about.get(each["model"], {})) for each in found), key=_rank)
     if worst is None:
-        return found
+        return [_shown(each) for each in found]
     ill = [each for each in found if each["condition"] != Condition.HEALTHY and not each.get("unread")]
-    return {"counts": _counts(found), "worst": ill[:worst], "unread": any(each.get("unread") for each in found)}
+    return {
+        "counts": _counts(found),
+        "worst": [_shown(each) for each in ill[:worst]],
+        "unread": any(each.get("unread") for each in found),
+    }
 
 
 def _counts(found: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -173,7 +177,15 @@ def _health(path: Path, named: Mapping[str, list[Path]], until: float) -> dict[s
     except (SpecError, OSError) as error:
         broken = {"condition": str(Condition.BROKEN), "why": str(error), "drifting": False}
         return {"model": name, "owner": "", "also": [], "trend": [], **broken}
-    return {**views.plain(found), "drifting": found.drifting}
+    also = [views.plain(each) for each in found.also]
+    about = {"model": name, "condition": str(found.condition), "why": found.why, "also": also}
+    return {**about, "drifting": found.drifting, "health": found}
+
+
+def _shown(found: dict[str, Any]) -> dict[str, Any]:
+    """With all of its figures: to write those of every model takes longer than all else, and the card shows five."""
+    health = found.pop("health", None)
+    return found if health is None else {**views.plain(health), **found}
 
 
 _specs: dict[Path, tuple[int, int, ModelSpec]] = {}  # to read all of them at each look would take longer than all else
