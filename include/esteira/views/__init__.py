@@ -3,7 +3,7 @@
 from esteira.store.measurements import Measured
 from esteira.views.checks import Check, CheckOf, attempt_days, attempt_runs, check, checks, drift, windows
 from esteira.views.explaining import Explained, Predicted, explain
-from esteira.views.health import Condition, Finding, Health, health, is_read
+from esteira.views.health import Condition, Finding, Health, as_last_read, health, is_read
 from esteira.views.life import (
     ChampionAt,
     Event,
@@ -41,6 +41,7 @@ __all__ = [
     "Status",
     "TableOf",
     "Version",
+    "as_last_read",
     "attempt_days",
     "attempt_runs",
     "bad_rows",

@@ -130,8 +130,15 @@ _lates: dict[
 
 
 def is_read(spec: ModelSpec) -> bool:
-    """Whether a model's tables were read by this process before, so that its health is told at once if they are as they were."""
-    return lake.path("predictions", spec.name) in _last
+    """Whether a model's tables were read by this process as they are now, so that its health is told at once."""
+    known = _last.get(lake.path("predictions", spec.name))
+    return known is not None and known[0] == (spec, *lake.states(KINDS, spec.name))
+
+
+def as_last_read(spec: ModelSpec) -> Health | None:
+    """How a model was when this process last read its tables, which may have changed since; None where it never did."""
+    known = _last.get(lake.path("predictions", spec.name))
+    return None if known is None else known[1]
 
 
 def _as_it_was(spec: ModelSpec) -> Health:
