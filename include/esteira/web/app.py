@@ -128,7 +128,7 @@ def _module(name: str) -> Response:
 def _models(user: GetUserDep, session: SessionDep, worst: Annotated[int | None, Query(ge=1)] = None) -> Any:
     """How each model is that the user may see, the worst first; with `worst` so many of those that are not well, and how many are in which state.
 
-    What was never read is read as long as there is time, and the others are told by name: who asks again finds more of them.
+    What has changed is read as long as there is time; the others are told as they were, or by name: who asks again finds more of them.
     """
     manager = get_auth_manager()
     seen = manager.get_authorized_dag_ids(user=user, method="GET")
@@ -149,7 +149,7 @@ def _models(user: GetUserDep, session: SessionDep, worst: Annotated[int | None, 
     return {
         "counts": _counts(found),
         "worst": [_shown(each) for each in ill[:worst]],
-        "unread": any(each.get("unread") for each in found),
+        "unread": any(each.get("unread") or each.get("old") for each in found),
     }
 
 
@@ -170,16 +170,19 @@ def _health(path: Path, named: Mapping[str, list[Path]], until: float) -> dict[s
     try:
         specs.require_one(path, named)
         spec = _spec_at(path, until)
-        if spec is None or (not views.is_read(spec) and time.monotonic() > until):
+        is_late = time.monotonic() > until
+        last = views.as_last_read(spec) if spec is not None and is_late else None
+        if spec is None or (last is None and is_late):
             owner = "" if spec is None else spec.owner
             return {"model": name, "owner": owner, "also": [], "trend": [], "drifting": False, **UNREAD}
-        found = views.health(spec)
+        is_old = last is not None and not views.is_read(spec)
+        found = last if is_old and last is not None else views.health(spec)
     except (SpecError, OSError) as error:
         broken = {"condition": str(Condition.BROKEN), "why": str(error), "drifting": False}
         return {"model": name, "owner": "", "also": [], "trend": [], **broken}
     also = [views.plain(each) for each in found.also]
     about = {"model": name, "condition": str(found.condition), "why": found.why, "also": also}
-    return {**about, "drifting": found.drifting, "health": found}
+    return {**about, "drifting": found.drifting, "health": found, "old": is_old}
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ const last = (row) => row.trend?.[row.trend.length - 1];
 
 /** The page of all models. */
 export function Models() {
-  const answer = useAnswer("models", (rows) => rows.some((row) => row.unread));
+  const answer = useAnswer("models", (rows) => rows.some((row) => row.unread || row.old));
   const [text, setText] = useState("");
   const [state, setState] = useState("");
   return html`<${Box} p=${4} data-esteira="models">
