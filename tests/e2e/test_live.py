@@ -72,7 +72,7 @@ def test_secrets_are_for_the_owner_only(stack: Stack) -> None:
     for name in ("admin-password", "airflow-users.json", "secrets.json"):
         assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600, name
     passwords = json.loads((stack.home / "airflow-users.json").read_text())
-    assert set(passwords) == {"admin", "watchdog"}
+    assert set(passwords) == {"admin", "watchdog", "operator", "viewer"}
     for log in (stack.home / "logs").iterdir():
         for password in passwords.values():
             assert password not in log.read_text(errors="replace"), log
