@@ -24,7 +24,7 @@ from ops.stack import Stack
 from tests.e2e import browser
 from tests.models import AS_OF
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(600)]
 
 MODEL, LAST = "toll_traffic", "2026-03-01"
 SLOW = 60_000  # milliseconds
@@ -197,7 +197,6 @@ def test_they_work_where_a_proxy_allows_scripts_of_the_same_host_only(page: Any,
     assert page.get_by_role("heading", name=MODEL, exact=True).is_visible()
 
 
-@pytest.mark.slow
 def test_a_viewer_sees_all_and_may_start_nothing(stack: Stack, check_run: str, screenshots: Path) -> None:
     with _signed_in(stack, "viewer") as page:
         page.goto(f"{stack.web}/plugin/esteira/{MODEL}#rollback")
@@ -210,7 +209,6 @@ def test_a_viewer_sees_all_and_may_start_nothing(stack: Stack, check_run: str, s
         assert page.request.get(f"{stack.web}/esteira/models/{MODEL}_check/rollback").status == 403
 
 
-@pytest.mark.slow
 def test_an_operator_rolls_back_and_undoes_it_and_the_tables_follow(
     stack: Stack, airflow: Airflow, check_run: str
 ) -> None:
@@ -242,7 +240,6 @@ def _published() -> Any:
     return rows[columns].sort_values(columns[:3]).reset_index(drop=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1500, 360])
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("path", ["plugin/esteira", f"plugin/esteira/{MODEL}"])
@@ -261,7 +258,6 @@ def test_nobody_is_shut_out(page: Any, stack: Stack, path: str, width: int, colo
     assert not page.evaluate(wide), "only tables and plots scroll sideways, by themselves"
 
 
-@pytest.mark.slow
 def test_by_keyboard_alone_from_the_first_page_to_an_ill_model(page: Any, stack: Stack) -> None:
     page.goto(stack.web)
     link = page.locator("[data-esteira]").get_by_role("link", name=MODEL)
@@ -274,7 +270,6 @@ def test_by_keyboard_alone_from_the_first_page_to_an_ill_model(page: Any, stack:
     page.get_by_role("heading", name=MODEL, exact=True).wait_for(timeout=SLOW)
 
 
-@pytest.mark.slow
 def test_twelve_questions_have_an_answer_in_two_clicks_and_in_one_command(
     page: Any, stack: Stack, check_run: str
 ) -> None:

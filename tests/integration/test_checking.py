@@ -248,7 +248,7 @@ def test_noise_ends_in_one_warning_an_episode(trained) -> None:
     mail = steps.warn(spec, day, "http://127.0.0.1/dags/run")
     assert mail.to == ("ops@example.com",)
     assert re.fullmatch(rf"{spec.name}: mae_over_mean 0\.\d+ > 0\.3, retraining did not help", mail.subject)
-    assert mail.todo.startswith("Look below at what moved, and decide")
+    assert mail.todo.startswith("Look first whether the labels are right: they moved, and no input did. Look below")
     assert [name for name, _ in mail.links][:2] == ["The run in Airflow", "The model's page"]
     assert "How to roll back" not in dict(mail.links), "there is no older champion"
     assert mail.weeks is not None
