@@ -181,7 +181,9 @@ def test_the_pages_speak_portuguese_where_airflow_does(page: Any, stack: Stack, 
     page.evaluate("localStorage.setItem('i18nextLng', 'pt')")
     page.goto(f"{stack.web}/plugin/esteira")
     page.get_by_role("heading", name="Modelos").wait_for(timeout=SLOW)
-    page.locator("table").get_by_text("recuperado, ainda não verificado").first.wait_for(timeout=SLOW)
+    state = page.locator("table").get_by_text("recuperado, ainda não verificado").first
+    state.wait_for(timeout=SLOW)
+    assert page.locator("thead").inner_text().split("\n")[0].startswith("Modelo")
     page.screenshot(path=screenshots / "models-pt.png")
     page.evaluate("localStorage.setItem('i18nextLng', 'en')")
 
@@ -268,6 +270,7 @@ def test_by_keyboard_alone_from_the_first_page_to_an_ill_model(page: Any, stack:
             break
     page.keyboard.press("Enter")
     page.get_by_role("heading", name=MODEL, exact=True).wait_for(timeout=SLOW)
+    assert page.url.endswith(f"/plugin/esteira/{MODEL}")
 
 
 def test_twelve_questions_have_an_answer_in_two_clicks_and_in_one_command(

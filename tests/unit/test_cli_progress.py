@@ -42,6 +42,7 @@ def test_on_a_terminal_a_line_moves_and_is_gone_afterwards(monkeypatch: pytest.M
         while b"\x1b[2K" not in shown.rpartition(b"training sales")[2]:  # the line is wiped
             shown += os.read(leader, 4096)
     os.close(leader)
+    assert shown.rstrip(b"\r\n\x1b[?25h").endswith(b"\x1b[2K"), "nothing is left of it"
 
 
 def test_what_goes_wrong_is_raised_as_it_was() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from esteira import views
 from esteira.errors import Damaged
+from esteira.store import lake
 from esteira.views import Condition
 from esteira.web import app
 from fastapi import HTTPException
@@ -73,3 +74,25 @@ def test_what_was_not_read_yet_and_what_has_changed_is_told_as_it_was_where_ther
     monkeypatch.setattr(views, "is_read", lambda _: False)
     again = app._health(path, named, 0.0)
     assert (again["condition"], again["old"]) == (Condition.NEW, True)
+
+
+def test_a_lake_that_is_slow_is_not_taken_for_mlflow() -> None:
+    def fail() -> None:
+        raise TimeoutError("the bucket does not answer")
+
+    with pytest.raises(TimeoutError, match="the bucket"):
+        ask(fail)
+
+
+def test_a_damaged_table_holds_no_other_model_up_where_there_is_no_time(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.write(tmp_path)
+    views.health(spec)
+
+    def damaged(*_: object) -> None:
+        raise Damaged("its log is cut off")
+
+    monkeypatch.setattr(lake, "states", damaged)
+    assert not views.is_read(spec)
+    assert views.as_last_read(spec) is not None

@@ -62,15 +62,11 @@ def rollback(
         typer.confirm("Do it?", abort=True)
     with at_work(f"rolling {spec.name} back"):
         event, done = rollbacks.perform(spec, found.asked)
-    if event is not None:
-        steps.queue(
-            spec,
-            messages.rolled_back(spec, event, str(done), plan),
-            specs.today(spec.time.timezone),
-            f"rollback/{event.number}",
-        )
     if event is None:
         typer.echo("somebody else has done so meanwhile; see `esteira history`")
+    else:
+        mail, day = messages.rolled_back(spec, event, str(done), plan), specs.today(spec.time.timezone)
+        steps.queue(spec, mail, day, f"rollback/{event.number}")
     typer.echo(f"{named(ledger.require_champion(spec, date.max).version)} is the champion; {done}")
     if event is not None:
         typer.echo(f"to take it back: esteira rollback {spec.name} {rollbacks.opposite(spec, event, found.champion)}")

@@ -269,7 +269,11 @@ do, and starts it; the ledger keeps who asked. Whoever may start this DAG may ro
             day = date.fromisoformat(params["day"]) if params["day"] else None
             to, seen = (None if params[name] is None else int(params[name]) for name in ("to", "seen"))
             asked = rollbacks.Asked(asked_by(), to, day, bool(params["undo"]), params["reason"], seen)
-            plan = tuple(rollbacks.shown(spec, rollbacks.plan(spec, asked)))
+            try:
+                plan = tuple(rollbacks.shown(spec, rollbacks.plan(spec, asked)))
+            except Exception as error:  # it is for the mail alone: a roll-back must not fail for what can't be told
+                log.exception("model %s: what is known before the roll-back can't be told", spec.name)
+                plan = (f"it could not be told: {text.said(error)[:500]}",)
             event, done = rollbacks.perform(spec, asked)
             if event is not None:
                 by, day = f"rollback/{event.number}", today(spec.time.timezone)

@@ -132,7 +132,10 @@ _lates: dict[
 def is_read(spec: ModelSpec) -> bool:
     """Whether a model's tables were read by this process as they are now, so that its health is told at once."""
     known = _last.get(lake.path("predictions", spec.name))
-    return known is not None and known[0] == (spec, *lake.states(KINDS, spec.name))
+    try:
+        return known is not None and known[0] == (spec, *lake.states(KINDS, spec.name))
+    except (EsteiraError, OSError):  # health() says what is wrong; here one model must not hold up the others
+        return False
 
 
 def as_last_read(spec: ModelSpec) -> Health | None:

@@ -86,7 +86,7 @@ def _alone(answer: Callable[..., Any]) -> Callable[..., Any]:
             work = asyncio.get_running_loop().run_in_executor(pool, partial(answer, **given))
             return await asyncio.wait_for(work, limit)
         except (EsteiraError, OSError, HTTPException) as error:
-            if isinstance(error, TimeoutError):
+            if limit is not None and isinstance(error, TimeoutError):
                 said = f"MLflow at {mlflow_pages() or 'MLFLOW_TRACKING_URI'} has not answered within {limit:.0f} s; see whether it runs"
                 raise HTTPException(503, said) from error
             raise
