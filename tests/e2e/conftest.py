@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -52,9 +54,15 @@ def build(rows):
 
 
 def _with_others(given: dict[str, str]) -> dict[str, str]:
-    """With two more accounts: one that may start runs and change nothing else, and one that may only look."""
-    name = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"
-    return {**given, name: f"{given[name]},operator:op,viewer:viewer"}
+    """With two more accounts: one that may start runs and change nothing else, and one that may only look.
+
+    Their passwords are set here: Airflow writes those that it draws itself into its log.
+    """
+    users = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"
+    file = Path(given["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    more = {name: secrets.token_urlsafe(16) for name in ("operator", "viewer")}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    return {**given, users: f"{given[users]},operator:op,viewer:viewer"}
 
 
 @pytest.fixture(scope="session")
