@@ -78,7 +78,7 @@ def test_a_version_that_another_champion_was_compared_with_is_trained_anew(train
 def test_no_label_is_a_sentence(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = models.write(tmp_path / "models")
     nothing = pd.DataFrame({"event_time": pd.to_datetime([]), "day": pd.to_datetime([])})
-    monkeypatch.setattr(data, "read", lambda *_: nothing)
+    monkeypatch.setattr(data, "batches", lambda *_: [nothing])
     for work in (lambda: steps.train(spec, date(1999, 1, 1), "t"), lambda: steps.limits(spec, date(1999, 1, 1))):
         with pytest.raises(DataError, match=r"no row with a label from 1998-12-04 to 1998-12-31"):
             work()

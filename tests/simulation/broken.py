@@ -34,9 +34,9 @@ def break_published(patch: pytest.MonkeyPatch) -> None:
 def break_the_second_look(patch: pytest.MonkeyPatch) -> None:
     """Do not look again, after a write, whether the champion changed meanwhile."""
 
-    def once(spec: Any, days: Any, run: str) -> int:
-        known = ledger.state(spec)
-        return sum(scoring._replace(spec, days, ledger.require_published(spec, days), known, run).values())
+    def once(spec: Any, days: Any, run: str, _: Any = None) -> int:
+        known, chosen = ledger.state(spec), ledger.require_published(spec, days)
+        return sum(scoring._predicted(spec, days, chosen, run).publish(days, known).values())
 
     patch.setattr(scoring, "_written", once)
     patch.setattr(scoring, "reconcile", lambda *_: scoring.Reconciled())
@@ -44,14 +44,13 @@ def break_the_second_look(patch: pytest.MonkeyPatch) -> None:
 
 def break_served(patch: pytest.MonkeyPatch) -> None:
     """Let a later scoring write what was served anew."""
-    real = lake.replace_days
+    publish, count = lake.publish, lake.count
 
-    def write(kind: Any, model: Any, rows: Any, days: Any, **options: Any) -> int:
-        if kind == "served":
-            options.pop("merge")
-        return real(kind, model, rows, days, **options)
+    def write(kind: Any, *given: Any, **options: Any) -> int:
+        return publish(kind, *given, **options | ({"add_to": None} if kind == "served" else {}))
 
-    patch.setattr(lake, "replace_days", write)
+    patch.setattr(lake, "publish", write)
+    patch.setattr(lake, "count", lambda kind, *given: 0 if kind == "served" else count(kind, *given))
 
 
 def break_aliases(patch: pytest.MonkeyPatch) -> None:
@@ -66,8 +65,8 @@ def break_the_loop(patch: pytest.MonkeyPatch) -> None:
 
 def break_the_refusal(patch: pytest.MonkeyPatch) -> None:
     """Let what was computed from an older state replace what is of a newer one."""
-    real = lake.replace_days
-    patch.setattr(lake, "replace_days", lambda *given, newest=False, **options: real(*given, **options))
+    real = lake.publish
+    patch.setattr(lake, "publish", lambda *given, newest=False, **options: real(*given, **options))
 
 
 def break_the_one_commit(patch: pytest.MonkeyPatch) -> None:
@@ -104,13 +103,12 @@ def warned_of(kept: Kept) -> Warned:
 
 def break_the_account(patch: pytest.MonkeyPatch) -> None:
     """Lose a row of each day that is predicted."""
-    real = lake.replace_days
+    real = lake.Staging.write
 
-    def write(kind: Any, model: Any, rows: Any, days: Any, **options: Any) -> int:
-        kept = rows.iloc[1:] if kind == "predictions" else rows
-        return real(kind, model, kept, days, **options)
+    def write(staging: lake.Staging, rows: Any) -> Any:
+        return real(staging, rows.iloc[1:] if staging.kind == "predictions" else rows)
 
-    patch.setattr(lake, "replace_days", write)
+    patch.setattr(lake.Staging, "write", write)
 
 
 def forget_a_mail_that_was_tried(patch: pytest.MonkeyPatch) -> None:

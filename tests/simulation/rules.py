@@ -42,11 +42,7 @@ class Rules(RuleBasedStateMachine):
             task()
 
     def score_days(self, days: list[date], run: str) -> None:
-        steps.extract(self.spec, days, "keep")
-        steps.validate(self.spec, days)
-        steps.features(self.spec, days)
-        steps.score(self.spec, days, run)
-        steps.publish(self.spec, days, run)
+        steps.score_from_source(self.spec, days, run, when_gone="keep")
 
     def what_was_served_stays(self) -> None:
         now = lake.read("served", self.spec.name)

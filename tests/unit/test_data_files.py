@@ -248,7 +248,7 @@ def test_a_whole_file_has_no_short_row(tmp_path: Path, text: str) -> None:
 def test_a_file_of_one_column_has_no_short_row(tmp_path: Path) -> None:
     path = put(tmp_path / "x.csv", "at\n2026-01-02 01:00\n\n2026-01-02 02:00\n")
     spec = declare(tmp_path, f"kind: csv, path: {path}")
-    rows = csv.CsvReader(spec, spec.source).read(files.File(str(path), str(tmp_path)), DAY, DAY)  # type: ignore[arg-type]
+    (rows,) = csv.CsvReader(spec, spec.source).read(files.File(str(path), str(tmp_path)), DAY, DAY)  # type: ignore[arg-type]
     assert (len(rows), list(rows.columns)) == (2, ["at"])
 
 

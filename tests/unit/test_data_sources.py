@@ -165,5 +165,5 @@ def test_a_key_is_read_to_its_last_digit(given: list[str | None], found: list[ob
     (tmp_path / "x.csv").write_text("key,at\n" + "".join(f"{value or ''},2026-01-02\n" for value in given))
     yaml = {"key: [site, at]": "key: [key]", "{{column: at}}": "{{column: at}}"}
     spec = declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}", **yaml)
-    rows = csv.CsvReader(spec, spec.source).read(files.File(str(tmp_path / "x.csv"), str(tmp_path)), DAY, DAY)  # type: ignore[arg-type]
+    (rows,) = csv.CsvReader(spec, spec.source).read(files.File(str(tmp_path / "x.csv"), str(tmp_path)), DAY, DAY)  # type: ignore[arg-type]
     assert [None if pd.isna(value) else value for value in rows["key"]] == found

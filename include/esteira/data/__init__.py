@@ -3,18 +3,28 @@
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
-from esteira.data.sources import days, event_time, function, last_day, look, read
+from esteira.data.sources import batches, days, event_time, function, last_day, look, read
 from esteira.data.sources.columns import writable
 from esteira.data.splitting import recent_and_sample, split_days
-from esteira.data.validating import asked_columns, build_features, storable, validate, validate_labels
+from esteira.data.validating import (
+    asked_columns,
+    build_features,
+    examine,
+    repeated,
+    storable,
+    validate,
+    validate_labels,
+)
 
 __all__ = [
     "SHORT",
     "as_label",
     "asked_columns",
+    "batches",
     "build_features",
     "days",
     "event_time",
+    "examine",
     "function",
     "last_day",
     "like",
@@ -23,6 +33,7 @@ __all__ = [
     "read",
     "read_labels",
     "recent_and_sample",
+    "repeated",
     "skip_instance_metadata",
     "split_days",
     "storable",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from esteira.spec import ModelSpec, canonical
 
@@ -85,18 +87,35 @@ def as_text(values: pd.Series) -> pd.Series:
     """Values as text, the same for 1, 1.0 and '1'; what is empty stays empty."""
     if isinstance(values.dtype, pd.StringDtype):
         return values
+    if values.dtype == "float64":
+        return pd.Series(_written(values.to_numpy()), values.index, dtype="str")
     return values.map(canonical, na_action="ignore").astype("str")
+
+
+def _written(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> pa.Array:
+    """Numbers as canonical() writes them: by Arrow, which writes the same digits, but for those with an exponent."""
+    found = pa.array(numbers, from_pandas=True).cast(pa.string())
+    found = pc.replace_substring_regex(found, r"\.0$", "")
+    odd = pc.fill_null(pc.match_substring_regex(found, "[a-z]|^-0$|^-?0\\.0000"), False)
+    if pc.any(odd).as_py():
+        found = pc.replace_with_mask(found, odd, pa.array(map(canonical, numbers[odd.to_numpy(False)]), pa.string()))
+    return found
 
 
 def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns as text, all values at once: a file may have thousands of columns that nothing asks for."""
-    others = {name: rows[name] for name in rows.columns if not isinstance(rows[name].dtype, pd.StringDtype)}
+    numbers = {name: as_text(rows[name]) for name in rows.columns if rows[name].dtype == "float64"}
+    others = {
+        name: rows[name]
+        for name in rows.columns
+        if name not in numbers and not isinstance(rows[name].dtype, pd.StringDtype)
+    }
     if not others:
-        return {name: rows[name] for name in rows.columns}
+        return {name: numbers.get(name, rows[name]) for name in rows.columns}
     every = np.concatenate([values.to_numpy(dtype=object) for values in others.values()])
     texts = as_text(pd.Series(every, dtype=object)).array
     starts = range(0, len(every), len(rows)) if len(rows) else [0] * len(others)
-    made = {
+    made = numbers | {
         name: pd.Series(texts[at : at + len(rows)], rows.index, copy=False)
         for name, at in zip(others, starts, strict=True)
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,18 +20,28 @@ from esteira.text import counted
 BUILT = "a pandas DataFrame of the same rows, with their index and every feature that model.yaml names"
 
 Failure = tuple[str, pd.Series, str | pd.Series]
+Twice = Callable[[pd.DataFrame, list[str]], pd.Series]  # of rows and the columns that tell them apart
+
+
+def repeated(rows: pd.DataFrame, names: list[str]) -> pd.Series:
+    """Which rows have the names' values of a row before them."""
+    return rows.duplicated(names)
 
 
 def part(rows: pd.DataFrame, failures: Iterable[Failure]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that fail nothing, and the others with `rule` and `reason`: those of the first that they fail."""
-    rule = pd.Series("", index=rows.index, dtype=object)
-    reason = rule.copy()
+    rule = reason = None
     for name, failed, why in failures:
-        first = failed.astype(bool) & (rule == "")
+        mask = failed.to_numpy(dtype=bool)
+        if not mask.any():  # as of most: texts are made for those that fail only
+            continue
+        if rule is None or reason is None:
+            rule, reason = (pd.Series("", index=rows.index, dtype=object) for _ in range(2))
+        first = mask & (rule == "").to_numpy()
         rule[first], reason[first] = name, why[first] if isinstance(why, pd.Series) else why
-    bad = rule != ""
-    if not bad.any():
+    if rule is None or reason is None:
         return rows, rows.head(0).assign(rule="", reason="")
+    bad = rule != ""
     return rows.loc[~bad], rows.loc[bad].assign(rule=rule[bad], reason=reason[bad])
 
 
@@ -122,7 +132,20 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
     Where the model's folder has a features.py, its build(rows) gives the features; it must keep the rows and their index.
     """
-    good, _, built = _examine(spec, rows[asked_columns(spec, rows.columns)])
+    return examine(spec, rows)[1]
+
+
+def examine(spec: ModelSpec, rows: pd.DataFrame, twice: Twice = repeated) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What validate() and build_features() give of raw rows, by one look at them: the bad rows, and the features of the others.
+
+    `twice` says which of those that are good by themselves are there twice.
+    """
+    good, bad, built = _examine(spec, rows[asked_columns(spec, rows.columns)], twice)
+    bad = rows.loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"]) if len(bad) else bad
+    return bad, _features(spec, good, built)
+
+
+def _features(spec: ModelSpec, good: pd.DataFrame, built: pd.DataFrame) -> pd.DataFrame:
     if good.empty:
         return pd.DataFrame()
     columns = {name: good[name] for name in ("event_time", "day")}
@@ -137,7 +160,9 @@ def asked_columns(spec: ModelSpec, names: Iterable[str]) -> list[str]:
     return [name for name in names if spec.has_features_code or name in asked]
 
 
-def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _examine(
+    spec: ModelSpec, rows: pd.DataFrame, twice: Twice = repeated
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The good rows, the bad ones with rule and reason, and what features.py makes of the good ones."""
     if rows.empty:
         return rows, rows, rows
@@ -146,10 +171,11 @@ def _examine(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     features = built[[name for name in spec.features.all if name in built.columns]]
     good, worse = part(good, [*_not_numbers(spec, built), *_unexpected(spec, features)])
     # Last, so that a row that is bad by itself never costs a good one of the same key its place.
-    good, twice = part(
-        good, [("unique_key", good.duplicated(["day", *spec.key]), "another row of the day has the same key")]
+    good, again = part(
+        good, [("unique_key", twice(good, ["day", *spec.key]), "another row of the day has the same key")]
     )
-    return good, pd.concat([bad, worse, twice]).sort_index(), built.loc[good.index]
+    bad = pd.concat([bad, worse, again]).sort_index() if len(bad) + len(worse) + len(again) else bad
+    return good, bad, built if len(built) == len(good) else built.loc[good.index]
 
 
 def _built(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:

@@ -122,6 +122,8 @@ class ModelSpec(Block):
         asked = self.model_dump(mode="json", include=set(blocks), exclude={"labels": {"settle"}})
         if asked.get("labels") and asked["labels"].get("source") is None:
             asked["labels"] = None  # as where there is no such block: labels are the source's own
+        if not (asked.get("features") or {}).get("whole_day", True):
+            del asked["features"]["whole_day"]  # as before there was such a key
         secrets = [secret for source in self.sources.values() for secret in source.secrets.values()]
         return zlib.crc32("".join([json.dumps(asked, sort_keys=True), *secrets]).encode() + self.code)
 

@@ -61,11 +61,12 @@ class Time(Block):
 
 
 class Features(Block):
-    """The columns that a model learns from, by kind."""
+    """The columns that a model learns from, by kind. `whole_day`: a features.py must see all rows of a day at once."""
 
     numeric: tuple[Column, ...] = ()
     categorical: tuple[Column, ...] = ()
     boolean: tuple[Column, ...] = ()
+    whole_day: bool = False
 
     @field_validator("numeric", "categorical", "boolean", mode="before")
     @classmethod
@@ -79,7 +80,7 @@ class Features(Block):
 
     def only(self, names: tuple[str, ...]) -> Features:
         """Those of the features that are among `names`."""
-        kinds = type(self).model_fields
+        kinds = ("numeric", "categorical", "boolean")
         return self.model_copy(
             update={kind: tuple(name for name in getattr(self, kind) if name in names) for kind in kinds}
         )

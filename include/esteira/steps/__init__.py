@@ -33,7 +33,7 @@ from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
 from esteira.steps.registering import promote, register
-from esteira.steps.scoring import publish, reconcile, requeue, score
+from esteira.steps.scoring import publish, reconcile, requeue, score, score_from_source
 from esteira.steps.suggesting import limits
 from esteira.steps.training import train
 
@@ -76,6 +76,7 @@ __all__ = [
     "rescore",
     "retrain",
     "score",
+    "score_from_source",
     "select",
     "store_labels",
     "train",

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from esteira import data
-from esteira.errors import DataError, Unaccounted
+from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
-from esteira.steps import quality
+from esteira.steps import keys, quality
 from esteira.store import lake
 from esteira.text import counted, shown_days
 
+T = TypeVar("T")
+
+PASSES = 5  # over rows that turn out to be other than they looked
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,169 @@ def features_mark(spec: ModelSpec) -> int:
 WhenGone = Literal["refuse", "keep", "replace"]
 
 
+@dataclass(frozen=True)
+class Hindsight:
+    """What only all rows of some days together tell: the types of columns, and which keys may be there twice (their digests)."""
+
+    kinds: Mapping[str, pa.DataType] = field(default_factory=dict)
+    twice: keys.Digests | None = None
+
+
+class Twice(Exception):  # the rows are looked at again
+    """Rows that were taken for different ones may have the same key; `digests` are of the keys."""
+
+    def __init__(self, digests: keys.Digests) -> None:
+        super().__init__(f"{len(digests)} keys may be there twice")
+        self.digests = digests
+
+
+def in_hindsight(once: Callable[[Hindsight], T]) -> T:
+    """Do a pass over the rows of some days; once more, where they turn out to be others than they looked at first."""
+    known = Hindsight()
+    for _ in range(PASSES):
+        try:
+            return once(known)
+        except lake.Unlike as error:
+            known = replace(known, kinds={**known.kinds, **error.kinds})
+        except Twice as error:
+            known = replace(known, twice=error.digests)
+    raise DataError(
+        f"the source gave other rows each of the {PASSES} times that it was read; read it when it is at rest"
+    )
+
+
+class Bad:
+    """Rows of some days that are to be in quarantine for one of the `stages`, in place of those that are."""
+
+    def __init__(self, spec: ModelSpec, days: list[date], *stages: str) -> None:
+        self.spec, self.days, self.stages = spec, days, stages
+        self.staging = lake.Staging("quarantine", spec.name)
+        self._found_at = pd.Timestamp(lake.clock())
+
+    def add(self, rows: pd.DataFrame, stage: str) -> None:
+        """Keep rows, with `rule` and `reason`, whole, as JSON: whatever their types are, nothing of them is lost."""
+        if len(rows):
+            shown = rows[["day", "rule", "reason"]].assign(row=_as_json(rows), stage=stage, found_at=self._found_at)
+            self.staging.write(shown)
+
+    def publish(self, days: list[date] | None = None) -> None:
+        """Put the rows of the days (none given: of all) into quarantine."""
+        days = self.days if days is None else days
+        parts = self.staging.done()
+        if not days or (not parts and not self._had(days)):
+            return
+        lake.publish("quarantine", self.spec.name, parts, days, keep=lambda had: had[~had["stage"].isin(self.stages)])
+
+    def _had(self, days: list[date]) -> bool:
+        if not lake.count("quarantine", self.spec.name, days):
+            return False
+        had = lake.read("quarantine", self.spec.name, columns=["day", "stage"], day=(min(days), max(days)))
+        return bool((had["stage"].isin(self.stages) & had["day"].isin(pd.to_datetime(days))).any())
+
+
+class Extraction:
+    """The source's rows of some days, on their way into the raw table, batch by batch."""
+
+    def __init__(self, spec: ModelSpec, days: list[date], known: Hindsight, bad: Bad) -> None:
+        self.spec, self.days, self.bad = spec, days, bad
+        self.raw = lake.Staging("raw", spec.name, known.kinds)
+        self._kinds = {**known.kinds, **lake.types("raw", spec.name)}
+        self._read_at = pd.Timestamp(lake.clock())
+        self._filled: set[date] = set()
+        self._late: list[pd.DataFrame] = []
+        self._keeps_late = not lake.missing_days("raw", spec.name, [min(days) - timedelta(days=1)])
+        self.read = 0
+
+    def batches(self) -> Iterator[pd.DataFrame]:
+        """What the source gives for the days; all at once where features.py wants whole days."""
+        if self.spec.features.whole_day:
+            return iter([data.read(self.spec, min(self.days), max(self.days))])
+        return data.batches(self.spec, min(self.days), max(self.days))
+
+    def take(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows as the raw table has them from now on; those that it can't take (no time, no key, a value that is not of its
+        column's type) go to quarantine.
+        """
+        late = rows["day"] < pd.Timestamp(min(self.days))
+        if self._keeps_late and late.any():
+            self._late.append(rows[late])
+        own = rows["day"].isin(pd.to_datetime(self.days))
+        rows = rows if own.all() else rows[own]
+        self._filled |= {moment.date() for moment in rows["day"].unique()}
+        good, bad = data.storable(self.spec, rows, self._kinds)
+        bad = _new(self.spec, bad, self.days)
+        self.bad.add(bad, "extract")
+        self.read += len(good) + len(bad)
+        if good.empty:
+            return good
+        return lake.shown(self.raw.write(good.assign(read_at=self._read_at)))
+
+    def publish(self, when_gone: WhenGone) -> list[date]:
+        """Replace what the tables have of the days; returns those that were. See extract()."""
+        empty = [day for day in self.days if day not in self._filled]
+        days = _settled(self.spec, self.days, empty, when_gone)
+        if not days:
+            return []
+        self.bad.publish(days)
+        lake.publish("raw", self.spec.name, self.raw.done(), days)
+        late = pd.concat(self._late, ignore_index=True) if self._late else pd.DataFrame({"day": []})
+        _keep_late(self.spec, late, min(days))
+        if len(lake.read("quarantine", self.spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
+            quarantine(self.spec, pd.DataFrame(), days, "late")  # now they are read
+        log.info("model %s: %s read for %s", self.spec.name, counted(self.read, "row"), _span(days))
+        return days
+
+
+class Examination:
+    """Raw rows of some days, on their way into the feature store, or into quarantine, batch by batch."""
+
+    def __init__(self, spec: ModelSpec, known: Hindsight, bad: Bad | None, *, features: bool = True) -> None:
+        self.spec, self.bad = spec, bad
+        self.features = lake.Staging("features", spec.name) if features else None
+        self.rows = self.quarantined = 0
+        self._twice = known.twice
+        self._seen: list[keys.Digests] = []
+        self._again = keys.NONE
+
+    def take(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The features of those of the rows that are as expected; the others go to quarantine."""
+        rows = rows.drop(columns=self.spec.target, errors="ignore")  # neither features nor scoring may see it
+        bad, built = data.examine(self.spec, rows, self._repeated)
+        self.rows += len(rows)
+        self.quarantined += len(bad)
+        if self.bad is not None:
+            self.bad.add(bad, "rows")
+        if self.features is None or built.empty:
+            return built
+        return lake.shown(self.features.write(built))
+
+    def _repeated(self, rows: pd.DataFrame, names: list[str]) -> pd.Series:
+        """Which rows have the key of another one of the day before them: of these batches too."""
+        again = data.repeated(rows, names)
+        if rows.empty:
+            return again
+        found = keys.digests(rows, names)
+        if self._twice is None:
+            self._seen.append(found[~again.to_numpy()])
+            return again
+        doubtful = keys.among(found, self._twice) & ~again.to_numpy()
+        second = keys.digests(rows[doubtful], names, keys.SECOND)
+        again.iloc[np.flatnonzero(doubtful)[keys.among(second, self._again)]] = True
+        self._again = np.union1d(self._again, second)
+        return again
+
+    def publish(self, days: list[date]) -> int:
+        """Replace the features of the days; returns the table's Delta version."""
+        assert self.features is not None, "they were asked for"
+        return lake.publish("features", self.spec.name, self.features.done(), days, mark=features_mark(self.spec))
+
+    def require_unlike(self) -> None:
+        """Raises Twice where rows of different batches may have one key."""
+        twice = keys.repeated(self._seen) if len(self._seen) > 1 else keys.NONE
+        if len(twice):
+            raise Twice(twice)
+
+
 def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -> int:
     """Read the source's rows of the days into the raw table; returns how many. A day without rows is an empty day.
 
@@ -40,33 +208,21 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     """
     if not days:
         return 0
-    rows = data.read(spec, min(days), max(days))
-    late = rows[rows["day"] < pd.Timestamp(min(days))]
-    rows = rows[rows["day"].isin(pd.to_datetime(days))]
-    filled = set(rows["day"].dt.date)
-    days = _settled(spec, days, [day for day in days if day not in filled], when_gone)
-    if not days:
-        return 0
-    good, bad = data.storable(spec, rows, lake.types("raw", spec.name))
-    bad = _new(spec, bad, days)
-    quarantine(spec, bad, days, "extract")
-    lake.replace_days("raw", spec.name, good.assign(read_at=pd.Timestamp(lake.clock())), days)
-    _keep_late(spec, late, min(days))
-    if len(lake.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
-        quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
-    read = len(good) + len(bad)
-    log.info("model %s: %s read for %s", spec.name, counted(read, "row"), _span(days))
-    return read
+
+    def once(known: Hindsight) -> Extraction:
+        taken = Extraction(spec, days, known, Bad(spec, days, "extract"))
+        for rows in taken.batches():
+            taken.take(rows)
+        return taken
+
+    taken = in_hindsight(once)
+    return taken.read if taken.publish(when_gone) else 0
 
 
 def _settled(spec: ModelSpec, days: list[date], empty: list[date], when_gone: WhenGone) -> list[date]:
     """The days to write, where the source has no row for those that are empty."""
-    had = (
-        lake.read("raw", spec.name, columns=["day"], day=(min(empty), max(empty)))
-        if empty
-        else pd.DataFrame({"day": []})
-    )
-    counts = Counter(moment.date() for moment in had["day"])
+    known = lake.sizes("raw", spec.name) if empty else {}
+    counts = {day: known[day][0] for day in empty if day in known}
     gone = [day for day in empty if day in counts]
     never = [day for day in empty if day not in counts]
     if never:
@@ -141,24 +297,24 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     return bad.drop(index=again)
 
 
-def _raw(spec: ModelSpec, days: list[date], *, whole: bool = True) -> pd.DataFrame:
-    """The raw rows of the days, without the target: neither features nor scoring may see it. Else than `whole`, those of
-    their columns that features are made of.
-    """
+def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
+    """The raw rows of the days, looked at: their features, or those that are `bad`, are written, and not published yet."""
     columns = [name for name in lake.columns("raw", spec.name) if name != spec.target]
-    columns = columns if whole else data.asked_columns(spec, columns)
-    rows = lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
-    return rows[rows["day"].isin(pd.to_datetime(days))].reset_index(drop=True)
+    columns = columns if bad else data.asked_columns(spec, columns)
+    wanted = pd.to_datetime(days)
 
+    def once(known: Hindsight) -> Examination:
+        examination = Examination(spec, known, Bad(spec, days, "rows") if bad else None, features=not bad)
+        batches = lake.batches("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
+        if spec.features.whole_day:
+            batches = iter([lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))])
+        for rows in batches:
+            own = rows["day"].isin(wanted)
+            examination.take((rows if own.all() else rows[own]).reset_index(drop=True))
+        examination.require_unlike()
+        return examination
 
-def _whole(spec: ModelSpec, days: list[date], rows: pd.DataFrame) -> pd.DataFrame:
-    """All columns of raw rows that were read in part. Raises Unaccounted where they were written anew meanwhile."""
-    whole = _raw(spec, days)
-    if not whole[[*spec.key, "event_time"]].equals(rows[[*spec.key, "event_time"]]):
-        raise Unaccounted(
-            f"model {spec.name}: the raw rows of {_span(days)} were written anew while they were looked at"
-        )
-    return whole
+    return in_hindsight(once)
 
 
 def validate(spec: ModelSpec, days: list[date]) -> int:
@@ -166,13 +322,12 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return 0
     quality.require_extracted(spec, days)
-    rows = _raw(spec, days, whole=False)
-    good, bad = data.validate(spec, rows)
-    if len(bad):
-        bad = _whole(spec, days, rows).loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"])
-    quarantine(spec, bad, days, "rows")
-    log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, len(rows), len(good), len(bad))
-    return len(bad)
+    looked = _examined(spec, days, bad=True)
+    assert looked.bad is not None, "they were asked for"
+    looked.bad.publish()
+    told = looked.rows, looked.rows - looked.quarantined, looked.quarantined
+    log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, *told)
+    return looked.quarantined
 
 
 def quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str) -> None:
@@ -207,8 +362,7 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return lake.version("features", spec.name)
     quality.require_extracted(spec, days)
-    built = data.build_features(spec, _raw(spec, days, whole=False))
-    return lake.replace_days("features", spec.name, built, days, mark=features_mark(spec))
+    return _examined(spec, days, bad=False).publish(days)
 
 
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:

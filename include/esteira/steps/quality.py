@@ -78,9 +78,9 @@ def _unfit(spec: ModelSpec, day: date) -> Iterator[str]:
 
 
 def _too_many_bad(spec: ModelSpec, days: list[date]) -> str:
-    rows, bad = _raw(spec, days, ["day"]), _bad(spec, days)
+    bad = _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
-    read = len(rows) + int(bad["stage"].isin(["extract", "late"]).sum())
+    read = lake.count("raw", spec.name, days) + int(bad["stage"].isin(["extract", "late"]).sum())
     if not read or len(bad) <= spec.quality.max_quarantined * read:
         return ""
     reasons = _reasons(bad)
@@ -116,10 +116,10 @@ def _unusual(spec: ModelSpec, day: date) -> str:
     volume = spec.quality.volume
     if volume is None:
         return ""
-    before = _raw(spec, [day - timedelta(days=volume.of_last), day], ["day"], between=True)["day"]
-    counts = before.value_counts()
-    today = int(counts.get(pd.Timestamp(day), 0))
-    usual = counts.drop(pd.Timestamp(day), errors="ignore")
+    known = lake.sizes("raw", spec.name)
+    today = known.get(day, (0, 0))[0]
+    before = [day - timedelta(days=n) for n in range(1, volume.of_last + 1)]
+    usual = pd.Series([known[each][0] for each in before if each in known])
     if len(usual) < USUAL:
         log.info("model %s: %d days before %s are too few to say what is usual", spec.name, len(usual), day)
         return ""
@@ -171,9 +171,8 @@ def accounted(spec: ModelSpec, days: list[date]) -> str:
     require_extracted(spec, days)
     bad = _bad(spec, days)
     bad = bad[bad["stage"] != "labels"]
-    read = len(_raw(spec, days, ["day"])) + int(bad["stage"].isin(["extract", "late"]).sum())
-    rows = lake.read("predictions", spec.name, columns=["day"], day=(min(days), max(days)))
-    published = int(rows["day"].isin(pd.to_datetime(days)).sum()) if len(rows) else 0
+    read = lake.count("raw", spec.name, days) + int(bad["stage"].isin(["extract", "late"]).sum())
+    published = lake.count("predictions", spec.name, days)
     said = f"{counted(read, 'row')} read = {published:,} published + {len(bad):,} in quarantine"
     if read != published + len(bad):
         raise Unaccounted(

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 
+import numpy as np
 import pandas as pd
 
 from esteira.errors import DataError, EsteiraError, Refused, Superseded, Unaccounted
 from esteira.learning import pipelines
+from esteira.learning.pipelines import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.sequence import Released
 from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
-from esteira.steps import champions, ingest, labelling, quality
+from esteira.steps import champions, ingest, keys, labelling, quality
 from esteira.store import lake, ledger
 from esteira.text import counted, shown_days
 
@@ -40,6 +42,19 @@ def score(
     `by` names who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day
     has no version, DataError where its features are not those of the model.yaml, and Damaged where a table is gone.
     """
+    return _score(spec, days, run, version, by=by, champion=champion, ready=None)
+
+
+def _score(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    version: int | None,
+    *,
+    by: str,
+    champion: bool,
+    ready: Prediction | None,
+) -> int:
     lake.require_all(spec.name)
     champions.repair_aliases(spec)
     ledger.settle(spec)
@@ -49,7 +64,7 @@ def score(
         ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
     if champion:
         release(spec, days, by or run, run)
-    return _written(spec, days, run)
+    return _written(spec, days, run, ready)
 
 
 def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
@@ -68,8 +83,11 @@ def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
     ledger.change(spec, made)
 
 
-def _written(spec: ModelSpec, days: list[date], run: str) -> int:
-    """Write the days by the state, and the features, as they are; those that changed meanwhile anew."""
+def _written(spec: ModelSpec, days: list[date], run: str, ready: Prediction | None = None) -> int:
+    """Write the days by the state, and the features, as they are; those that changed meanwhile anew.
+
+    `ready` are predictions of the features as they are, which are taken where no version changed since they were made.
+    """
     made: dict[date, int] = {}
     left = days
     for _ in range(TRIES):
@@ -77,12 +95,16 @@ def _written(spec: ModelSpec, days: list[date], run: str) -> int:
         known, features = ledger.state(spec), lake.version("features", spec.name)
         chosen = ledger.require_published(spec, left, known)
         try:
-            made |= _replace(spec, left, chosen, known, run)
+            if ready is None or not ready.holds(chosen, features):
+                ready = _predicted(spec, left, chosen, run)
+            made |= ready.publish(left, known)
         except Superseded:
+            ready = None
             continue
         # A change that came before this write may have found nothing to bring along, so it is looked for after it.
         now, moved = ledger.state(spec), _moved(spec, left, features)
         left = [day for day in left if now.published(day).version != chosen[day] or day in moved]
+        ready = None
         if not left:
             return sum(made.values())
     raise Superseded(
@@ -113,25 +135,122 @@ def _of_day(rows: pd.DataFrame, day: date) -> pd.DataFrame:
     return rows[rows["day"] == pd.Timestamp(day)].reset_index(drop=True)
 
 
-def _replace(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], known: State, run: str) -> dict[date, int]:
-    """Predict and write the days, all in one transaction that carries the state's number; returns the rows of each day.
+class Prediction:
+    """Feature rows of some days, on their way into `predictions`, each by the version chosen for its day, batch by batch."""
 
-    Raises Superseded where a day was written by a later state.
-    """
-    rows = lake.read("features", spec.name, day=(min(days), max(days)))
-    parts = [
-        _predict(spec, number, rows, [day for day in days if chosen[day] == number])
-        for number in sorted(set(chosen.values()))
-    ]
-    parts = [part for part in parts if len(part)]
-    predictions = _replacing(spec, pd.concat(parts, ignore_index=True).assign(run=run)) if parts else pd.DataFrame()
-    of = dict.fromkeys(map(_features_name, days), ingest.features_mark(spec))
-    lake.replace_days("predictions", spec.name, predictions, days, mark=ledger.mark_of(known), newest=True, marks=of)
-    versions = ", ".join(map(str, sorted(set(chosen.values()))))
-    sizes = counted(len(predictions), "row"), counted(len(days), "day")
-    log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
-    counts = predictions["day"].dt.date.value_counts().to_dict() if len(predictions) else {}
-    return {day: int(counts.get(day, 0)) for day in days}
+    def __init__(self, spec: ModelSpec, chosen: Mapping[date, int], run: str) -> None:
+        self.spec, self.chosen, self.run = spec, chosen, run
+        self.of: int | None = None  # the version of the features that it is of, where it holds for that one only
+        days = sorted(chosen)
+        self.published = False
+        self._rows = lake.Staging("predictions", spec.name)
+        self._served_at = lake.version("served", spec.name)
+        self._served = None if lake.count("served", spec.name, days) else lake.Staging("served", spec.name)
+        self._before = _Before(spec, days)
+        self._models: dict[int, tuple[Model, float]] = {}
+
+    def take(self, rows: pd.DataFrame) -> None:
+        """Predict a batch."""
+        if rows.empty:
+            return
+        numbers = rows["day"].map({pd.Timestamp(day): number for day, number in self.chosen.items()})
+        for number in sorted(numbers.unique()):
+            wanted = rows if len(numbers.unique()) == 1 else rows[numbers == number]
+            predicted = self._predict(int(number), wanted).assign(run=self.run)
+            self._rows.write(self._before.with_replaced(predicted))
+            if self._served is not None:
+                self._served.write(predicted)
+
+    def _predict(self, version: int, rows: pd.DataFrame) -> pd.DataFrame:
+        model, load_seconds = self._model(version)
+        began = time.perf_counter()
+        predicted = pipelines.predict(self.spec, model, rows)
+        done = time.perf_counter()
+        return (
+            rows[[*self.spec.key, "event_time", "day"]]
+            .join(predicted)
+            .assign(
+                version=version,
+                trained_through=pd.Timestamp(model.trained_through),
+                load_seconds=load_seconds,
+                predict_seconds=done - began,
+            )
+        )
+
+    def _model(self, version: int) -> tuple[Model, float]:
+        if version not in self._models:
+            began = time.perf_counter()
+            model = champions.load_version(self.spec, version)
+            self._models[version] = model, time.perf_counter() - began
+        return self._models[version]
+
+    def holds(self, chosen: Mapping[date, int], features: int) -> bool:
+        """Whether it is what the days' chosen versions make of the features of a version."""
+        return self.of == features and dict(self.chosen) == dict(chosen)
+
+    def publish(self, days: list[date], known: State) -> dict[date, int]:
+        """Replace the days' predictions, all in one transaction that carries the state's number; returns the rows of each day.
+
+        Raises Superseded where a day was written by a later state.
+        """
+        of = dict.fromkeys(map(_features_name, days), ingest.features_mark(self.spec))
+        parts, mark = self._rows.done(), ledger.mark_of(known)
+        lake.publish("predictions", self.spec.name, parts, days, mark=mark, newest=True, marks=of)
+        self.published = True
+        versions = ", ".join(map(str, sorted(set(self.chosen.values()))))
+        sizes = counted(self._rows.counts.total(), "row"), counted(len(days), "day")
+        log.info("model %s: %s of %s scored by version %s", self.spec.name, *sizes, versions)
+        return {day: self._rows.counts[day] for day in days}
+
+    def serve(self) -> int | None:
+        """Add the predictions to `served`, where nothing of the days was; returns how many. None where that is not so any more."""
+        if self._served is None or not self.published:
+            return None
+        try:
+            if self._served.counts:
+                days = list(self._served.counts)
+                lake.publish("served", self.spec.name, self._served.done(), days, add_to=self._served_at)
+        except Superseded:
+            return None
+        return self._served.counts.total()
+
+
+def _predicted(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], run: str) -> Prediction:
+    """What the chosen versions make of the days' features, written and not published yet."""
+    made, wanted = Prediction(spec, chosen, run), pd.to_datetime(days)
+    for rows in lake.batches("features", spec.name, day=(min(days), max(days))):
+        own = rows["day"].isin(wanted)
+        made.take(rows if own.all() else rows[own].reset_index(drop=True))
+    return made
+
+
+class _Before:
+    """What `predictions` have of some days: the version of each row, and the one whose place it took (0: of none)."""
+
+    def __init__(self, spec: ModelSpec, days: list[date]) -> None:
+        self.names = ["day", *spec.key]
+        columns, found, told = ["version", "replaces"], [keys.NONE], []
+        if days and lake.count("predictions", spec.name, days):
+            for rows in lake.batches(
+                "predictions", spec.name, columns=[*self.names, *columns], day=(days[0], days[-1])
+            ):
+                found.append(keys.digests(rows, self.names))
+                told.append(rows.reindex(columns=columns).fillna(0).to_numpy(dtype="int64"))
+        every = np.concatenate(found)
+        order = np.argsort(every)
+        self.digests = every[order]
+        self.told = np.concatenate(told)[order] if told else np.zeros((0, 2), dtype="int64")
+
+    def with_replaced(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
+        found = keys.digests(predictions, self.names)
+        had = keys.among(found, self.digests)
+        replaced = np.zeros(len(predictions), dtype="int64")
+        version, replaces = self.told[np.searchsorted(self.digests, found[had])].T
+        # The same version again, as a retry does, replaces what that version did.
+        replaced[had] = np.where(version == predictions["version"].to_numpy()[had], replaces, version)
+        values = pd.Series(replaced, predictions.index, dtype="Int64")
+        return predictions.assign(replaces=values.mask(replaced == 0))
 
 
 def _features_name(day: date) -> str:
@@ -149,41 +268,6 @@ def _rebuilt(spec: ModelSpec, days: Iterable[date] | None) -> set[date]:
     of = lake.named_marks("predictions", spec.name, [_features_name(day) for day in asked])
     now = lake.marks("features", spec.name, asked)
     return {day for day in asked if of[_features_name(day)] not in (None, now[day])}
-
-
-def _replacing(spec: ModelSpec, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
-    span = (predictions["day"].min().date(), predictions["day"].max().date())
-    had = lake.read("predictions", spec.name, columns=["day", *spec.key, "version", "replaces"], day=span)
-    if had.empty:
-        return predictions.assign(replaces=pd.Series(pd.NA, index=predictions.index, dtype="Int64"))
-    had = had.reindex(columns=["day", *spec.key, "version", "replaces"])
-    before = predictions[["day", *spec.key]].merge(had, on=["day", *spec.key], how="left", validate="one_to_one")
-    same = before["version"].to_numpy() == predictions["version"].to_numpy()
-    # The same version again, as a retry does, replaces what that version did.
-    replaced = before["version"].where(~same, before["replaces"])
-    return predictions.assign(replaces=replaced.astype("Int64").array)
-
-
-def _predict(spec: ModelSpec, version: int, rows: pd.DataFrame, days: list[date]) -> pd.DataFrame:
-    wanted = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
-    if wanted.empty:
-        return wanted
-    began = time.perf_counter()
-    model = champions.load_version(spec, version)
-    loaded = time.perf_counter()
-    predicted = pipelines.predict(spec, model, wanted)
-    done = time.perf_counter()
-    return (
-        wanted[[*spec.key, "event_time", "day"]]
-        .join(predicted)
-        .assign(
-            version=version,
-            trained_through=pd.Timestamp(model.trained_through),
-            load_seconds=loaded - began,
-            predict_seconds=done - loaded,
-        )
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- reconcile
@@ -301,23 +385,48 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     What was served never changes: a later scoring adds the rows that were not there yet, such as those that were mended
     since. Raises Unaccounted where rows read are missing.
     """
-    if not days:
-        return 0
-    rows = lake.read("predictions", spec.name, day=(min(days), max(days)))
-    rows = rows[rows["day"].isin(pd.to_datetime(days))] if len(rows) else rows
-    if len(rows):
-        # What was served first replaces nothing; and what another run scored before this one could serve, is served too.
-        scored = rows.drop(columns="replaces", errors="ignore")
+    return _publish(spec, days, run, None) if days else 0
 
-        def with_served(had: pd.DataFrame) -> pd.DataFrame | None:
-            known = had.set_index(["day", *spec.key]).index
-            new = scored[~scored.set_index(["day", *spec.key]).index.isin(known)]
-            return pd.concat([had, new], ignore_index=True) if len(new) else None
 
-        lake.replace_days("served", spec.name, scored, set(scored["day"].dt.date), merge=with_served)
+def _publish(spec: ModelSpec, days: list[date], run: str, ready: Prediction | None) -> int:
+    served = ready.serve() if ready is not None else None
+    rows = _added_to_served(spec, days, run) if served is None else served
     labelling.store_again(spec, days)
     log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
-    return int((rows["run"] == run).sum()) if len(rows) else 0
+    return rows
+
+
+def _added_to_served(spec: ModelSpec, days: list[date], run: str) -> int:
+    for _ in range(TRIES):
+        try:
+            return _serve(spec, days, run)
+        except Superseded:
+            continue
+    raise Superseded(f"model {spec.name}: {shown_days(days)} were served by others {TRIES} times meanwhile; try again")
+
+
+def _serve(spec: ModelSpec, days: list[date], run: str) -> int:
+    """Add to `served` what is predicted for the days and is not there; returns how many predictions are of the run.
+
+    Raises Superseded where others have served meanwhile.
+    """
+    names, version = ["day", *spec.key], lake.version("served", spec.name)
+    span, wanted = (min(days), max(days)), pd.to_datetime(days)
+    known = [keys.NONE]
+    if lake.count("served", spec.name, days):
+        known += [keys.digests(rows, names) for rows in lake.batches("served", spec.name, columns=names, day=span)]
+    had, new, count = np.sort(np.concatenate(known)), lake.Staging("served", spec.name), 0
+    for rows in lake.batches("predictions", spec.name, day=span):
+        own = rows[rows["day"].isin(wanted)]
+        count += int((own["run"] == run).sum())
+        # What was served first replaces nothing; and what another run scored before this one could serve, is served too.
+        scored = own.drop(columns="replaces", errors="ignore")
+        unserved = ~keys.among(keys.digests(scored, names), had)
+        if unserved.any():
+            new.write(scored[unserved])
+    if new.counts:
+        lake.publish("served", spec.name, new.done(), list(new.counts), add_to=version)
+    return count
 
 
 def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
@@ -328,10 +437,55 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     """
     if spec.labels and spec.labels.source:  # which may have them, though the source of the rows has let go the days
         labelling.store_again(spec, days)
-    ingest.extract(spec, days, when_gone)
-    ingest.validate(spec, days)
+    return score_from_source(spec, days, run, when_gone=when_gone)
+
+
+def score_from_source(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    version: int | None = None,
+    *,
+    by: str = "",
+    champion: bool = False,
+    when_gone: ingest.WhenGone = "refuse",
+) -> str:
+    """All that extract, validate, features, score and publish do, in one pass over the source's rows.
+
+    Returns what was read, published and is left in quarantine, as a sentence. Raises as they do, and publishes no prediction
+    then.
+    """
+    if not days:
+        return quality.accounted(spec, days)
+    chosen = _expected(spec, days, version) if not champion else None
+
+    def once(known: ingest.Hindsight) -> tuple[ingest.Extraction, ingest.Examination, Prediction | None]:
+        bad = ingest.Bad(spec, days, "extract", "rows")
+        extraction = ingest.Extraction(spec, days, known, bad)
+        examination = ingest.Examination(spec, known, bad)
+        prediction = Prediction(spec, chosen, run) if chosen else None
+        for rows in extraction.batches():
+            built = examination.take(extraction.take(rows))
+            if prediction is not None:
+                prediction.take(built)
+        examination.require_unlike()
+        return extraction, examination, prediction
+
+    extraction, examination, ready = ingest.in_hindsight(once)
+    extraction.publish(when_gone)
     quality.require_fit(spec, days)
-    ingest.features(spec, days)
-    score(spec, days, run)
-    publish(spec, days, run)
+    features = examination.publish(days)
+    if ready is not None:
+        ready.of = features
+    _score(spec, days, run, version, by=by, champion=champion, ready=ready)
+    _publish(spec, days, run, ready)
     return quality.accounted(spec, days)
+
+
+def _expected(spec: ModelSpec, days: list[date], version: int | None) -> dict[date, int] | None:
+    """The version that will be published for each day, as it looks now; None where one has none."""
+    if version:
+        return dict.fromkeys(days, version)
+    known = ledger.state(spec)
+    found = {day: known.published(day).version for day in days}
+    return {day: number for day, number in found.items() if number is not None} if all(found.values()) else None

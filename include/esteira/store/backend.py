@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 Filter = tuple[str, str, object]  # a column, one of =, >=, <=, and a value
 Marks = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a day that lie in a table's place, and are in none of its versions until they are published.
+
+    `path` is in the table's place, `size` in bytes; `schema` is that of the rows, with their day.
+    """
+
+    day: date
+    path: str
+    size: int
+    rows: int
+    schema: pa.Schema
+
+
+class PartWriter(Protocol):
+    """Writes a part, batch by batch."""
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, of the same columns each time."""
+
+    def close(self) -> Part:
+        """The part, whole."""
+
+    def drop(self) -> None:
+        """Nothing is to be of it."""
 
 
 class Table(Protocol):
@@ -28,6 +57,9 @@ class Table(Protocol):
 
     def scan(self, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
         """The rows that pass every filter."""
+
+    def batches(self, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
+        """The same rows, some at a time."""
 
     def partitions(self) -> set[Any]:
         """The values of the column by which it is partitioned, of which it has rows."""
@@ -59,6 +91,17 @@ class Lake(Protocol):
 
         `seen` is the table that the rows were computed from, None where there was none. Raises Conflict where
         another writer has written rows of the same partitions, or the same marks, since.
+        """
+
+    def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
+        """Write a part of a day; `number` tells its place among those of the day. Nobody sees it before it is published."""
+
+    def publish(
+        self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
+    ) -> None:
+        """Replace all rows of the days by the parts, or `add` them to what is there, and write the marks, as replace() does.
+
+        One of the marks at least must be of what is written, or two writers would not see each other.
         """
 
     def append_once(self, place: str, rows: pa.Table) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from esteira.errors import Conflict
-from esteira.store import opened
-from esteira.store.backend import Filter, Marks, Table
+from esteira.store import opened, parts
+from esteira.store.backend import Filter, Marks, Part, PartWriter, Table
 from esteira.store.schemas import LEDGER
 
 PROPERTIES = {
@@ -50,6 +50,10 @@ class DeltaTableAt:
     def scan(self, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
         """The rows that pass every filter."""
         return opened.scan(self.place, self.table, columns, filters)
+
+    def batches(self, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
+        """The rows, file by file, of a large one a row group at a time."""
+        return opened.batches(self.place, self.table, columns, filters)
 
     def partitions(self) -> set[Any]:
         """The values of the partition column, found in the log."""
@@ -130,6 +134,39 @@ class DeltaLake:
             if self.open(place) is None:
                 raise
             raise Conflict(f"another writer has made {place}") from error
+
+    def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
+        """A parquet file beside the table's own."""
+        return parts.ParquetPart(place, day, schema, number)
+
+    def publish(
+        self, place: str, seen: Table | None, given: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
+    ) -> None:
+        """One entry of the log, which names the files."""
+        every = list(given)
+        schema = pa.unify_schemas([part.schema for part in every]) if every else pa.schema({"day": pa.date32()})
+        table = seen.table if isinstance(seen, DeltaTableAt) else self._create(place, schema, "day")
+        wanted = parts.schema_with(table, every)
+        try:
+            with opened.reaching(place):
+                if add:  # which takes no new columns along
+                    parts.widen(table, wanted)
+                before = int(table.version())
+                table.create_write_transaction(
+                    [parts.added(part) for part in every],
+                    mode="append" if add else "overwrite",
+                    schema=wanted,
+                    partition_by=["day"],
+                    partition_filters=None if add else [("day", "in", [str(day) for day in sorted(days)])],
+                    commit_properties=CommitProperties(
+                        app_transactions=[Transaction(name, mark) for name, mark in marks.items()]
+                    ),
+                )
+        except Conflict:
+            opened.forget(place)
+            raise
+        table.update_incremental()
+        opened.remember(place, marks, before)
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Merge by `id`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -13,11 +14,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from esteira.errors import Conflict, Damaged, OutOfReach, Superseded
 from esteira.settings import settings
 from esteira.store import places
-from esteira.store.backend import Filter, Lake, Marks, Table
+from esteira.store.backend import Filter, Lake, Marks, Part, PartWriter, Table
 from esteira.store.delta import DeltaLake
 from esteira.store.schemas import SCHEMAS, Kind
 
@@ -25,6 +27,8 @@ T = TypeVar("T")
 MARKER = "_esteira"  # a file in a lake's folder: without it the folder may be where a volume should be mounted
 EARLIER: dict[Kind, Kind] = {"ledger": "predictions", "predictions": "served"}  # the one is there before the other
 ATTEMPTS = 8  # to commit against other writers of the same days
+BATCH = 100_000  # rows that are looked at together
+OPEN = 32  # files of days that are written at once
 
 
 def root() -> str:
@@ -162,6 +166,38 @@ def read(
     return _to_pandas(table.scan(wanted, _filters(where)))
 
 
+def batches(
+    kind: Kind, model: str, *, columns: list[str] | None = None, at: int | None = None, **where: object
+) -> Iterator[pd.DataFrame]:
+    """The same rows, some at a time: BATCH at most, and as many as there are where those are less. None where there are none."""
+    table = open_table(kind, model, at)
+    if table is None:
+        return
+    names = set(table.schema.names)
+    wanted = [name for name in columns if name in names] if columns is not None else None
+    if not all(name in names for name in where):
+        return
+    for rows in _gathered(table.batches(wanted, _filters(where))):
+        yield _to_pandas(rows)
+
+
+def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for part in parts:
+        if held and sum(map(len, held)) + len(part) > BATCH:
+            yield pa.concat_tables(held)
+            held = []
+        held += [part] if len(part) else []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def count(kind: Kind, model: str, days: Iterable[date]) -> int:
+    """How many rows the days have; found without reading any."""
+    known = sizes(kind, model)
+    return sum(known[day][0] for day in set(days) if day in known)
+
+
 def days_of(kind: Kind, model: str) -> list[date]:
     """The days (for metrics: the check days) that have rows, in order; found without reading any of them."""
     table = open_table(kind, model)
@@ -172,6 +208,11 @@ def sizes(kind: Kind, model: str) -> dict[Any, tuple[int, int]]:
     """By day (for metrics: check day; for the ledger: id or None) how many rows and bytes there are; found without reading any."""
     table = open_table(kind, model)
     return {} if table is None else table.sizes()
+
+
+def shown(arrow: pa.Table) -> pd.DataFrame:
+    """Rows as read() gives them."""
+    return _to_pandas(arrow)
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:
@@ -211,6 +252,134 @@ def replace_days(
         return chosen, {"day": every, **also}, {f"{day:%Y-%m-%d}": mark for day in every} | dict(marks or {})
 
     return _replace(kind, model, plan, None, "day")
+
+
+class Unlike(Exception):  # the rows are read again, with the types that it names
+    """A batch whose columns are not those of the batches before it; `kinds` are the types that all of them have."""
+
+    def __init__(self, kinds: Mapping[str, pa.DataType]) -> None:
+        super().__init__(f"columns that are of one type in some rows and of another in others: {sorted(kinds)}")
+        self.kinds = kinds
+
+
+class Staging:
+    """Rows of days that are written batch by batch, for nobody to see before publish() names them all at once.
+
+    A column has the type that the table has, else the one in `kinds`, else that of the first batch.
+    """
+
+    def __init__(self, kind: Kind, model: str, kinds: Mapping[str, pa.DataType] | None = None) -> None:
+        self.kind, self.model = kind, model
+        self.counts: Counter[date] = Counter()
+        self._types = {**(kinds or {}), **types(kind, model)}
+        self._first: dict[str, pa.DataType | None] | None = None
+        self._open: dict[date, tuple[pa.Schema, PartWriter]] = {}
+        self._done: list[Part] = []
+
+    def write(self, rows: pd.DataFrame) -> pa.Table:
+        """Add rows, with their day; returns them as the table has them.
+
+        Raises ValueError where a column is not of its type, and Unlike where the batches before had no such column, or had it
+        of another type.
+        """
+        arrow = pa.Table.from_pandas(rows, preserve_index=False)
+        if len(rows):
+            self._require_alike(arrow.schema)
+        first = {name: kind or pa.string() for name, kind in (self._first or {}).items()}
+        arrow = _cast_all(arrow, self._types | first)
+        for day, part in _by_day(arrow):
+            self.counts[day] += len(part)
+            self._writer(day, part.schema).write(part)
+        return arrow
+
+    def _require_alike(self, arrow: pa.Schema) -> None:
+        """That columns of which nothing was known have the types that they had; a column without a value may have any."""
+        given = {
+            field.name: None if pa.types.is_null(field.type) else _kind(field)
+            for field in arrow
+            if field.name not in self._types
+        }
+        first = self._first = given if self._first is None else self._first
+        if given.keys() == first.keys() and all(kind in (None, first[name]) for name, kind in given.items()):
+            return
+        every = {*first, *given}
+        raise Unlike({name: _joined(first.get(name), given.get(name)) for name in every})
+
+    def _writer(self, day: date, schema: pa.Schema) -> PartWriter:
+        known = self._open.get(day)
+        if known is not None and known[0] == schema:
+            return known[1]
+        if known is not None or len(self._open) >= OPEN:
+            self._close(day if known is not None else next(iter(self._open)))
+        places.make_home()
+        number = len(self._done) + len(self._open)
+        made = _backend.part(path(self.kind, self.model), day, schema, number)
+        self._open[day] = (schema, made)
+        return made
+
+    def _close(self, day: date) -> None:
+        self._done.append(self._open.pop(day)[1].close())
+
+    def done(self) -> list[Part]:
+        """What was written, whole."""
+        for day in list(self._open):
+            self._close(day)
+        return self._done
+
+    def drop(self) -> None:
+        """Nothing is to be of it; what was written whole goes with the next maintenance."""
+        for _, writer in self._open.values():
+            writer.drop()
+        self._open = {}
+
+
+def _by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """The rows of each day, in the order in which the days come."""
+    days = pc.unique(rows["day"]).to_pylist()
+    for day in days:
+        yield day, rows if len(days) == 1 else rows.filter(pc.equal(rows["day"], pa.scalar(day, pa.date32())))
+
+
+def publish(
+    kind: Kind,
+    model: str,
+    parts: Iterable[Part],
+    days: Iterable[date],
+    *,
+    mark: int = 1,
+    newest: bool = False,
+    marks: Mapping[str, int] | None = None,
+    keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    add_to: int | None = None,
+) -> int:
+    """Replace the rows of the days by parts, all in one transaction; returns the table's new Delta version.
+
+    `mark`, `newest` and `marks` are those of replace_days(). `keep` says which of the rows that the days have at the moment
+    of the commit stay. Given `add_to`, a version of the table, all of them do: raises Superseded, and writes nothing, where
+    the table has another version by then.
+    """
+    every = sorted(days)
+    files = [part for part in parts if part.day in set(every)]
+
+    def commit() -> int:
+        table = open_table(kind, model)
+        if add_to is not None and (table.version if table else -1) != add_to:
+            raise Superseded(f"model {model}: {kind} were written meanwhile")
+        kept = []
+        if keep and table:
+            staging = Staging(kind, model)
+            had = _to_pandas(table.scan(None, _filters({"day": (every[0], every[-1])})))
+            staging.write(keep(had[had["day"].isin(pd.to_datetime(every))]))
+            kept = staging.done()
+        if newest:  # looked at last: the table that is written to is not older than these marks
+            _require_newest(kind, model, every, mark)
+        known = {f"{day:%Y-%m-%d}": mark for day in every} | dict(marks or {})
+        places.make_home()
+        add = add_to is not None
+        _backend.publish(path(kind, model), table, [*kept, *files], every, marks=known, add=add)
+        return version(kind, model)
+
+    return _retried(commit)
 
 
 def _require_newest(kind: Kind, model: str, days: list[date], mark: int) -> None:
@@ -257,7 +426,19 @@ def _to_arrow(rows: pd.DataFrame, table: Table | None, schema: pa.Schema | None)
     if rows.empty:
         empty = known or {"day": pa.date32()}
         return pa.table({name: pa.array([], kind) for name, kind in empty.items()})
-    arrow = pa.Table.from_pandas(rows, preserve_index=False)
+    return _cast_all(pa.Table.from_pandas(rows, preserve_index=False), known)
+
+
+def _joined(one: pa.DataType | None, other: pa.DataType | None) -> pa.DataType:
+    """The type that takes the values of both."""
+    kinds = {kind for kind in (one, other) if kind is not None}
+    if len(kinds) < 2:
+        return next(iter(kinds), pa.string())
+    numbers = all(pa.types.is_floating(kind) or pa.types.is_integer(kind) for kind in kinds)
+    return pa.float64() if numbers else pa.string()
+
+
+def _cast_all(arrow: pa.Table, known: Mapping[str, pa.DataType]) -> pa.Table:
     columns = {
         field.name: _cast(arrow[field.name], known.get(field.name) or _kind(field), field.name)
         for field in arrow.schema

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from functools import reduce
 from typing import Any
 from uuid import uuid4
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esteira.errors import Conflict
-from esteira.store.backend import Filter, Marks, Table
+from esteira.store.backend import Filter, Marks, Part, PartWriter, Table
 
 Parts = Mapping[object, pa.Table]
 
@@ -43,6 +43,10 @@ class MemoryTable:
                 rows = rows.filter(_mask(rows, name, sign, value))
         return rows.select(columns) if columns is not None else rows
 
+    def batches(self, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
+        """All of them at once."""
+        yield self.scan(columns, filters)
+
     def partitions(self) -> set[Any]:
         """The partitions that have rows."""
         return {key for key, part in self.parts.items() if len(part)}
@@ -53,11 +57,36 @@ class MemoryTable:
 
 
 @dataclass
+class MemoryPart:
+    """A part that is being written; `kept` are those that are whole, by their path."""
+
+    path: str
+    day: date
+    schema: pa.Schema
+    kept: dict[str, pa.Table]
+    _written: list[pa.Table] = field(default_factory=list)
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows."""
+        self._written.append(rows)
+
+    def close(self) -> Part:
+        """The part."""
+        rows = pa.concat_tables([self.schema.empty_table(), *self._written])
+        self.kept[self.path] = rows
+        return Part(self.day, self.path, rows.nbytes, len(rows), rows.schema)
+
+    def drop(self) -> None:
+        """Nothing is to be of it."""
+
+
+@dataclass
 class MemoryLake:
     """Tables by their place, with every version of each, and the marks of what was written."""
 
     _tables: dict[str, list[MemoryTable]] = field(default_factory=dict)
     _marks: dict[str, dict[str, int]] = field(default_factory=dict)
+    _kept: dict[str, pa.Table] = field(default_factory=dict)
 
     def open(self, place: str, version: int | None = None) -> Table | None:
         """The table; what was opened stays as it was."""
@@ -99,6 +128,24 @@ class MemoryLake:
                     parts[key] = part
         self._write(place, partition, parts, rows, frozenset([*keys, *marks]))
         self._marks.setdefault(place, {}).update(marks)
+
+    def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
+        """A part in memory."""
+        return MemoryPart(f"{place}/{uuid4().hex}", day, schema, self._kept)
+
+    def publish(
+        self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
+    ) -> None:
+        """Replace partitions, or add to them."""
+        every, paths = sorted(days), [part.path for part in parts]
+        empty = pa.table({"day": pa.array([], pa.date32())})
+        rows = pa.concat_tables([empty, *(self._kept[path] for path in paths)], promote_options="default")
+        if add and seen is not None:
+            held = [seen.scan(None, [("day", "=", day)]) for day in every]
+            rows = pa.concat_tables([*held, rows], promote_options="default")
+        self.replace(place, seen, rows, {"day": every}, marks=marks, partition="day")
+        for path in paths:
+            del self._kept[path]
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Add rows by `id`, which here is the partition, too."""

@@ -42,15 +42,17 @@ MANY = 200  # marks, from which on reading all of them takes less time than aski
 # A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
+BATCH = 100_000  # rows, at most, that are looked at together
 LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a table: its path in the log, and its partition's values."""
+    """A file of a table: its path in the log, its partition's values, and its bytes."""
 
     path: str
     partition: Mapping[str, Any]
+    size: int
 
 
 @dataclass
@@ -240,18 +242,63 @@ def scan(place: str, table: DeltaTable, columns: list[str] | None, filters: list
     return found.select(columns) if columns is not None else found
 
 
-def _files_of(place: str, table: DeltaTable, filters: list[Filter]) -> list[File] | None:
-    """The table's files whose partition passes the filters; None where one is large, or not of this machine's."""
+def batches(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
+    """The rows of the table that pass every filter, file by file; of a large file a row group at a time."""
+    with reaching(place):
+        files = _files_of(place, table, filters, large=True)
+        if files is None:
+            yield from _dataset_batches(place, table, columns, filters)
+            return
+        schema = pa.schema(table.schema().to_arrow())
+        keys = table.metadata().partition_columns
+        late = [each for each in filters if each[0] not in keys]
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+        for file in files:
+            for rows in _pieces(place, file, schema, wanted):
+                found = rows.filter(pq.filters_to_expression(late)) if late else rows
+                yield found.select(columns) if columns is not None else found
+
+
+def _pieces(place: str, file: File, schema: pa.Schema, columns: list[str] | None) -> Iterator[pa.Table]:
+    """A file's rows with the columns that the table has; a small one is read whole, and kept."""
+    if file.size <= SMALL:
+        found = _read(place, file, schema)
+        yield found if columns is None else found.select(columns)
+        return
+    fields = list(schema) if columns is None else [schema.field(name) for name in columns]
+    source = pq.ParquetFile(f"{place}/{unquote(file.path)}", pre_buffer=False)
+    names = [field.name for field in fields if field.name in source.schema_arrow.names]
+    for group in range(source.num_row_groups):
+        count = source.metadata.row_group(group).num_rows
+        kept = source.read_row_group(group, columns=names, use_threads=False)
+        parts = [_column(kept, field, file.partition, count) for field in fields]
+        yield pa.table(parts, schema=pa.schema(fields))
+
+
+def _dataset_batches(
+    place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]
+) -> Iterator[pa.Table]:
+    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
+    dataset = table.to_pyarrow_dataset(file_pruning_predicate=days or None)
+    condition = pq.filters_to_expression(filters) if filters else None
+    for batch in dataset.to_batches(
+        columns=columns, filter=condition, batch_readahead=2, fragment_readahead=1, batch_size=BATCH
+    ):
+        yield pa.Table.from_batches([batch])
+
+
+def _files_of(place: str, table: DeltaTable, filters: list[Filter], *, large: bool = False) -> list[File] | None:
+    """The table's files whose partition passes the filters; None where one is not of this machine's, or, unless `large`, is large."""
     if not is_local(place):
         return None
     keys = table.metadata().partition_columns
     asked = [(f"partition.{name}", sign, value) for name, sign, value in filters if name in keys]
     every = _listed(place, table)
     chosen = (every.filter(pq.filters_to_expression(asked)) if asked and len(every) else every).to_pydict()
-    if any(size > SMALL for size in chosen["size_bytes"]):
+    if not large and any(size > SMALL for size in chosen["size_bytes"]):
         return None
     return [
-        File(path, {name: chosen[f"partition.{name}"][number] for name in keys})
+        File(path, {name: chosen[f"partition.{name}"][number] for name in keys}, chosen["size_bytes"][number])
         for number, path in enumerate(chosen["path"])
     ]
 
@@ -301,19 +348,19 @@ def _read(place: str, file: File, schema: pa.Schema) -> pa.Table:
             raise Damaged(
                 f"{path} can't be read: {_plain(error)}. To mend it: restore that file, or its table, from a backup"
             ) from error
-        known = pa.table([_column(kept, field, file.partition) for field in schema], schema=schema)
+        known = pa.table([_column(kept, field, file.partition, len(kept)) for field in schema], schema=schema)
         if known.nbytes <= LARGE:
             with _files_lock:
                 _files[path] = known
     return known
 
 
-def _column(kept: pa.Table, field: pa.Field, partition: Mapping[str, Any]) -> pa.ChunkedArray | pa.Array:
+def _column(kept: pa.Table, field: pa.Field, partition: Mapping[str, Any], rows: int) -> pa.ChunkedArray | pa.Array:
     """A column as the table has it now: its partition's, of another type, or younger than the file."""
     if field.name in partition:
-        return pa.repeat(pa.scalar(partition[field.name], field.type), len(kept))
+        return pa.repeat(pa.scalar(partition[field.name], field.type), rows)
     if field.name not in kept.schema.names:
-        return pa.nulls(len(kept), field.type)
+        return pa.nulls(rows, field.type)
     found = kept[field.name]
     return found if found.type == field.type else found.cast(field.type)
 

@@ -73,10 +73,10 @@ class CsvReader(FileReader):
 
     source: CsvSource
 
-    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
-        """The rows of a file, as they are written."""
+    def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
+        """The rows of a file, as they are written: of what type a column is, all of them tell."""
         with opened(file) as handle:
-            return _read(file.path, handle.read, self.source, self.spec)
+            yield _read(file.path, handle.read, self.source, self.spec)
 
     def header(self, path: str, handle: BinaryIO) -> list[str]:
         """The names in a file's header, of which no more is read than that needs."""

@@ -43,7 +43,8 @@ class DeltaReader(Reader):
 
     def parts(self, first: date, last: date) -> Iterator[Part]:
         """The rows around the days."""
-        yield plain(_read(self.path, self.spec, first, last), self.path, self.spec), (self.path, None)
+        for rows in _read(self.path, self.spec, first, last):
+            yield plain(rows, self.path, self.spec), (self.path, None)
 
     def columns(self) -> tuple[str, list[str]]:
         """The table and its columns. Raises DataError where there is no table."""
@@ -54,13 +55,14 @@ class DeltaReader(Reader):
         return self.last_day_of_rows()
 
 
-def _read(path: str, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+def _read(path: str, spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
     """The rows around the days. Raises DataError where there is no table, or one that can't be read right."""
     table = _opened(path)
     try:
         if _is_plain(path, table):
-            return between(table.to_pyarrow_dataset(), spec, first, last)
-        return as_frame(_scanned(table, spec, first, last))
+            yield from between(table.to_pyarrow_dataset(), spec, first, last)
+        else:
+            yield from (as_frame(rows) for rows in _scanned(table, spec, first, last))
     except (DeltaError, pa.ArrowInvalid) as error:
         raise DataError(
             f"{path}: the Delta table can't be read: {sentence(error)[:300]}; restore it, or write it anew"
@@ -132,7 +134,7 @@ def _refused(path: str, what: str, feature: str) -> DataError:
     )
 
 
-def _scanned(table: DeltaTable, spec: ModelSpec, first: date, last: date) -> pa.Table:
+def _scanned(table: DeltaTable, spec: ModelSpec, first: date, last: date) -> Iterator[pa.Table]:
     """The rows around the days by deltalake's own engine, which knows other names of columns and rows that are deleted."""
     column, schema = spec.time.column, pa.schema(table.schema().to_arrow())
     kind = schema.field(column).type if schema.names.count(column) == 1 else None
@@ -141,8 +143,15 @@ def _scanned(table: DeltaTable, spec: ModelSpec, first: date, last: date) -> pa.
         low, high = edges(first, last)
         name = '"' + column.replace('"', '""') + '"'
         wanted = f"({name} >= '{low}' AND {name} < '{high}') OR {name} IS NULL OR {name} < '{HELD[0]}' OR {name} >= '{HELD[1]}'"
-    found = pa.table(table.scan(predicate=wanted))
-    return found.cast(pa.schema([_plain_text(field) for field in found.schema]))
+    found = pa.RecordBatchReader.from_stream(table.scan(predicate=wanted))
+    plain_texts = pa.schema([_plain_text(field) for field in found.schema])
+    empty = True
+    for batch in found:
+        if len(batch):
+            empty = False
+            yield pa.Table.from_batches([batch]).cast(plain_texts)
+    if empty:
+        yield plain_texts.empty_table()
 
 
 def _plain_text(field: pa.Field) -> pa.Field:

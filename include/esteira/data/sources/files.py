@@ -71,8 +71,8 @@ class FileReader(Reader):
     source: FileSource
 
     @abstractmethod
-    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
-        """The rows of a file. Raises DataError where it can't be read, Unfinished where it is not whole."""
+    def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
+        """The rows of a file, some at a time. Raises DataError where it can't be read, Unfinished where it is not whole."""
 
     @abstractmethod
     def header(self, path: str, handle: BinaryIO) -> list[str]:
@@ -81,12 +81,14 @@ class FileReader(Reader):
     def parts(self, first: date, last: date) -> Iterator[Part]:
         """The rows of each file; none where it is of a day beside those asked, and can't be used."""
         for file in find(self.source, self.spec, first, last):
+            of = (file.path, file.day)
+            if file.day is None or first <= file.day <= last:
+                yield from ((rows, of) for rows in self.read(file, first, last))
+                continue
             try:
-                rows = self.read(file, first, last)
+                yield from [(rows, of) for rows in self.read(file, first, last)]  # all of it, or nothing
             except (DataError, Unfinished) as error:
                 require_beside(file.day, first, last, error)
-                rows = pd.DataFrame()
-            yield rows, (file.path, file.day)
 
     def columns(self) -> tuple[str, list[str]]:
         """The newest file and its columns. Raises DataError where there is none."""

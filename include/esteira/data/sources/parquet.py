@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import BinaryIO
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from esteira.data.sources.columns import once, plain
 from esteira.data.sources.errors import require_reachable, sentence
 from esteira.data.sources.files import File, FileReader, opened
+from esteira.data.sources.reader import BATCH
 from esteira.data.sources.times import EARLIEST, LATEST
 from esteira.errors import DataError, Unfinished
 from esteira.spec import ModelSpec
@@ -36,9 +38,10 @@ class ParquetReader(FileReader):
 
     source: ParquetSource
 
-    def read(self, file: File, first: date, last: date) -> pd.DataFrame:
-        """The rows of a file around the days."""
-        return plain(_read(file, self.spec, first, last), file.path, self.spec)
+    def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
+        """The rows of a file around the days, some at a time."""
+        for rows in _read(file, self.spec, first, last):
+            yield plain(rows, file.path, self.spec)
 
     def header(self, path: str, handle: BinaryIO) -> list[str]:
         """The columns of a file."""
@@ -48,7 +51,7 @@ class ParquetReader(FileReader):
             raise DataError(f"{path}: is not a whole parquet file: {sentence(error)[:200]}") from None
 
 
-def _read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+def _read(file: File, spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
     """The rows of a file around the days; all of them where it is a day's own. Raises DataError, or Unfinished if cut off."""
     with opened(file) as handle:
         _require_end(file.path, handle)
@@ -57,7 +60,12 @@ def _read(file: File, spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
                 pd.DataFrame(columns=pq.read_schema(handle).names), file.path
             )  # reading would fail in words about schemas
             dataset = pads.dataset(os.path.realpath(file.path), format="parquet")
-            return between(dataset, spec, first, last, whole=file.day is not None)
+            if file.day is None:
+                yield from between(dataset, spec, first, last)
+            elif first <= file.day <= last:
+                yield from frames(dataset, None)
+            else:
+                yield from between(dataset, spec, first, last, beside=True)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{file.path}: a text in it is no UTF-8 ({error}); write it as binary, or deliver it again"
@@ -81,20 +89,37 @@ def _require_end(path: str, handle: BinaryIO) -> None:
         )
 
 
-def between(dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, whole: bool = False) -> pd.DataFrame:
+def between(
+    dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, beside: bool = False
+) -> Iterator[pd.DataFrame]:
     """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones).
 
-    Those without a time that a clock holds are read, too: they are no day's own. `whole`: all of them, as of a file of one day.
+    Those without a time that a clock holds are read, too: they are no day's own; but not of a file of a day `beside`.
     """
     column = spec.time.column
     names = dataset.schema.names
     kind = dataset.schema.field(column).type if names.count(column) == 1 else None
     wanted = None
-    if not whole and kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+    if kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         at = pads.field(column)
-        low, high, earliest, latest = (pa.scalar(day).cast(kind) for day in (*edges(first, last), *HELD))
-        wanted = (at >= low) & (at < high) | at.is_null() | (at < earliest) | (at >= latest)
-    return as_frame(dataset.to_table(filter=wanted))
+        exact = beside and not spec.time.hour and getattr(kind, "tz", None) is None
+        bounds = (first, last + timedelta(days=1)) if exact else edges(first, last)
+        low, high, earliest, latest = (pa.scalar(day).cast(kind) for day in (*bounds, *HELD))
+        wanted = (at >= low) & (at < high)
+        if not beside:
+            wanted = wanted | at.is_null() | (at < earliest) | (at >= latest)
+    return frames(dataset, wanted)
+
+
+def frames(dataset: pads.Dataset, wanted: pads.Expression | None) -> Iterator[pd.DataFrame]:
+    """The rows of a dataset, some at a time; one frame without rows where there are none."""
+    empty = True
+    for batch in dataset.to_batches(filter=wanted, batch_size=BATCH, batch_readahead=2, fragment_readahead=1):
+        if len(batch):
+            empty = False
+            yield as_frame(pa.Table.from_batches([batch]))
+    if empty:
+        yield as_frame(dataset.schema.empty_table())
 
 
 def edges(first: date, last: date) -> tuple[date, date]:

@@ -12,6 +12,7 @@ import pandas as pd
 from esteira.data.sources.times import event_time
 from esteira.spec import ModelSpec
 
+BATCH = 100_000  # rows that are looked at together
 Part = tuple[pd.DataFrame, tuple[str, date | None]]
 
 

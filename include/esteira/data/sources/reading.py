@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import assert_never
 
@@ -14,7 +15,7 @@ from esteira.data.sources.delta import DeltaReader
 from esteira.data.sources.files import require_beside
 from esteira.data.sources.parquet import ParquetReader
 from esteira.data.sources.python import PythonReader
-from esteira.data.sources.reader import Reader
+from esteira.data.sources.reader import BATCH, Reader
 from esteira.data.sources.sql import SqlReader
 from esteira.data.sources.times import event_time
 from esteira.errors import DataError
@@ -31,16 +32,40 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
     both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
     """
-    parts = []
-    for rows, of in reader_of(spec.source, spec).parts(first, last):
-        try:
-            parts.append(_timed(spec, rows, of, first, last))
-        except DataError as error:
-            require_beside(of[1], first, last, error)
-    parts = [part for part in parts if len(part.columns)]
+    parts = [*_parts(spec, first, last)]
     if not parts:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
+    return _joined(parts)
+
+
+def batches(spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
+    """The rows that read() gives, some at a time: BATCH at most, and all at once where there are no more than those."""
+    held: list[pd.DataFrame] = []
+    for part in _parts(spec, first, last):
+        for start in range(0, max(len(part), 1), BATCH):
+            rows = part.iloc[start : start + BATCH] if len(part) > BATCH else part
+            if held and sum(map(len, held)) + len(rows) > BATCH:
+                yield _joined(held)
+                held = []
+            held.append(rows)
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
+
+
+def _parts(spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
+    """What the source gives, each with its time, that is of the days."""
+    for rows, of in reader_of(spec.source, spec).parts(first, last):
+        try:
+            timed = _timed(spec, rows, of, first, last)
+        except DataError as error:
+            require_beside(of[1], first, last, error)
+            continue
+        if len(timed.columns):
+            yield timed
 
 
 def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], first: date, last: date) -> pd.DataFrame:

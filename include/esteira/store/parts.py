@@ -1,0 +1,96 @@
+"""Files of a Delta table that are written batch by batch, and that no version of it has until they are published."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, Schema
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
+
+from esteira.store import opened
+from esteira.store.backend import Part
+
+
+class ParquetPart:
+    """A file of a day, open for writing: a row group for each batch, so that no more than one is in memory."""
+
+    def __init__(self, place: str, day: date, schema: pa.Schema, number: int) -> None:
+        self.place, self.day, self.schema = place, day, schema
+        self.path = f"day={day}/part-{number:05}-{uuid4()}-c000.snappy.parquet"
+        self.rows = 0
+        kept = pa.schema([field for field in schema if field.name != "day"])  # which the path says
+        # Numbers repeat too seldom for a dictionary to be worth its time.
+        texts = [field.name for field in kept if pa.types.is_string(field.type)]
+        self._system = _system(place)
+        with opened.reaching(place):
+            self._system.create_dir(posixpath.dirname(self.path), recursive=True)
+            self._sink = self._system.open_output_stream(self.path)
+            self._writer = pq.ParquetWriter(self._sink, kept, compression="snappy", use_dictionary=texts or False)
+
+    def write(self, rows: pa.Table) -> None:
+        """Add a row group."""
+        if not len(rows):
+            return
+        with opened.reaching(self.place):
+            self._writer.write_table(rows.drop_columns("day"), row_group_size=len(rows))
+        self.rows += len(rows)
+
+    def close(self) -> Part:
+        """The file, with its end."""
+        with opened.reaching(self.place):
+            self._writer.close()
+            self._sink.close()
+            size = self._system.get_file_info(self.path).size
+        return Part(self.day, self.path, size, self.rows, self.schema)
+
+    def drop(self) -> None:
+        """Close the file, and remove it."""
+        with suppress(OSError, pa.ArrowException):  # what is left of it is nobody's, and goes with the next maintenance
+            self._writer.close()
+            self._sink.close()
+            self._system.delete_file(self.path)
+
+
+def added(part: Part) -> AddAction:
+    """The entry of a part in a table's log."""
+    stats = json.dumps({"numRecords": part.rows})
+    return AddAction(part.path, part.size, {"day": str(part.day)}, 0, True, stats)
+
+
+def schema_with(table: DeltaTable, parts: list[Part]) -> pa.Schema:
+    """The table's schema, and after it the columns that only parts have."""
+    known = pa.schema(table.schema().to_arrow())
+    names = set(known.names)
+    for part in parts:
+        for field in part.schema:
+            if field.name not in names:
+                known = known.append(field.with_nullable(True))
+                names.add(field.name)
+    return known
+
+
+def widen(table: DeltaTable, wanted: pa.Schema) -> None:
+    """Give a table the columns that it lacks."""
+    known = set(pa.schema(table.schema().to_arrow()).names)
+    lacking = pa.schema([field for field in wanted if field.name not in known])
+    if len(lacking):
+        table.alter.add_columns(Schema.from_arrow(lacking).fields)
+        table.update_incremental()
+
+
+def _system(place: str) -> pafs.FileSystem:
+    """The file system under a table's place: Arrow's own for a folder, deltalake's client for an object store."""
+    if opened.is_local(place):
+        with opened.reaching(place):
+            Path(place).mkdir(parents=True, exist_ok=True)
+        return pafs.SubTreeFileSystem(place, pafs.LocalFileSystem())
+    return pafs.PyFileSystem(DeltaStorageHandler(place))
