@@ -59,6 +59,8 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
         values = values.mask(values.astype("str").str.match(ZERO_LED).fillna(False).astype(bool))
     if is_text(kind):
         return as_text(values)
+    if pa.types.is_floating(kind) and values.dtype == "float64":
+        return values
     if pa.types.is_floating(kind):
         return _as_float(values, exact=not feature)
     return _cast(values, kind)
@@ -94,11 +96,14 @@ def as_text(values: pd.Series) -> pd.Series:
 
 def _written(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> pa.Array:
     """Numbers as canonical() writes them: by Arrow, which writes the same digits, but for those with an exponent."""
+    size = np.abs(numbers)
+    whole = (size < EXACT) & (numbers == np.trunc(numbers))
     found = pa.array(numbers, from_pandas=True).cast(pa.string())
-    found = pc.replace_substring_regex(found, r"\.0$", "")
-    odd = pc.fill_null(pc.match_substring_regex(found, "[a-z]|^-0$|^-?0\\.0000"), False)
-    if pc.any(odd).as_py():
-        found = pc.replace_with_mask(found, odd, pa.array(map(canonical, numbers[odd.to_numpy(False)]), pa.string()))
+    if whole.any():
+        found = pc.if_else(whole, pa.array(np.where(whole, numbers, 0).astype("int64")).cast(pa.string()), found)
+    odd = ~whole & ~((size >= 1e-4) & (size < 1e10)) & ~np.isnan(numbers)
+    if odd.any():
+        found = pc.replace_with_mask(found, odd, pa.array(map(canonical, numbers[odd]), pa.string()))
     return found
 
 
@@ -124,6 +129,8 @@ def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 def as_number(values: pd.Series) -> pd.Series:
     """Values as float64: numbers, numbers written as text, and true and false; empty where one is none of these."""
+    if values.dtype == "float64":
+        return values
     if pd.api.types.is_complex_dtype(values):
         return pd.Series(np.nan, index=values.index)
     if pd.api.types.is_numeric_dtype(values):

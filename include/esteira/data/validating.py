@@ -79,8 +79,7 @@ def _fitted(
             values = kinds.masked(spec, rows.loc[lost, [name]].astype(object))[name]
             why = f"{name!r} is not {_named(kind)}: " + values.map(_shown) + _numbers_hint(spec, name, given[lost])
             failures.append(("type", lost, why.reindex(rows.index)))
-    every = pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False)
-    return every.copy(), failures  # at once, not column by column
+    return pd.DataFrame({name: fitted[name] for name in rows.columns}, copy=False), failures
 
 
 def _named(kind: pa.DataType | None) -> str:
@@ -228,7 +227,9 @@ def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, 
 def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
     for name in (*spec.features.numeric, *spec.features.boolean) if len(built) else ():
         number = kinds.as_number(built[name])
-        bad = built[name].notna() & (number.isna() | np.isinf(number))
+        bad = pd.Series(np.isinf(number.to_numpy()), number.index)
+        if number is not built[name]:
+            bad |= built[name].notna() & number.isna()
         yield "number", bad, f"{name!r} is not a finite number{_numbers_hint(spec, name, built.loc[bad, name])}"
 
 

@@ -22,6 +22,7 @@ from esteira.text import counted, shown_days
 
 T = TypeVar("T")
 
+MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
 PASSES = 5  # over rows that turn out to be other than they looked
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
 
@@ -107,6 +108,7 @@ class Extraction:
         self._filled: set[date] = set()
         self._late: list[pd.DataFrame] = []
         self._keeps_late = not lake.missing_days("raw", spec.name, [min(days) - timedelta(days=1)])
+        self._taken: pa.Table | None = None
         self.read = 0
 
     def batches(self) -> Iterator[pd.DataFrame]:
@@ -129,9 +131,17 @@ class Extraction:
         bad = _new(self.spec, bad, self.days)
         self.bad.add(bad, "extract")
         self.read += len(good) + len(bad)
+        self._taken = None
         if good.empty:
             return good
-        return lake.shown(self.raw.write(good.assign(read_at=self._read_at)))
+        good = good.assign(read_at=self._read_at)
+        self._taken = self.raw.typed(good)
+        return lake.shown(self._taken, good)
+
+    def keep(self, *, shared: bool = False) -> None:
+        """Write the rows that were taken last; those that are `shared` are the feature store's, too, as they are."""
+        if self._taken is not None:
+            self.raw.add(self._taken, shared=shared)
 
     def publish(self, when_gone: WhenGone) -> list[date]:
         """Replace what the tables have of the days; returns those that were. See extract()."""
@@ -152,25 +162,50 @@ class Extraction:
 class Examination:
     """Raw rows of some days, on their way into the feature store, or into quarantine, batch by batch."""
 
-    def __init__(self, spec: ModelSpec, known: Hindsight, bad: Bad | None, *, features: bool = True) -> None:
-        self.spec, self.bad = spec, bad
+    def __init__(
+        self,
+        spec: ModelSpec,
+        known: Hindsight,
+        bad: Bad | None,
+        *,
+        features: bool = True,
+        raw: lake.Staging | None = None,
+    ) -> None:
+        self.spec, self.bad, self.raw = spec, bad, raw
+        self._may_share = raw is not None and not spec.has_features_code
         self.features = lake.Staging("features", spec.name) if features else None
         self.rows = self.quarantined = 0
         self._twice = known.twice
         self._seen: list[keys.Digests] = []
         self._again = keys.NONE
+        self._columns = ["event_time", "day", *spec.key, *(name for name in spec.features.all if name not in spec.key)]
+        self.are_raw = False  # the features that were made last: the raw rows are them, too
 
     def take(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The features of those of the rows that are as expected; the others go to quarantine."""
-        rows = rows.drop(columns=self.spec.target, errors="ignore")  # neither features nor scoring may see it
-        bad, built = data.examine(self.spec, rows, self._repeated)
+        self.are_raw = False
+        hidden = rows.drop(columns=self.spec.target, errors="ignore")  # neither features nor scoring may see it
+        bad, built = data.examine(self.spec, hidden, self._repeated)
         self.rows += len(rows)
         self.quarantined += len(bad)
         if self.bad is not None:
             self.bad.add(bad, "rows")
         if self.features is None or built.empty:
             return built
-        return lake.shown(self.features.write(built))
+        self.are_raw = self._may_share and len(rows) >= MANY and bad.empty and self._are_alike(rows)
+        if self.are_raw:
+            return rows[self._columns]
+        return lake.shown(self.features.write(built), built)
+
+    def _are_alike(self, rows: pd.DataFrame) -> bool:
+        """Whether raw rows that are all as expected are their own features, and have no column that is not for the feature store."""
+        more = {"read_at", self.spec.time.column, self.spec.time.hour, self.spec.target} - {*self.spec.personal}
+        numbers, texts = (*self.spec.features.numeric, *self.spec.features.boolean), self.spec.features.categorical
+        return (
+            {*rows.columns} <= {*self._columns, *more}
+            and all(rows[name].dtype == "float64" for name in numbers)
+            and all(rows[name].dtype == "str" for name in texts)
+        )
 
     def _repeated(self, rows: pd.DataFrame, names: list[str]) -> pd.Series:
         """Which rows have the key of another one of the day before them: of these batches too."""
@@ -190,6 +225,8 @@ class Examination:
     def publish(self, days: list[date]) -> int:
         """Replace the features of the days; returns the table's Delta version."""
         assert self.features is not None, "they were asked for"
+        if self.raw is not None:
+            self.features.link(self.raw, self._columns)
         return lake.publish("features", self.spec.name, self.features.done(), days, mark=features_mark(self.spec))
 
     def require_unlike(self) -> None:
@@ -213,6 +250,7 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
         taken = Extraction(spec, days, known, Bad(spec, days, "extract"))
         for rows in taken.batches():
             taken.take(rows)
+            taken.keep()
         return taken
 
     taken = in_hindsight(once)

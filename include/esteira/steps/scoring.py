@@ -243,6 +243,8 @@ class _Before:
 
     def with_replaced(self, predictions: pd.DataFrame) -> pd.DataFrame:
         """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
+        if not len(self.digests):
+            return predictions.assign(replaces=pd.Series(pd.NA, index=predictions.index, dtype="Int64"))
         found = keys.digests(predictions, self.names)
         had = keys.among(found, self.digests)
         replaced = np.zeros(len(predictions), dtype="int64")
@@ -462,10 +464,11 @@ def score_from_source(
     def once(known: ingest.Hindsight) -> tuple[ingest.Extraction, ingest.Examination, Prediction | None]:
         bad = ingest.Bad(spec, days, "extract", "rows")
         extraction = ingest.Extraction(spec, days, known, bad)
-        examination = ingest.Examination(spec, known, bad)
+        examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
         prediction = Prediction(spec, chosen, run) if chosen else None
         for rows in extraction.batches():
             built = examination.take(extraction.take(rows))
+            extraction.keep(shared=examination.are_raw)
             if prediction is not None:
                 prediction.take(built)
         examination.require_unlike()

@@ -96,6 +96,11 @@ class Lake(Protocol):
     def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
         """Write a part of a day; `number` tells its place among those of the day. Nobody sees it before it is published."""
 
+    def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
+        """The rows of a part of another place, of which the columns of the schema are, as a part of this one; nothing is written anew
+        where the storage can name a file twice.
+        """
+
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

@@ -139,6 +139,10 @@ class DeltaLake:
         """A parquet file beside the table's own."""
         return parts.ParquetPart(place, day, schema, number)
 
+    def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
+        """The same file by another name, or a copy of it; a table has the columns that its log names, whatever its files have."""
+        return parts.linked(place, part, source, schema)
+
     def publish(
         self, place: str, seen: Table | None, given: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

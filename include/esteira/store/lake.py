@@ -210,9 +210,12 @@ def sizes(kind: Kind, model: str) -> dict[Any, tuple[int, int]]:
     return {} if table is None else table.sizes()
 
 
-def shown(arrow: pa.Table) -> pd.DataFrame:
-    """Rows as read() gives them."""
-    return _to_pandas(arrow)
+def shown(arrow: pa.Table, given: pd.DataFrame) -> pd.DataFrame:
+    """Rows as read() gives them; `given` are those that they were made from, of which numbers are as they were."""
+    kept = [name for name in arrow.schema.names if arrow.schema.field(name).type == given[name].dtype.name]
+    others = _to_pandas(arrow.drop_columns(kept))
+    columns = {name: (given if name in kept else others)[name].array for name in arrow.schema.names}
+    return pd.DataFrame(columns, copy=False)
 
 
 def _to_pandas(arrow: pa.Table) -> pd.DataFrame:
@@ -273,11 +276,18 @@ class Staging:
         self.counts: Counter[date] = Counter()
         self._types = {**(kinds or {}), **types(kind, model)}
         self._first: dict[str, pa.DataType | None] | None = None
-        self._open: dict[date, tuple[pa.Schema, PartWriter]] = {}
+        self._open: dict[date, tuple[pa.Schema, bool, PartWriter]] = {}
         self._done: list[Part] = []
+        self._shared: list[Part] = []
 
     def write(self, rows: pd.DataFrame) -> pa.Table:
-        """Add rows, with their day; returns them as the table has them.
+        """Add rows, with their day; returns them as the table has them. Raises as typed() does."""
+        arrow = self.typed(rows)
+        self.add(arrow)
+        return arrow
+
+    def typed(self, rows: pd.DataFrame) -> pa.Table:
+        """Rows as the table has them.
 
         Raises ValueError where a column is not of its type, and Unlike where the batches before had no such column, or had it
         of another type.
@@ -286,11 +296,13 @@ class Staging:
         if len(rows):
             self._require_alike(arrow.schema)
         first = {name: kind or pa.string() for name, kind in (self._first or {}).items()}
-        arrow = _cast_all(arrow, self._types | first)
-        for day, part in _by_day(arrow):
+        return _cast_all(arrow, self._types | first)
+
+    def add(self, rows: pa.Table, *, shared: bool = False) -> None:
+        """Add rows that typed() gave. Those that are `shared` are in files by themselves, which link() takes."""
+        for day, part in _by_day(rows):
             self.counts[day] += len(part)
-            self._writer(day, part.schema).write(part)
-        return arrow
+            self._writer(day, part.schema, shared).write(part)
 
     def _require_alike(self, arrow: pa.Schema) -> None:
         """That columns of which nothing was known have the types that they had; a column without a value may have any."""
@@ -305,20 +317,23 @@ class Staging:
         every = {*first, *given}
         raise Unlike({name: _joined(first.get(name), given.get(name)) for name in every})
 
-    def _writer(self, day: date, schema: pa.Schema) -> PartWriter:
+    def _writer(self, day: date, schema: pa.Schema, shared: bool) -> PartWriter:
         known = self._open.get(day)
-        if known is not None and known[0] == schema:
-            return known[1]
+        if known is not None and known[:2] == (schema, shared):
+            return known[2]
         if known is not None or len(self._open) >= OPEN:
             self._close(day if known is not None else next(iter(self._open)))
         places.make_home()
         number = len(self._done) + len(self._open)
         made = _backend.part(path(self.kind, self.model), day, schema, number)
-        self._open[day] = (schema, made)
+        self._open[day] = (schema, shared, made)
         return made
 
     def _close(self, day: date) -> None:
-        self._done.append(self._open.pop(day)[1].close())
+        _, shared, writer = self._open.pop(day)
+        part = writer.close()
+        self._done.append(part)
+        self._shared += [part] if shared else []
 
     def done(self) -> list[Part]:
         """What was written, whole."""
@@ -326,9 +341,18 @@ class Staging:
             self._close(day)
         return self._done
 
+    def link(self, other: Staging, names: Iterable[str]) -> None:
+        """Take what the other has written `shared` as rows of this one, with the columns named."""
+        other.done()
+        wanted, place = set(names), path(self.kind, self.model)
+        for part in other._shared:
+            schema = pa.schema([field for field in part.schema if field.name in wanted])
+            self._done.append(_backend.link(place, part, path(other.kind, other.model), schema))
+            self.counts[part.day] += part.rows
+
     def drop(self) -> None:
         """Nothing is to be of it; what was written whole goes with the next maintenance."""
-        for _, writer in self._open.values():
+        for *_, writer in self._open.values():
             writer.drop()
         self._open = {}
 

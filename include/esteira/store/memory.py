@@ -133,6 +133,13 @@ class MemoryLake:
         """A part in memory."""
         return MemoryPart(f"{place}/{uuid4().hex}", day, schema, self._kept)
 
+    def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
+        """The columns of a part."""
+        rows = self._kept[part.path].select(schema.names)
+        path = f"{place}/{uuid4().hex}"
+        self._kept[path] = rows
+        return Part(part.day, path, rows.nbytes, len(rows), schema)
+
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

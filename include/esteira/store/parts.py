@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import shutil
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -25,7 +26,7 @@ class ParquetPart:
 
     def __init__(self, place: str, day: date, schema: pa.Schema, number: int) -> None:
         self.place, self.day, self.schema = place, day, schema
-        self.path = f"day={day}/part-{number:05}-{uuid4()}-c000.snappy.parquet"
+        self.path = _new_path(day, number)
         self.rows = 0
         kept = pa.schema([field for field in schema if field.name != "day"])  # which the path says
         # Numbers repeat too seldom for a dictionary to be worth its time.
@@ -58,6 +59,28 @@ class ParquetPart:
             self._writer.close()
             self._sink.close()
             self._system.delete_file(self.path)
+
+
+def _new_path(day: date, number: int) -> str:
+    return f"day={day}/part-{number:05}-{uuid4()}-c000.snappy.parquet"
+
+
+def linked(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
+    """A part of another table as one of this: the same file where a file can have two names, else a copy."""
+    path = _new_path(part.day, 0)
+    with opened.reaching(place):
+        if opened.is_local(place):
+            target = Path(place, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(Path(source, part.path))
+            except OSError:  # not every file system can
+                shutil.copyfile(Path(source, part.path), target)
+        else:
+            system = _system(posixpath.dirname(posixpath.dirname(place)))
+            below = len(posixpath.dirname(posixpath.dirname(place))) + 1
+            system.copy_file(f"{source[below:]}/{part.path}", f"{place[below:]}/{path}")
+    return Part(part.day, path, part.size, part.rows, schema)
 
 
 def added(part: Part) -> AddAction:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,11 @@ HELD = (EARLIEST.date(), LATEST.date())
 FIRST_DATE, LAST_DATE = (
     int((np.datetime64(day) - np.datetime64("1970-01-01")).astype(int)) for day in ("0001-01-01", "9999-12-31")
 )
+# A scan of more than a row group reads ahead as far as the file goes, whatever it is told; so does buffering.
+FRUGAL: dict[str, Any] = {
+    "use_threads": False,
+    "fragment_scan_options": pads.ParquetFragmentScanOptions(pre_buffer=False),
+}
 MAGIC = b"PAR1"  # a whole file starts and ends with it
 
 
@@ -114,10 +119,12 @@ def between(
 def frames(dataset: pads.Dataset, wanted: pads.Expression | None) -> Iterator[pd.DataFrame]:
     """The rows of a dataset, some at a time; one frame without rows where there are none."""
     empty = True
-    for batch in dataset.to_batches(filter=wanted, batch_size=BATCH, batch_readahead=2, fragment_readahead=1):
-        if len(batch):
-            empty = False
-            yield as_frame(pa.Table.from_batches([batch]))
+    for fragment in dataset.get_fragments(wanted):
+        for group in fragment.split_by_row_group(wanted, dataset.schema):
+            for batch in group.to_batches(schema=dataset.schema, filter=wanted, batch_size=BATCH, **FRUGAL):
+                if len(batch):
+                    empty = False
+                    yield as_frame(pa.Table.from_batches([batch]))
     if empty:
         yield as_frame(dataset.schema.empty_table())
 
@@ -130,7 +137,7 @@ def edges(first: date, last: date) -> tuple[date, date]:
 def as_frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as pandas has it; whole numbers stay whole where some are empty: a key beyond 2^53 would lose digits."""
     # By Arrow's types: what pandas noted beside them may be of another table, and an index is columns to the file.
-    rows = pd.DataFrame(_showable(table).to_pandas(integer_object_nulls=True, ignore_metadata=True))
+    rows = pd.DataFrame(_showable(table).to_pandas(integer_object_nulls=True, ignore_metadata=True, split_blocks=True))
     unnamed = [name for name in rows.columns if re.fullmatch(r"__index_level_\d+__", str(name))]
     rows = rows.drop(columns=unnamed) if unnamed else rows
     if len(set(table.schema.names)) < len(table.schema.names):
