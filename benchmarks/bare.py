@@ -44,6 +44,9 @@ Only rows whose labels were mature on the as-of day are seen (1d after the event
 the last, against a naive baseline and the champion. A version promoted for an as-of day serves from the day after."""
 SCORE = """Score a day of {name} with the champion of that day, into the Delta table of predictions.
 
+The task **score** reads the source, puts bad rows aside for quarantine, builds features and predicts, some rows at a time;
+nobody sees any of it before **publish** names all of it at once.
+
 A day is a partition: the run that starts by the schedule (0 6 * * *, America/Sao_Paulo) scores **the day
 before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
 stays in the table `served`. A check follows by itself: of the day, or of the last day of a range."""
@@ -205,32 +208,15 @@ def score(name):
     options = {"schedule": timetable, "start_date": None, "catchup": False, "max_active_runs": 4, "deadline": deadline}
     with dag_of(name, "score", SCORE, params=params, **options) as dag:
 
-        @task(**WAITING)
-        def extract() -> int:
-            pass
-
-        @task
-        def validate() -> int:
-            pass
-
-        @task
-        def features() -> int:
-            pass
-
-        built = features()
-        extract() >> validate() >> built
-
-        @task
-        def score() -> int:
+        @task(map_index_template="{{ name }}", **WAITING)
+        def score(number: int = 0, every: tuple[int, ...] = (0,)) -> int:
             pass
 
         @task(outlets=[Asset(name=f"predictions_{name}", uri=f"esteira://predictions/{name}")])
-        def publish() -> str:
+        def publish(every: tuple[int, ...] = (0,)) -> str:
             pass
 
-        scored = score()
-        scored >> publish()
-        built >> scored
+        score() >> publish()
     return dag
 
 

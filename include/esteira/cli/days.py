@@ -68,14 +68,10 @@ def score(
     if version is None:
         ledger.require_published(spec, days)  # before a range of years is read
     with at_work(f"scoring {counted(len(days), 'day')} of {spec.name}"):
-        steps.extract(spec, days, "replace" if allow_empty else "refuse")
-        steps.validate(spec, days)
-        steps.require_fit(spec, days)
-        steps.features(spec, days)
-        run = f"cli/{uuid4()}"
-        steps.score(spec, days, run, version, by=getuser(), champion=champion)
-        steps.publish(spec, days, run)
-    typer.echo(f"{counted(len(days), 'day')}: {steps.accounted(spec, days)}")
+        options: dict[str, Any] = {"by": getuser(), "champion": champion}
+        options["when_gone"] = "replace" if allow_empty else "refuse"
+        said = steps.score_from_source(spec, days, f"cli/{uuid4()}", version, **options)
+    typer.echo(f"{counted(len(days), 'day')}: {said}")
 
 
 @app.command()

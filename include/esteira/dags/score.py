@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -43,8 +43,11 @@ log = logging.getLogger(__name__)
 
 
 def score_dag(spec: ModelSpec) -> DAG:
-    """extract → validate → features → score → publish, for one day or a range of days."""
+    """score → publish, for one day or a range of days; with shards plan → score, once for each → publish."""
     doc = f"""Score a day of {spec.name} with the champion of that day, into the Delta table of predictions.
+
+The task **score** reads the source, puts bad rows aside for quarantine, builds features and predicts, some rows at a time;
+nobody sees any of it before **publish** names all of it at once.{_about_shards(spec)}
 
 A day is a partition: the run that starts by the schedule ({spec.score.schedule}, {spec.time.timezone}) scores **the day
 before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
@@ -68,8 +71,15 @@ stays in the table `served`. A check follows by itself: of the day, or of the la
         "deadline": _deadline(spec),
     }
     with dag_of(spec, "score", doc, params=_fields(spec), **options) as dag:
-        _read(spec) >> _published(spec)
+        _scored(spec)
     return dag
+
+
+def _about_shards(spec: ModelSpec) -> str:
+    if spec.score.shards == 1:
+        return ""
+    number = "as many as its size asks for" if spec.score.shards == "auto" else str(spec.score.shards)
+    return f" The task **plan** cuts the day into shards ({number}), of which each is a task of **score** by itself."
 
 
 def _fields(spec: ModelSpec) -> dict[str, Param]:
@@ -106,63 +116,60 @@ def _days(spec: ModelSpec) -> list[date]:
     return days(first, last)
 
 
-def _read(spec: ModelSpec) -> Any:
+def _scored(spec: ModelSpec) -> None:
     @task(retries=LOOKS, retry_policy=WAITING)
-    def extract() -> int:
+    def plan() -> list[int]:
         from esteira import steps
 
-        return steps.extract(spec, _days(spec), when_gone="replace" if context_of_run()[0]["allow_empty"] else "refuse")
+        return list(range(steps.shares(spec, _days(spec))))
 
-    @task
-    def validate() -> int:
+    @task(retries=LOOKS, retry_policy=WAITING, map_index_template="{{ name }}")
+    def score(number: int = 0, every: Sequence[int] = (0,)) -> int:
         from esteira import steps
+        from esteira.data import Share
 
-        bad = steps.validate(spec, _days(spec))
-        steps.require_fit(spec, _days(spec))
-        return bad
-
-    @task
-    def features() -> int:
-        from esteira import steps
-
-        return steps.features(spec, _days(spec))
-
-    built = features()
-    extract() >> validate() >> built
-    return built
-
-
-def _published(spec: ModelSpec) -> Any:
-    asset = predictions_asset(spec)
-
-    @task
-    def score() -> int:
-        from esteira import steps
-
+        of = len(every)
+        get_current_context()["name"] = f"shard {number + 1} of {of}"  # type: ignore[typeddict-unknown-key]
         params, run, _ = context_of_run()
-        if params["version"] is not None and params["champion"]:
-            raise AirflowFailException("give a version, or the champion again, not both")
-        # A form's 1.0 is a whole number, too.
-        version = None if params["version"] is None else int(params["version"])
-        return steps.score(spec, _days(spec), run, version, by=asked_by(), champion=params["champion"])
+        share = Share(number, of)
+        return steps.leave(spec, _days(spec), run, share, _version(params), champion=params["champion"])
 
     # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
     # checks of all its days would start in any order, and only the one of the newest day decides.
-    @task(outlets=[asset])
-    def publish() -> str:
+    @task(outlets=[predictions_asset(spec)])
+    def publish(every: Sequence[int] = (0,)) -> str:
         from esteira import steps, views
 
         params, run, partition = context_of_run()
-        steps.publish(spec, _days(spec), run)
-        events = get_current_context()["outlet_events"][asset]
+        said = steps.publish_left(
+            spec,
+            _days(spec),
+            run,
+            len(every),
+            _version(params),
+            by=asked_by(),
+            champion=params["champion"],
+            when_gone="replace" if params["allow_empty"] else "refuse",
+        )
         if params["check"] and not partition:
+            events = get_current_context()["outlet_events"][predictions_asset(spec)]
             events.add_partitions([str(_days(spec)[-1])])
         notes.note(lambda: views.score_title(spec, _days(spec)))
-        return steps.accounted(spec, _days(spec))
+        return said
 
-    scored = score()
-    scored >> publish()
-    return scored
+    if spec.score.shards == 1:
+        score() >> publish()
+        return
+    every = plan()
+    score.partial(every=every).expand(number=every) >> publish(every)
+
+
+def _version(params: Mapping[str, Any]) -> int | None:
+    """The version that the run is to score with, if any was given."""
+    if params["version"] is not None and params["champion"]:
+        raise AirflowFailException("give a version, or the champion again, not both")
+    # A form's 1.0 is a whole number, too.
+    return None if params["version"] is None else int(params["version"])
 
 
 def _deadline(spec: ModelSpec) -> DeadlineAlert | None:

@@ -3,7 +3,7 @@
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
-from esteira.data.sources import batches, days, event_time, function, last_day, look, read
+from esteira.data.sources import ALL, Share, batches, days, event_time, function, last_day, look, read, reader_of
 from esteira.data.sources.columns import writable
 from esteira.data.splitting import recent_and_sample, split_days
 from esteira.data.validating import (
@@ -17,7 +17,9 @@ from esteira.data.validating import (
 )
 
 __all__ = [
+    "ALL",
     "SHORT",
+    "Share",
     "as_label",
     "asked_columns",
     "batches",
@@ -32,6 +34,7 @@ __all__ = [
     "masked",
     "read",
     "read_labels",
+    "reader_of",
     "recent_and_sample",
     "repeated",
     "skip_instance_metadata",

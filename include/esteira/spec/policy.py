@@ -167,20 +167,26 @@ class Train(Block):
         return self
 
 
-def _one_shard(given: object) -> object:
-    if given != 1:
-        raise mistake(f"got {given!r}; only shards: 1 is built so far: remove the key")
+MOST_SHARDS = 64
+
+
+def _shards(given: object) -> object:
+    if given != "auto" and not (type(given) is int and 1 <= given <= MOST_SHARDS):
+        raise mistake(f"got {given!r}; a whole number from 1 to {MOST_SHARDS}, or auto: by the size of the source")
     return given
 
 
 class Score(Block):
-    """When a day is scored. The run at the cron's time scores the day before, and is late `deadline` after it was queued."""
+    """When a day is scored. The run at the cron's time scores the day before, and is late `deadline` after it was queued.
+
+    It is cut into `shards`, each of which a task scores.
+    """
 
     schedule: Cron | None = "0 6 * * *"
     start: Day | None = None
     catchup: bool = False
     deadline: Span | None = 6
-    shards: Annotated[int, BeforeValidator(_one_shard)] = 1
+    shards: Annotated[int | Literal["auto"], BeforeValidator(_shards)] = 1
 
     @field_validator("schedule")
     @classmethod

@@ -33,7 +33,8 @@ from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
 from esteira.steps.registering import promote, register
-from esteira.steps.scoring import publish, reconcile, requeue, score, score_from_source
+from esteira.steps.scoring import publish, reconcile, score
+from esteira.steps.streaming import leave, publish_left, requeue, score_from_source, shares
 from esteira.steps.suggesting import limits
 from esteira.steps.training import train
 
@@ -52,6 +53,7 @@ __all__ = [
     "features",
     "keep_drift_report",
     "lacking",
+    "leave",
     "left_over",
     "limits",
     "maintain",
@@ -61,6 +63,7 @@ __all__ = [
     "promote",
     "promote_chosen",
     "publish",
+    "publish_left",
     "queue",
     "queue_drift_mail",
     "queue_promotion_mail",
@@ -78,6 +81,7 @@ __all__ = [
     "score",
     "score_from_source",
     "select",
+    "shares",
     "store_labels",
     "train",
     "validate",

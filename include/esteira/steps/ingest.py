@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal, TypeVar
@@ -18,10 +18,12 @@ from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
 from esteira.steps import keys, quality
 from esteira.store import lake
+from esteira.store.backend import Part
 from esteira.text import counted, shown_days
 
 T = TypeVar("T")
 
+LATE = ("row", "name", "digest")  # of a row of the day before
 MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
 PASSES = 5  # over rows that turn out to be other than they looked
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
@@ -69,10 +71,9 @@ def in_hindsight(once: Callable[[Hindsight], T]) -> T:
 
 
 class Bad:
-    """Rows of some days that are to be in quarantine for one of the `stages`, in place of those that are."""
+    """Rows on their way into quarantine, batch by batch."""
 
-    def __init__(self, spec: ModelSpec, days: list[date], *stages: str) -> None:
-        self.spec, self.days, self.stages = spec, days, stages
+    def __init__(self, spec: ModelSpec) -> None:
         self.staging = lake.Staging("quarantine", spec.name)
         self._found_at = pd.Timestamp(lake.clock())
 
@@ -82,19 +83,17 @@ class Bad:
             shown = rows[["day", "rule", "reason"]].assign(row=_as_json(rows), stage=stage, found_at=self._found_at)
             self.staging.write(shown)
 
-    def publish(self, days: list[date] | None = None) -> None:
-        """Put the rows of the days (none given: of all) into quarantine."""
-        days = self.days if days is None else days
-        parts = self.staging.done()
-        if not days or (not parts and not self._had(days)):
-            return
-        lake.publish("quarantine", self.spec.name, parts, days, keep=lambda had: had[~had["stage"].isin(self.stages)])
 
-    def _had(self, days: list[date]) -> bool:
-        if not lake.count("quarantine", self.spec.name, days):
-            return False
-        had = lake.read("quarantine", self.spec.name, columns=["day", "stage"], day=(min(days), max(days)))
-        return bool((had["stage"].isin(self.stages) & had["day"].isin(pd.to_datetime(days))).any())
+def _publish_bad(spec: ModelSpec, parts: Iterable[Part], days: list[date], *stages: str) -> None:
+    """Put parts into quarantine, in place of what the days have of these stages."""
+    files, wanted = [part for part in parts if part.day in set(days)], pd.to_datetime(days)
+    if not files:
+        if not lake.count("quarantine", spec.name, days):
+            return
+        had = lake.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
+        if not (had["stage"].isin(stages) & had["day"].isin(wanted)).any():
+            return
+    lake.publish("quarantine", spec.name, files, days, keep=lambda had: had[~had["stage"].isin(stages)])
 
 
 class Extraction:
@@ -105,17 +104,17 @@ class Extraction:
         self.raw = lake.Staging("raw", spec.name, known.kinds)
         self._kinds = {**known.kinds, **lake.types("raw", spec.name)}
         self._read_at = pd.Timestamp(lake.clock())
-        self._filled: set[date] = set()
-        self._late: list[pd.DataFrame] = []
+        self.filled: set[date] = set()
+        self._late = [pd.DataFrame(columns=[*LATE])]
         self._keeps_late = not lake.missing_days("raw", spec.name, [min(days) - timedelta(days=1)])
         self._taken: pa.Table | None = None
         self.read = 0
 
-    def batches(self) -> Iterator[pd.DataFrame]:
-        """What the source gives for the days; all at once where features.py wants whole days."""
+    def batches(self, share: data.Share = data.ALL) -> Iterator[pd.DataFrame]:
+        """What the source gives for the days, or a share of it; all at once where features.py wants whole days."""
         if self.spec.features.whole_day:
             return iter([data.read(self.spec, min(self.days), max(self.days))])
-        return data.batches(self.spec, min(self.days), max(self.days))
+        return data.batches(self.spec, min(self.days), max(self.days), share)
 
     def take(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows as the raw table has them from now on; those that it can't take (no time, no key, a value that is not of its
@@ -123,10 +122,10 @@ class Extraction:
         """
         late = rows["day"] < pd.Timestamp(min(self.days))
         if self._keeps_late and late.any():
-            self._late.append(rows[late])
+            self._late.append(self._late_rows(rows[late]))
         own = rows["day"].isin(pd.to_datetime(self.days))
         rows = rows if own.all() else rows[own]
-        self._filled |= {moment.date() for moment in rows["day"].unique()}
+        self.filled |= {moment.date() for moment in rows["day"].unique()}
         good, bad = data.storable(self.spec, rows, self._kinds)
         bad = _new(self.spec, bad, self.days)
         self.bad.add(bad, "extract")
@@ -143,20 +142,18 @@ class Extraction:
         if self._taken is not None:
             self.raw.add(self._taken, shared=shared)
 
-    def publish(self, when_gone: WhenGone) -> list[date]:
-        """Replace what the tables have of the days; returns those that were. See extract()."""
-        empty = [day for day in self.days if day not in self._filled]
-        days = _settled(self.spec, self.days, empty, when_gone)
-        if not days:
-            return []
-        self.bad.publish(days)
-        lake.publish("raw", self.spec.name, self.raw.done(), days)
-        late = pd.concat(self._late, ignore_index=True) if self._late else pd.DataFrame({"day": []})
-        _keep_late(self.spec, late, min(days))
-        if len(lake.read("quarantine", self.spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
-            quarantine(self.spec, pd.DataFrame(), days, "late")  # now they are read
-        log.info("model %s: %s read for %s", self.spec.name, counted(self.read, "row"), _span(days))
-        return days
+    def late(self) -> pd.DataFrame:
+        """The rows of the day before, if that was read already; see _keep_late()."""
+        return pd.concat(self._late, ignore_index=True) if len(self._late) > 1 else self._late[0]
+
+    def _late_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the day before as text, and what tells whether they were read: the digest of the key, where it can be read."""
+        good, _ = data.storable(self.spec, rows, self._kinds)
+        typed = lake.shown(self.raw.typed(good), good).set_axis(good.index) if len(good) else good
+        known = pd.Series(keys.digests(typed, [*self.spec.key]), good.index) if len(good) else pd.Series(dtype="uint64")
+        text = _as_json(rows)
+        names = text.map(lambda row: json.dumps(_name(self.spec, json.loads(row))))
+        return pd.DataFrame({"row": text, "name": names, "digest": known.astype("UInt64").reindex(rows.index)})
 
 
 class Examination:
@@ -222,12 +219,16 @@ class Examination:
         self._again = np.union1d(self._again, second)
         return again
 
-    def publish(self, days: list[date]) -> int:
-        """Replace the features of the days; returns the table's Delta version."""
+    def done(self) -> list[Part]:
+        """The parts of the feature store."""
         assert self.features is not None, "they were asked for"
         if self.raw is not None:
             self.features.link(self.raw, self._columns)
-        return lake.publish("features", self.spec.name, self.features.done(), days, mark=features_mark(self.spec))
+        return self.features.done()
+
+    def seen(self) -> keys.Digests:
+        """Digests of the keys of all rows that were good."""
+        return np.concatenate([keys.NONE, *self._seen])
 
     def require_unlike(self) -> None:
         """Raises Twice where rows of different batches may have one key."""
@@ -246,19 +247,43 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     if not days:
         return 0
 
-    def once(known: Hindsight) -> Extraction:
-        taken = Extraction(spec, days, known, Bad(spec, days, "extract"))
+    def once(known: Hindsight) -> tuple[Extraction, Bad]:
+        bad = Bad(spec)
+        taken = Extraction(spec, days, known, bad)
         for rows in taken.batches():
             taken.take(rows)
             taken.keep()
-        return taken
+        return taken, bad
 
-    taken = in_hindsight(once)
-    return taken.read if taken.publish(when_gone) else 0
+    taken, bad = in_hindsight(once)
+    settled = settled_days(spec, days, taken.filled, when_gone)
+    publish(spec, settled, taken.raw.done(), bad.staging.done(), taken.late(), "extract")
+    log_read(spec, settled, taken.read)
+    return taken.read if settled else 0
 
 
-def _settled(spec: ModelSpec, days: list[date], empty: list[date], when_gone: WhenGone) -> list[date]:
-    """The days to write, where the source has no row for those that are empty."""
+def publish(
+    spec: ModelSpec, days: list[date], raw: Iterable[Part], bad: Iterable[Part], late: pd.DataFrame, *stages: str
+) -> None:
+    """Replace the raw rows of the days, and of these stages what is in quarantine."""
+    if not days:
+        return
+    _publish_bad(spec, bad, days, *stages)
+    lake.publish("raw", spec.name, raw, days)
+    _keep_late(spec, late, min(days))
+    if len(lake.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
+        quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
+
+
+def log_read(spec: ModelSpec, days: list[date], rows: int) -> None:
+    """Say in the log how many rows were read."""
+    if days:
+        log.info("model %s: %s read for %s", spec.name, counted(rows, "row"), _span(days))
+
+
+def settled_days(spec: ModelSpec, days: list[date], filled: Container[date], when_gone: WhenGone) -> list[date]:
+    """The days to write, where the source has rows of those that are filled. See extract()."""
+    empty = [day for day in days if day not in filled]
     known = lake.sizes("raw", spec.name) if empty else {}
     counts = {day: known[day][0] for day in empty if day in known}
     gone = [day for day in empty if day in counts]
@@ -291,16 +316,17 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
     had = lake.read("quarantine", spec.name, columns=["row", "stage"], day=before)
     if late.empty and not (len(had) and (had["stage"] == "late").any()):
         return
-    good, bad = data.storable(spec, late, lake.types("raw", spec.name))
-    known = lake.read("raw", spec.name, columns=["day", *spec.key], day=before)
-    if len(known) and len(good):
-        good = good[~good.set_index([*spec.key]).index.isin(known.set_index([*spec.key]).index)]
-    command = f"esteira requeue {spec.name} --day {before}"
-    reason = f"came in the file of {first}, after {before} was run; `{command}` reads it"
-    missed = late.loc[good.index.union(bad.index)].assign(rule="late", reason=reason)
+    known = [keys.NONE]
+    if len(late):
+        known += [
+            keys.digests(rows, [*spec.key]) for rows in lake.batches("raw", spec.name, columns=[*spec.key], day=before)
+        ]
+    found = late["digest"].fillna(0).to_numpy(dtype="uint64")
+    missed = late[late["digest"].isna().to_numpy() | ~keys.among(found, np.sort(np.concatenate(known)))]
     if len(had) and len(missed):
-        others = {_name(spec, json.loads(row)) for row in had.loc[had["stage"] != "late", "row"]}
-        missed = missed[~_as_json(missed).map(lambda row: _name(spec, json.loads(row)) in others)]
+        others = {json.dumps(_name(spec, json.loads(row))) for row in had.loc[had["stage"] != "late", "row"]}
+        missed = missed[~missed["name"].isin(others)]
+    command = f"esteira requeue {spec.name} --day {before}"
     if len(missed):
         log.warning(
             "model %s: %s of %s came after it was run; `%s` reads what is late",
@@ -309,7 +335,8 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
             before,
             command,
         )
-    quarantine(spec, missed, [before], "late")
+    reason = f"came in the file of {first}, after {before} was run; `{command}` reads it"
+    _put(spec, missed[["row"]].assign(day=pd.Timestamp(before), rule="late", reason=reason), [before], "late")
 
 
 def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
@@ -342,7 +369,7 @@ def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
     wanted = pd.to_datetime(days)
 
     def once(known: Hindsight) -> Examination:
-        examination = Examination(spec, known, Bad(spec, days, "rows") if bad else None, features=not bad)
+        examination = Examination(spec, known, Bad(spec) if bad else None, features=not bad)
         batches = lake.batches("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
         if spec.features.whole_day:
             batches = iter([lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))])
@@ -362,7 +389,7 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     quality.require_extracted(spec, days)
     looked = _examined(spec, days, bad=True)
     assert looked.bad is not None, "they were asked for"
-    looked.bad.publish()
+    _publish_bad(spec, looked.bad.staging.done(), days, "rows")
     told = looked.rows, looked.rows - looked.quarantined, looked.quarantined
     log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, *told)
     return looked.quarantined
@@ -370,14 +397,17 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
 
 def quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str) -> None:
     """Put the days' bad rows of a stage into quarantine, whole, as JSON: whatever their types are, nothing of them is lost."""
-    if bad.empty:
-        rows = pd.DataFrame()
+    _put(spec, bad if bad.empty else bad[["day", "rule", "reason"]].assign(row=_as_json(bad)), days, stage)
+
+
+def _put(spec: ModelSpec, rows: pd.DataFrame, days: list[date], stage: str) -> None:
+    if rows.empty:
         had = lake.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
         if had.empty or not (had["stage"] == stage).any():
             return
+        rows = pd.DataFrame()
     else:
-        found_at = pd.Timestamp(lake.clock())
-        rows = bad[["day", "rule", "reason"]].assign(row=_as_json(bad), stage=stage, found_at=found_at)
+        rows = rows[["day", "rule", "reason", "row"]].assign(stage=stage, found_at=pd.Timestamp(lake.clock()))
     lake.replace_days("quarantine", spec.name, rows, days, stage=stage)
 
 
@@ -400,7 +430,8 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return lake.version("features", spec.name)
     quality.require_extracted(spec, days)
-    return _examined(spec, days, bad=False).publish(days)
+    parts = _examined(spec, days, bad=False).done()
+    return lake.publish("features", spec.name, parts, days, mark=features_mark(spec))
 
 
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:

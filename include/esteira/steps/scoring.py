@@ -20,6 +20,7 @@ from esteira.lifecycle.state import State
 from esteira.spec import ModelSpec
 from esteira.steps import champions, ingest, keys, labelling, quality
 from esteira.store import lake, ledger
+from esteira.store.backend import Part
 from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
@@ -42,19 +43,12 @@ def score(
     `by` names who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day
     has no version, DataError where its features are not those of the model.yaml, and Damaged where a table is gone.
     """
-    return _score(spec, days, run, version, by=by, champion=champion, ready=None)
+    choose(spec, days, run, version, by=by, champion=champion)
+    return written(spec, days, run)[0]
 
 
-def _score(
-    spec: ModelSpec,
-    days: list[date],
-    run: str,
-    version: int | None,
-    *,
-    by: str,
-    champion: bool,
-    ready: Prediction | None,
-) -> int:
+def choose(spec: ModelSpec, days: list[date], run: str, version: int | None, *, by: str, champion: bool) -> None:
+    """Say in the ledger which version was chosen by hand for the days, or that none is any more; see score()."""
     lake.require_all(spec.name)
     champions.repair_aliases(spec)
     ledger.settle(spec)
@@ -64,7 +58,6 @@ def _score(
         ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
     if champion:
         release(spec, days, by or run, run)
-    return _written(spec, days, run, ready)
 
 
 def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
@@ -83,30 +76,32 @@ def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
     ledger.change(spec, made)
 
 
-def _written(spec: ModelSpec, days: list[date], run: str, ready: Prediction | None = None) -> int:
+def written(
+    spec: ModelSpec, days: list[date], run: str, ready: Predicted | None = None, of: int | None = None
+) -> tuple[int, bool]:
     """Write the days by the state, and the features, as they are; those that changed meanwhile anew.
 
-    `ready` are predictions of the features as they are, which are taken where no version changed since they were made.
+    `ready` are predictions of the features as they are at their version `of`, which are taken where no version changed since
+    they were made. Returns the number of rows, and whether those of all days are of them.
     """
     made: dict[date, int] = {}
-    left = days
+    left, taken = days, False
     for _ in range(TRIES):
         _require_features(spec, left)
         known, features = ledger.state(spec), lake.version("features", spec.name)
         chosen = ledger.require_published(spec, left, known)
+        taken = ready is not None and of == features and ready.chosen == chosen
+        now_ready = ready if ready is not None and taken else _predicted(spec, left, chosen, run)
+        ready = None  # a second time they would be of another state
         try:
-            if ready is None or not ready.holds(chosen, features):
-                ready = _predicted(spec, left, chosen, run)
-            made |= ready.publish(left, known)
+            made |= now_ready.publish(spec, left, known)
         except Superseded:
-            ready = None
             continue
         # A change that came before this write may have found nothing to bring along, so it is looked for after it.
         now, moved = ledger.state(spec), _moved(spec, left, features)
         left = [day for day in left if now.published(day).version != chosen[day] or day in moved]
-        ready = None
         if not left:
-            return sum(made.values())
+            return sum(made.values()), taken
     raise Superseded(
         f"model {spec.name}: its champion, or its features, changed {TRIES} times while {shown_days(days)} were scored; score them again"
     )
@@ -140,9 +135,7 @@ class Prediction:
 
     def __init__(self, spec: ModelSpec, chosen: Mapping[date, int], run: str) -> None:
         self.spec, self.chosen, self.run = spec, chosen, run
-        self.of: int | None = None  # the version of the features that it is of, where it holds for that one only
         days = sorted(chosen)
-        self.published = False
         self._rows = lake.Staging("predictions", spec.name)
         self._served_at = lake.version("served", spec.name)
         self._served = None if lake.count("served", spec.name, days) else lake.Staging("served", spec.name)
@@ -184,44 +177,57 @@ class Prediction:
             self._models[version] = model, time.perf_counter() - began
         return self._models[version]
 
-    def holds(self, chosen: Mapping[date, int], features: int) -> bool:
-        """Whether it is what the days' chosen versions make of the features of a version."""
-        return self.of == features and dict(self.chosen) == dict(chosen)
+    def done(self) -> Predicted:
+        """What was predicted, written and not published yet."""
+        served = None if self._served is None else tuple(self._served.done())
+        return Predicted(self.chosen, tuple(self._rows.done()), served, self._served_at)
 
-    def publish(self, days: list[date], known: State) -> dict[date, int]:
+
+@dataclass(frozen=True)
+class Predicted:
+    """Parts of `predictions` by the versions `chosen` for their days, and where nothing of the days was served, of `served`.
+
+    `served_at` is the version of that table by which it was so.
+    """
+
+    chosen: Mapping[date, int]
+    parts: tuple[Part, ...]
+    served: tuple[Part, ...] | None
+    served_at: int
+
+    def publish(self, spec: ModelSpec, days: list[date], known: State) -> dict[date, int]:
         """Replace the days' predictions, all in one transaction that carries the state's number; returns the rows of each day.
 
         Raises Superseded where a day was written by a later state.
         """
-        of = dict.fromkeys(map(_features_name, days), ingest.features_mark(self.spec))
-        parts, mark = self._rows.done(), ledger.mark_of(known)
-        lake.publish("predictions", self.spec.name, parts, days, mark=mark, newest=True, marks=of)
-        self.published = True
+        of = dict.fromkeys(map(_features_name, days), ingest.features_mark(spec))
+        lake.publish("predictions", spec.name, self.parts, days, mark=ledger.mark_of(known), newest=True, marks=of)
+        counts = {day: sum(part.rows for part in self.parts if part.day == day) for day in days}
         versions = ", ".join(map(str, sorted(set(self.chosen.values()))))
-        sizes = counted(self._rows.counts.total(), "row"), counted(len(days), "day")
-        log.info("model %s: %s of %s scored by version %s", self.spec.name, *sizes, versions)
-        return {day: self._rows.counts[day] for day in days}
+        sizes = counted(sum(counts.values()), "row"), counted(len(days), "day")
+        log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
+        return counts
 
-    def serve(self) -> int | None:
-        """Add the predictions to `served`, where nothing of the days was; returns how many. None where that is not so any more."""
-        if self._served is None or not self.published:
-            return None
+    def serve(self, spec: ModelSpec) -> bool:
+        """Add the predictions to `served`, where nothing of their days was; returns whether that is still so."""
+        if self.served is None:
+            return False
+        days = sorted({part.day for part in self.served})
         try:
-            if self._served.counts:
-                days = list(self._served.counts)
-                lake.publish("served", self.spec.name, self._served.done(), days, add_to=self._served_at)
+            if days:
+                lake.publish("served", spec.name, self.served, days, add_to=self.served_at)
         except Superseded:
-            return None
-        return self._served.counts.total()
+            return False
+        return True
 
 
-def _predicted(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], run: str) -> Prediction:
+def _predicted(spec: ModelSpec, days: list[date], chosen: Mapping[date, int], run: str) -> Predicted:
     """What the chosen versions make of the days' features, written and not published yet."""
     made, wanted = Prediction(spec, chosen, run), pd.to_datetime(days)
     for rows in lake.batches("features", spec.name, day=(min(days), max(days))):
         own = rows["day"].isin(wanted)
         made.take(rows if own.all() else rows[own].reset_index(drop=True))
-    return made
+    return made.done()
 
 
 class _Before:
@@ -332,7 +338,7 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
             break
         for some in by_version.values():  # by themselves: a version that is not to be had keeps none of the other days
             try:
-                rows += _written(spec, some, run)
+                rows += written(spec, some, run)[0]
                 publish(spec, sorted(rebuilt & set(some)), run)
                 done += some
             except (EsteiraError, Unaccounted) as error:
@@ -387,18 +393,23 @@ def publish(spec: ModelSpec, days: list[date], run: str) -> int:
     What was served never changes: a later scoring adds the rows that were not there yet, such as those that were mended
     since. Raises Unaccounted where rows read are missing.
     """
-    return _publish(spec, days, run, None) if days else 0
-
-
-def _publish(spec: ModelSpec, days: list[date], run: str, ready: Prediction | None) -> int:
-    served = ready.serve() if ready is not None else None
-    rows = _added_to_served(spec, days, run) if served is None else served
-    labelling.store_again(spec, days)
-    log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), quality.accounted(spec, days))
+    if not days:
+        return 0
+    rows = add_to_served(spec, days, run)
+    account(spec, days)
     return rows
 
 
-def _added_to_served(spec: ModelSpec, days: list[date], run: str) -> int:
+def account(spec: ModelSpec, days: list[date]) -> str:
+    """Read labels of the days again that were read before, and see that every row is accounted for; as a sentence."""
+    labelling.store_again(spec, days)
+    said = quality.accounted(spec, days)
+    log.info("model %s: %s to %s: %s", spec.name, min(days), max(days), said)
+    return said
+
+
+def add_to_served(spec: ModelSpec, days: list[date], run: str) -> int:
+    """Add to `served` what is predicted for the days and was not served yet; returns how many predictions are of the run."""
     for _ in range(TRIES):
         try:
             return _serve(spec, days, run)
@@ -429,66 +440,3 @@ def _serve(spec: ModelSpec, days: list[date], run: str) -> int:
     if new.counts:
         lake.publish("served", spec.name, new.done(), list(new.counts), add_to=version)
     return count
-
-
-def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
-    """Read the days anew and score them, each by the version that is published for it.
-
-    Their labels are read again, too, where they were read before. Returns what was read, published and is left in
-    quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
-    """
-    if spec.labels and spec.labels.source:  # which may have them, though the source of the rows has let go the days
-        labelling.store_again(spec, days)
-    return score_from_source(spec, days, run, when_gone=when_gone)
-
-
-def score_from_source(
-    spec: ModelSpec,
-    days: list[date],
-    run: str,
-    version: int | None = None,
-    *,
-    by: str = "",
-    champion: bool = False,
-    when_gone: ingest.WhenGone = "refuse",
-) -> str:
-    """All that extract, validate, features, score and publish do, in one pass over the source's rows.
-
-    Returns what was read, published and is left in quarantine, as a sentence. Raises as they do, and publishes no prediction
-    then.
-    """
-    if not days:
-        return quality.accounted(spec, days)
-    chosen = _expected(spec, days, version) if not champion else None
-
-    def once(known: ingest.Hindsight) -> tuple[ingest.Extraction, ingest.Examination, Prediction | None]:
-        bad = ingest.Bad(spec, days, "extract", "rows")
-        extraction = ingest.Extraction(spec, days, known, bad)
-        examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
-        prediction = Prediction(spec, chosen, run) if chosen else None
-        for rows in extraction.batches():
-            built = examination.take(extraction.take(rows))
-            extraction.keep(shared=examination.are_raw)
-            if prediction is not None:
-                prediction.take(built)
-        examination.require_unlike()
-        return extraction, examination, prediction
-
-    extraction, examination, ready = ingest.in_hindsight(once)
-    extraction.publish(when_gone)
-    quality.require_fit(spec, days)
-    features = examination.publish(days)
-    if ready is not None:
-        ready.of = features
-    _score(spec, days, run, version, by=by, champion=champion, ready=ready)
-    _publish(spec, days, run, ready)
-    return quality.accounted(spec, days)
-
-
-def _expected(spec: ModelSpec, days: list[date], version: int | None) -> dict[date, int] | None:
-    """The version that will be published for each day, as it looks now; None where one has none."""
-    if version:
-        return dict.fromkeys(days, version)
-    known = ledger.state(spec)
-    found = {day: known.published(day).version for day in days}
-    return {day: number for day, number in found.items() if number is not None} if all(found.values()) else None

@@ -61,6 +61,9 @@ class Table(Protocol):
     def batches(self, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
         """The same rows, some at a time."""
 
+    def holds(self, parts: Iterable[Part]) -> bool:
+        """Whether the parts were published, and are all still as they were."""
+
     def partitions(self) -> set[Any]:
         """The values of the column by which it is partitioned, of which it has rows."""
 

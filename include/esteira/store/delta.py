@@ -55,6 +55,11 @@ class DeltaTableAt:
         """The rows, file by file, of a large one a row group at a time."""
         return opened.batches(self.place, self.table, columns, filters)
 
+    def holds(self, given: Iterable[Part]) -> bool:
+        """Whether its log names the files."""
+        with opened.reaching(self.place):
+            return {part.path for part in given} <= opened.paths(self.place, self.table)
+
     def partitions(self) -> set[Any]:
         """The values of the partition column, found in the log."""
         with opened.reaching(self.place):

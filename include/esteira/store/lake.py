@@ -380,13 +380,15 @@ def publish(
 
     `mark`, `newest` and `marks` are those of replace_days(). `keep` says which of the rows that the days have at the moment
     of the commit stay. Given `add_to`, a version of the table, all of them do: raises Superseded, and writes nothing, where
-    the table has another version by then.
+    the table has another version by then. Parts that were published before, by a task that died soon after, are not again.
     """
     every = sorted(days)
     files = [part for part in parts if part.day in set(every)]
 
     def commit() -> int:
         table = open_table(kind, model)
+        if files and table is not None and table.holds(files):
+            return table.version
         if add_to is not None and (table.version if table else -1) != add_to:
             raise Superseded(f"model {model}: {kind} were written meanwhile")
         kept = []

@@ -47,6 +47,10 @@ class MemoryTable:
         """All of them at once."""
         yield self.scan(columns, filters)
 
+    def holds(self, parts: Iterable[Part]) -> bool:
+        """Never: nothing outlives the process that publishes it."""
+        return False
+
     def partitions(self) -> set[Any]:
         """The partitions that have rows."""
         return {key for key, part in self.parts.items() if len(part)}

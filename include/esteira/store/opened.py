@@ -303,6 +303,11 @@ def _files_of(place: str, table: DeltaTable, filters: list[Filter], *, large: bo
     ]
 
 
+def paths(place: str, table: DeltaTable) -> set[str]:
+    """The files of the table, as they were written into its log."""
+    return {unquote(path) for path in _listed(place, table)["path"].to_pylist()}
+
+
 def partitions(place: str, table: DeltaTable) -> set[Any]:
     """The values of the (only) column by which a table is partitioned, of which it has rows."""
     every = _listed(place, table)

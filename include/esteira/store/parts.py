@@ -31,7 +31,7 @@ class ParquetPart:
         kept = pa.schema([field for field in schema if field.name != "day"])  # which the path says
         # Numbers repeat too seldom for a dictionary to be worth its time.
         texts = [field.name for field in kept if pa.types.is_string(field.type)]
-        self._system = _system(place)
+        self._system = file_system(place)
         with opened.reaching(place):
             self._system.create_dir(posixpath.dirname(self.path), recursive=True)
             self._sink = self._system.open_output_stream(self.path)
@@ -77,7 +77,7 @@ def linked(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
             except OSError:  # not every file system can
                 shutil.copyfile(Path(source, part.path), target)
         else:
-            system = _system(posixpath.dirname(posixpath.dirname(place)))
+            system = file_system(posixpath.dirname(posixpath.dirname(place)))
             below = len(posixpath.dirname(posixpath.dirname(place))) + 1
             system.copy_file(f"{source[below:]}/{part.path}", f"{place[below:]}/{path}")
     return Part(part.day, path, part.size, part.rows, schema)
@@ -110,7 +110,7 @@ def widen(table: DeltaTable, wanted: pa.Schema) -> None:
         table.update_incremental()
 
 
-def _system(place: str) -> pafs.FileSystem:
+def file_system(place: str) -> pafs.FileSystem:
     """The file system under a table's place: Arrow's own for a folder, deltalake's client for an object store."""
     if opened.is_local(place):
         with opened.reaching(place):

@@ -2,10 +2,13 @@
 
 from esteira.data.sources.looking import last_day, look
 from esteira.data.sources.python import call, function
-from esteira.data.sources.reading import batches, read, rows_of
+from esteira.data.sources.reader import ALL, Share
+from esteira.data.sources.reading import batches, read, reader_of, rows_of
 from esteira.data.sources.times import days, event_time
 
 __all__ = [
+    "ALL",
+    "Share",
     "batches",
     "call",
     "days",
@@ -14,5 +17,6 @@ __all__ = [
     "last_day",
     "look",
     "read",
+    "reader_of",
     "rows_of",
 ]

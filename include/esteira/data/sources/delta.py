@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import pandas as pd
@@ -15,8 +15,8 @@ from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundEr
 from esteira.data.environment import skip_instance_metadata
 from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
-from esteira.data.sources.parquet import HELD, as_frame, between, edges
-from esteira.data.sources.reader import Part, Reader
+from esteira.data.sources.parquet import HELD, around, as_frame, edges, frames, weight
+from esteira.data.sources.reader import ALL, Part, Reader, Share
 from esteira.errors import DataError, OutOfReach
 from esteira.spec import ModelSpec
 from esteira.spec.sources import DeltaSource
@@ -35,6 +35,7 @@ class DeltaReader(Reader):
     """Reads a table."""
 
     source: DeltaSource
+    share: Share = ALL
 
     @property
     def path(self) -> str:
@@ -43,8 +44,25 @@ class DeltaReader(Reader):
 
     def parts(self, first: date, last: date) -> Iterator[Part]:
         """The rows around the days."""
-        for rows in _read(self.path, self.spec, first, last):
+        for rows in _read(self.path, self.spec, first, last, self.share):
             yield plain(rows, self.path, self.spec), (self.path, None)
+
+    def shared(self, share: Share) -> DeltaReader | None:
+        """A reader of other row groups than those of the other shares, where the table can be read file by file."""
+        return replace(self, share=share) if _is_plain(self.path, _opened(self.path)) else None
+
+    def state(self, first: date, last: date) -> str:
+        """The table, and its version."""
+        table = _opened(self.path)
+        return f"{table.metadata().id} {table.version()}"
+
+    def size(self, first: date, last: date) -> int:
+        """The bytes of the row groups around the days, before they were compressed."""
+        table = _opened(self.path)
+        if not _is_plain(self.path, table):
+            return 0
+        dataset = table.to_pyarrow_dataset()
+        return weight(dataset, around(dataset.schema, self.spec, first, last))
 
     def columns(self) -> tuple[str, list[str]]:
         """The table and its columns. Raises DataError where there is no table."""
@@ -55,12 +73,13 @@ class DeltaReader(Reader):
         return self.last_day_of_rows()
 
 
-def _read(path: str, spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
+def _read(path: str, spec: ModelSpec, first: date, last: date, share: Share) -> Iterator[pd.DataFrame]:
     """The rows around the days. Raises DataError where there is no table, or one that can't be read right."""
     table = _opened(path)
     try:
         if _is_plain(path, table):
-            yield from between(table.to_pyarrow_dataset(), spec, first, last)
+            dataset = table.to_pyarrow_dataset()
+            yield from frames(dataset, around(dataset.schema, spec, first, last), share)
         else:
             yield from (as_frame(rows) for rows in _scanned(table, spec, first, last))
     except (DeltaError, pa.ArrowInvalid) as error:

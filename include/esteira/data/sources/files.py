@@ -90,6 +90,11 @@ class FileReader(Reader):
             except (DataError, Unfinished) as error:
                 require_beside(file.day, first, last, error)
 
+    def state(self, first: date, last: date) -> str:
+        """The files, how long each is, and when it was written."""
+        files = [(file.path, os.stat(file.path)) for file in find(self.source, self.spec, first, last)]  # noqa: PTH116
+        return str([(path, about.st_size, about.st_mtime_ns) for path, about in files])
+
     def columns(self) -> tuple[str, list[str]]:
         """The newest file and its columns. Raises DataError where there is none."""
         paths = self._paths()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, BinaryIO
 
@@ -18,8 +20,8 @@ import pyarrow.parquet as pq
 
 from esteira.data.sources.columns import once, plain
 from esteira.data.sources.errors import require_reachable, sentence
-from esteira.data.sources.files import File, FileReader, opened
-from esteira.data.sources.reader import BATCH
+from esteira.data.sources.files import File, FileReader, find, opened
+from esteira.data.sources.reader import ALL, BATCH, Share
 from esteira.data.sources.times import EARLIEST, LATEST
 from esteira.errors import DataError, Unfinished
 from esteira.spec import ModelSpec
@@ -42,11 +44,25 @@ class ParquetReader(FileReader):
     """Reads parquet files."""
 
     source: ParquetSource
+    share: Share = ALL
 
     def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
         """The rows of a file around the days, some at a time."""
-        for rows in _read(file, self.spec, first, last):
-            yield plain(rows, file.path, self.spec)
+        with _opened(file, self.spec, first, last) as (dataset, wanted):
+            for rows in frames(dataset, wanted, self.share):
+                yield plain(rows, file.path, self.spec)
+
+    def shared(self, share: Share) -> ParquetReader:
+        """A reader of other row groups than those of the other shares."""
+        return replace(self, share=share)
+
+    def size(self, first: date, last: date) -> int:
+        """The bytes of the row groups around the days, before they were compressed."""
+        found = 0
+        for file in find(self.source, self.spec, first, last):
+            with _opened(file, self.spec, first, last) as (dataset, wanted):
+                found += weight(dataset, wanted)
+        return found
 
     def header(self, path: str, handle: BinaryIO) -> list[str]:
         """The columns of a file."""
@@ -56,8 +72,14 @@ class ParquetReader(FileReader):
             raise DataError(f"{path}: is not a whole parquet file: {sentence(error)[:200]}") from None
 
 
-def _read(file: File, spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
-    """The rows of a file around the days; all of them where it is a day's own. Raises DataError, or Unfinished if cut off."""
+@contextmanager
+def _opened(
+    file: File, spec: ModelSpec, first: date, last: date
+) -> Iterator[tuple[pads.Dataset, pads.Expression | None]]:
+    """A file, and which of its rows are around the days; all of them where it is a day's own.
+
+    What fails within is told by a DataError, or Unfinished if the file is cut off.
+    """
     with opened(file) as handle:
         _require_end(file.path, handle)
         try:
@@ -65,12 +87,10 @@ def _read(file: File, spec: ModelSpec, first: date, last: date) -> Iterator[pd.D
                 pd.DataFrame(columns=pq.read_schema(handle).names), file.path
             )  # reading would fail in words about schemas
             dataset = pads.dataset(os.path.realpath(file.path), format="parquet")
-            if file.day is None:
-                yield from between(dataset, spec, first, last)
-            elif first <= file.day <= last:
-                yield from frames(dataset, None)
+            if file.day is not None and first <= file.day <= last:
+                yield dataset, None
             else:
-                yield from between(dataset, spec, first, last, beside=True)
+                yield dataset, around(dataset.schema, spec, first, last, beside=file.day is not None)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{file.path}: a text in it is no UTF-8 ({error}); write it as binary, or deliver it again"
@@ -94,39 +114,48 @@ def _require_end(path: str, handle: BinaryIO) -> None:
         )
 
 
-def between(
-    dataset: pads.Dataset, spec: ModelSpec, first: date, last: date, *, beside: bool = False
-) -> Iterator[pd.DataFrame]:
-    """The rows around the days; where the time is a date or a time, the others are not even read (a day of slack: zones).
+def around(
+    schema: pa.Schema, spec: ModelSpec, first: date, last: date, *, beside: bool = False
+) -> pads.Expression | None:
+    """Which rows are around the days, where the time is a date or a time: the others are not even read (a day of slack: zones).
 
     Those without a time that a clock holds are read, too: they are no day's own; but not of a file of a day `beside`.
     """
     column = spec.time.column
-    names = dataset.schema.names
-    kind = dataset.schema.field(column).type if names.count(column) == 1 else None
-    wanted = None
-    if kind is not None and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        at = pads.field(column)
-        exact = beside and not spec.time.hour and getattr(kind, "tz", None) is None
-        bounds = (first, last + timedelta(days=1)) if exact else edges(first, last)
-        low, high, earliest, latest = (pa.scalar(day).cast(kind) for day in (*bounds, *HELD))
-        wanted = (at >= low) & (at < high)
-        if not beside:
-            wanted = wanted | at.is_null() | (at < earliest) | (at >= latest)
-    return frames(dataset, wanted)
+    kind = schema.field(column).type if schema.names.count(column) == 1 else None
+    if kind is None or not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return None
+    at = pads.field(column)
+    exact = beside and not spec.time.hour and getattr(kind, "tz", None) is None
+    bounds = (first, last + timedelta(days=1)) if exact else edges(first, last)
+    low, high, earliest, latest = (pa.scalar(day).cast(kind) for day in (*bounds, *HELD))
+    wanted = (at >= low) & (at < high)
+    return wanted if beside else wanted | at.is_null() | (at < earliest) | (at >= latest)
 
 
-def frames(dataset: pads.Dataset, wanted: pads.Expression | None) -> Iterator[pd.DataFrame]:
-    """The rows of a dataset, some at a time; one frame without rows where there are none."""
+def frames(dataset: pads.Dataset, wanted: pads.Expression | None, share: Share) -> Iterator[pd.DataFrame]:
+    """The rows of a dataset, or of a share of its row groups, some at a time; one frame without rows where there are none."""
     empty = True
-    for fragment in dataset.get_fragments(wanted):
-        for group in fragment.split_by_row_group(wanted, dataset.schema):
-            for batch in group.to_batches(schema=dataset.schema, filter=wanted, batch_size=BATCH, **FRUGAL):
-                if len(batch):
-                    empty = False
-                    yield as_frame(pa.Table.from_batches([batch]))
+    for group in _groups(dataset, wanted, share):
+        for batch in group.to_batches(schema=dataset.schema, filter=wanted, batch_size=BATCH, **FRUGAL):
+            if len(batch):
+                empty = False
+                yield as_frame(pa.Table.from_batches([batch]))
     if empty:
         yield as_frame(dataset.schema.empty_table())
+
+
+def weight(dataset: pads.Dataset, wanted: pads.Expression | None) -> int:
+    """The bytes of the row groups that may have rows that are wanted, before they were compressed."""
+    return sum(group.row_groups[0].total_byte_size for group in _groups(dataset, wanted, ALL))
+
+
+def _groups(dataset: pads.Dataset, wanted: pads.Expression | None, share: Share) -> Iterator[pads.ParquetFileFragment]:
+    for fragment in dataset.get_fragments(wanted):
+        first = zlib.crc32(fragment.path.encode())  # so that files of one group each are not all the first share's
+        for number, group in enumerate(fragment.split_by_row_group(wanted, dataset.schema)):
+            if (first + number) % share.of == share.number:
+                yield group
 
 
 def edges(first: date, last: date) -> tuple[date, date]:

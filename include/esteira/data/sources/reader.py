@@ -13,6 +13,17 @@ from esteira.data.sources.times import event_time
 from esteira.spec import ModelSpec
 
 BATCH = 100_000  # rows that are looked at together
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of so many equal shares of a source's rows, counted from 0."""
+
+    number: int
+    of: int
+
+
+ALL = Share(0, 1)
 Part = tuple[pd.DataFrame, tuple[str, date | None]]
 
 
@@ -25,6 +36,18 @@ class Reader(ABC):
     @abstractmethod
     def parts(self, first: date, last: date) -> Iterator[Part]:
         """What it gives for the days asked (or more than those): the rows of each file or query, its name and its day."""
+
+    def shared(self, share: Share) -> Reader | None:
+        """A reader of a share of what it gives; None where it can't read less than all."""
+        return None
+
+    def state(self, first: date, last: date) -> str:
+        """What changes when what it gives does; empty where nothing tells."""
+        return ""
+
+    def size(self, first: date, last: date) -> int:
+        """About how many bytes a reader of shares has of the days; 0 of another."""
+        return 0
 
     def columns(self) -> tuple[str, list[str]] | None:
         """The newest file, or the table, and its columns. Raises DataError where there is none."""

@@ -15,11 +15,11 @@ from esteira.data.sources.delta import DeltaReader
 from esteira.data.sources.files import require_beside
 from esteira.data.sources.parquet import ParquetReader
 from esteira.data.sources.python import PythonReader
-from esteira.data.sources.reader import BATCH, Reader
+from esteira.data.sources.reader import ALL, BATCH, Reader, Share
 from esteira.data.sources.sql import SqlReader
 from esteira.data.sources.times import event_time
 from esteira.errors import DataError
-from esteira.spec import ModelSpec
+from esteira.spec import ModelSpec, canonical
 from esteira.spec.sources import CsvSource, DeltaSource, ParquetSource, PythonSource, Source, SqlSource
 
 
@@ -38,10 +38,13 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     return _joined(parts)
 
 
-def batches(spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
-    """The rows that read() gives, some at a time: BATCH at most, and all at once where there are no more than those."""
+def batches(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iterator[pd.DataFrame]:
+    """The rows that read() gives, some at a time: BATCH at most, and all at once where there are no more than those.
+
+    A share of them has other row groups of parquet than the other shares, or else other keys.
+    """
     held: list[pd.DataFrame] = []
-    for part in _parts(spec, first, last):
+    for part in _parts(spec, first, last, share):
         for start in range(0, max(len(part), 1), BATCH):
             rows = part.iloc[start : start + BATCH] if len(part) > BATCH else part
             if held and sum(map(len, held)) + len(rows) > BATCH:
@@ -56,11 +59,14 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
 
 
-def _parts(spec: ModelSpec, first: date, last: date) -> Iterator[pd.DataFrame]:
+def _parts(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iterator[pd.DataFrame]:
     """What the source gives, each with its time, that is of the days."""
-    for rows, of in reader_of(spec.source, spec).parts(first, last):
+    whole = reader_of(spec.source, spec)
+    reader = whole if share == ALL else whole.shared(share)
+    for rows, of in (reader or whole).parts(first, last):
         try:
             timed = _timed(spec, rows, of, first, last)
+            timed = timed if reader is not None else timed[_mine(spec, timed, share)]
         except DataError as error:
             require_beside(of[1], first, last, error)
             continue
@@ -94,6 +100,12 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
     own_names = [name for name in times.columns if name in rows.columns]
     timed: pd.DataFrame = pd.concat([chosen.drop(columns=own_names) if own_names else chosen, times], axis=1)
     return timed
+
+
+def _mine(spec: ModelSpec, rows: pd.DataFrame, share: Share) -> pd.Series:
+    """Which rows are of a share: the same ones, in whatever order a query gives them."""
+    written = pd.DataFrame({name: rows[name].map(canonical, na_action="ignore").astype("str") for name in spec.key})
+    return pd.util.hash_pandas_object(written, index=False) % share.of == share.number
 
 
 def _columns_there(spec: ModelSpec, rows: pd.DataFrame) -> str:

@@ -1,0 +1,93 @@
+"""What a pass over a source's rows has written, and how one task tells another of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from esteira.steps import keys
+from esteira.steps.scoring import Predicted
+from esteira.store.backend import Part
+from esteira.store.schemas import Kind
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a pass over a source's rows of some days has written, for nobody to see before it is published.
+
+    `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
+    digests of the keys, of a share of the days only. `of` tells of which model.yaml and source it is.
+    """
+
+    of: str
+
+    read: int
+    filled: frozenset[date]
+    parts: Mapping[Kind, tuple[Part, ...]]
+    late: pd.DataFrame
+    seen: keys.Digests
+    predicted: Predicted
+
+
+def written(staged: Staged) -> dict[str, bytes]:
+    """It as files by name, of which `json` is to be written last."""
+    schemas: list[pa.Schema] = []
+    predicted = staged.predicted
+    told = {
+        "of": staged.of,
+        "read": staged.read,
+        "filled": sorted(map(str, staged.filled)),
+        "parts": {kind: [_told(part, schemas) for part in parts] for kind, parts in staged.parts.items()},
+        "chosen": {str(day): version for day, version in predicted.chosen.items()},
+        "predictions": [_told(part, schemas) for part in predicted.parts],
+        "served": None if predicted.served is None else [_told(part, schemas) for part in predicted.served],
+        "served_at": predicted.served_at,
+    }
+    told["schemas"] = [base64.b64encode(schema.serialize().to_pybytes()).decode() for schema in schemas]
+    late, seen = io.BytesIO(), io.BytesIO()
+    if len(staged.late):
+        staged.late.to_parquet(late)
+    np.save(seen, staged.seen, allow_pickle=False)
+    return {"late": late.getvalue(), "seen": seen.getvalue(), "json": json.dumps(told).encode()}
+
+
+def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
+    if part.schema not in schemas:
+        schemas.append(part.schema)
+    return [str(part.day), part.path, part.size, part.rows, schemas.index(part.schema)]
+
+
+def read(content: Callable[[str], bytes | None]) -> Staged | None:
+    """What written() wrote, by a function that gives a file's content; None where that is not there."""
+    given = content("json")
+    if given is None:
+        return None
+    told = json.loads(given)
+    schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(each))) for each in told["schemas"]]
+
+    def parts(given: list[list[Any]]) -> tuple[Part, ...]:
+        return tuple(
+            Part(date.fromisoformat(day), path, size, rows, schemas[schema]) for day, path, size, rows, schema in given
+        )
+
+    late = content("late")
+    chosen = {date.fromisoformat(day): version for day, version in told["chosen"].items()}
+    served = None if told["served"] is None else parts(told["served"])
+    return Staged(
+        told["of"],
+        told["read"],
+        frozenset(map(date.fromisoformat, told["filled"])),
+        {kind: parts(each) for kind, each in told["parts"].items()},
+        pd.read_parquet(io.BytesIO(late)) if late else pd.DataFrame(columns=["row", "name", "digest"]),
+        np.load(io.BytesIO(content("seen") or b""), allow_pickle=False),
+        Predicted(chosen, parts(told["predictions"]), served, told["served_at"]),
+    )

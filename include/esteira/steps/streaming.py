@@ -1,0 +1,239 @@
+"""A day from its source to its predictions in one pass: staged by one task, or by several a share each; published by one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+import pandas as pd
+
+from esteira import data
+from esteira.data import ALL, Share
+from esteira.errors import DataError
+from esteira.lifecycle import changes
+from esteira.spec import ModelSpec
+from esteira.spec.policy import MOST_SHARDS
+from esteira.steps import ingest, keys, labelling, quality, scoring, staging
+from esteira.steps.staging import Staged
+from esteira.store import handover, lake, ledger
+from esteira.store.backend import Part
+from esteira.store.schemas import Kind
+from esteira.text import counted, shown_days
+
+log = logging.getLogger(__name__)
+
+SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
+
+
+def score_from_source(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    version: int | None = None,
+    *,
+    by: str = "",
+    champion: bool = False,
+    when_gone: ingest.WhenGone = "refuse",
+) -> str:
+    """Read, validate, build the features of, score and publish the days. Returns what became of their rows, as a sentence.
+
+    Raises what extract(), require_fit() and score() raise; no prediction is published then.
+    """
+    if not days:
+        return quality.accounted(spec, days)
+    staged = stage(spec, days, run, version, champion=champion)
+    return publish(spec, days, run, [staged], version, by=by, champion=champion, when_gone=when_gone)
+
+
+def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
+    """Read the days anew and score them, each by the version that is published for it.
+
+    Their labels are read again, too, where they were read before. Returns what was read, published and is left in
+    quarantine, as a sentence. Raises DataError where the days are not fit to be scored yet.
+    """
+    if spec.labels and spec.labels.source:  # which may have them, though the source of the rows has let go the days
+        labelling.store_again(spec, days)
+    return score_from_source(spec, days, run, when_gone=when_gone)
+
+
+def stage(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    version: int | None = None,
+    *,
+    champion: bool = False,
+    share: Share = ALL,
+) -> Staged:
+    """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
+    chosen, of = _expected(spec, days, version, champion), _of(spec, days, share)
+
+    def once(known: ingest.Hindsight) -> Staged:
+        bad = ingest.Bad(spec)
+        extraction = ingest.Extraction(spec, days, known, bad)
+        examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
+        prediction = scoring.Prediction(spec, chosen, run)
+        for rows in extraction.batches(share):
+            built = examination.take(extraction.take(rows))
+            extraction.keep(shared=examination.are_raw)
+            prediction.take(built)
+        examination.require_unlike()
+        parts: dict[Kind, tuple[Part, ...]] = {
+            "raw": tuple(extraction.raw.done()),
+            "quarantine": tuple(bad.staging.done()),
+            "features": tuple(examination.done()),
+        }
+        seen = examination.seen() if share != ALL else keys.NONE
+        return Staged(extraction.read, frozenset(extraction.filled), parts, extraction.late(), seen, prediction.done())
+
+    return ingest.in_hindsight(once)
+
+
+def publish(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    staged: Sequence[Staged],
+    version: int | None = None,
+    *,
+    by: str = "",
+    champion: bool = False,
+    when_gone: ingest.WhenGone = "refuse",
+) -> str:
+    """Publish what was staged of the days, all shares together. Returns what became of their rows, as a sentence.
+
+    Each table's rows are there all at once, or not at all. Raises as score_from_source() does.
+    """
+    whole = _joined(spec, staged)
+    if whole is None:
+        log.info(
+            "model %s: the shares of %s don't fit together; the days are read again as a whole",
+            spec.name,
+            shown_days(days),
+        )
+        whole = stage(spec, days, run, version, champion=champion)
+    settled = ingest.settled_days(spec, days, whole.filled, when_gone)
+    parts = whole.parts
+    ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, "extract", "rows")
+    ingest.log_read(spec, settled, whole.read)
+    quality.require_fit(spec, days)
+    features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
+    scoring.choose(spec, days, run, version, by=by, champion=champion)
+    _, are_ready = scoring.written(spec, days, run, whole.predicted, features)
+    if not (are_ready and whole.predicted.serve(spec)):
+        scoring.add_to_served(spec, days, run)
+    return scoring.account(spec, days)
+
+
+def shares(spec: ModelSpec, days: list[date]) -> int:
+    """Into how many shares the days are cut: as many as model.yaml says, or as the size of its source asks for."""
+    if spec.features.whole_day:
+        return 1
+    if spec.score.shards != "auto":
+        return spec.score.shards
+    size = data.reader_of(spec.source, spec).size(min(days), max(days))
+    return min(max(round(size / SHARE), 1), MOST_SHARDS)
+
+
+def leave(
+    spec: ModelSpec, days: list[date], run: str, share: Share, version: int | None = None, *, champion: bool = False
+) -> int:
+    """Stage a share of the days, for publish_left() of the same run to take; returns how many rows it has."""
+    staged = stage(spec, days, run, version, champion=champion, share=share)
+    for name, content in staging.written(staged).items():
+        handover.leave(spec.name, run, f"{share.number}.{name}", content)
+    return staged.read
+
+
+def publish_left(
+    spec: ModelSpec,
+    days: list[date],
+    run: str,
+    of: int,
+    version: int | None = None,
+    *,
+    by: str = "",
+    champion: bool = False,
+    when_gone: ingest.WhenGone = "refuse",
+) -> str:
+    """Publish what the tasks of a run have left of the days; returns what became of their rows, as a sentence.
+
+    Said again it changes nothing. Raises DataError where something is not there any more.
+    """
+    if not days:
+        return quality.accounted(spec, days)
+    left = [each for number in range(of) if (each := _left(spec, run, number)) is not None]
+    if len(left) == of:
+        said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
+        handover.remove(spec.name, run)
+        return said
+    if left or lake.unwritten_days("predictions", spec.name, days):
+        raise DataError(
+            f"model {spec.name}: what the task score has made of {shown_days(days)} is not there any more ({len(left)} of "
+            f"{counted(of, 'share')}); clear the task score of this run, and let it run again"
+        )
+    scoring.publish(spec, days, run)  # all of it was taken
+    return quality.accounted(spec, days)
+
+
+def _left(spec: ModelSpec, run: str, number: int) -> Staged | None:
+    return staging.read(lambda name: handover.found(spec.name, run, f"{number}.{name}"))
+
+
+def _expected(spec: ModelSpec, days: list[date], version: int | None, champion: bool) -> dict[date, int]:
+    """The version that will be published for each day, as it looks now. Raises NoChampion where one has none."""
+    if version:
+        scoring.require_usable(spec, version)
+        return dict.fromkeys(days, version)
+    known = ledger.state(spec)
+    let_go = changes.release(known, min(days), max(days), by="", run="") if champion else None
+    if let_go is not None:
+        known = replace(known, numbered=(*known.numbered, let_go))
+    return ledger.require_published(spec, days, known)
+
+
+def _of(spec: ModelSpec, days: list[date], share: Share) -> str:
+    """The model.yaml, and of a share the source as it is."""
+    mark = str(ingest.features_mark(spec))
+    return mark if share == ALL else f"{mark} {data.reader_of(spec.source, spec).state(min(days), max(days))}"
+
+
+def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
+    """All shares as one; None where they don't fit together: they are of another source or model.yaml, or of other versions, a key
+    is in two of them, a column is of two types.
+    """
+    first, chosen = staged[0], staged[0].predicted.chosen
+    if not first.of.startswith(f"{ingest.features_mark(spec)}"):
+        return None
+    if len(staged) == 1:
+        return first
+    same = all(each.of == first.of and each.predicted.chosen == chosen for each in staged)
+    if not same or not _are_alike(staged) or len(keys.repeated([each.seen for each in staged])):
+        return None
+    served = [each.predicted.served for each in staged]
+    predicted = scoring.Predicted(
+        chosen,
+        tuple(part for each in staged for part in each.predicted.parts),
+        None if None in served else tuple(part for parts in served for part in parts or ()),
+        min(each.predicted.served_at for each in staged),
+    )
+    return Staged(
+        first.of,
+        sum(each.read for each in staged),
+        frozenset().union(*(each.filled for each in staged)),
+        {kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
+        pd.concat([each.late for each in staged], ignore_index=True),
+        keys.NONE,
+        predicted,
+    )
+
+
+def _are_alike(staged: Sequence[Staged]) -> bool:
+    """Whether each column has one type."""
+    for kind in staged[0].parts:
+        fields = [field for each in staged for part in each.parts[kind] for field in part.schema]
+        if len({field.name for field in fields}) < len({(field.name, field.type) for field in fields}):
+            return False
+    return True

@@ -1,0 +1,62 @@
+"""What tasks of a run leave for its later ones: files in the lake, beside the tables, that are removed when they were used."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from datetime import datetime
+
+import pyarrow.fs as pafs
+
+from esteira.store import lake, opened, parts
+
+FOLDER = "handover"
+
+
+def leave(model: str, run: str, name: str, content: bytes) -> None:
+    """Leave a file, whole or not at all, in place of one of the same name."""
+    system, path = _place(model, run, name)
+    with opened.reaching(lake.root()):
+        system.create_dir(posixpath.dirname(path), recursive=True)
+        with system.open_output_stream(f"{path}.new") as sink:
+            sink.write(content)
+        system.move(f"{path}.new", path)
+
+
+def found(model: str, run: str, name: str) -> bytes | None:
+    """The content of a file that was left; None where there is none."""
+    system, path = _place(model, run, name)
+    with opened.reaching(lake.root()):
+        if system.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with system.open_input_stream(path) as source:
+            return bytes(source.read())
+
+
+def remove(model: str, run: str) -> None:
+    """Remove what a run has left."""
+    system, path = _place(model, run)
+    with opened.reaching(lake.root()):
+        if system.get_file_info(path).type == pafs.FileType.Directory:
+            system.delete_dir(path)
+
+
+def remove_older(model: str, before: datetime) -> int:
+    """Remove what runs have left that never came to use it; returns of how many runs."""
+    system, folder = parts.file_system(lake.root()), f"{FOLDER}/{model}"
+    removed = 0
+    with opened.reaching(lake.root()):
+        if system.get_file_info(folder).type != pafs.FileType.Directory:
+            return 0
+        for each in system.get_file_info(pafs.FileSelector(folder)):
+            files = system.get_file_info(pafs.FileSelector(each.path))
+            if all(file.mtime is not None and file.mtime < before for file in files):
+                system.delete_dir(each.path)
+                removed += 1
+    return removed
+
+
+def _place(model: str, run: str, *names: str) -> tuple[pafs.FileSystem, str]:
+    """The lake's files, and where those of a run are: its name may have signs that a path must not."""
+    digest = hashlib.sha256(run.encode()).hexdigest()[:32]
+    return parts.file_system(lake.root()), posixpath.join(FOLDER, model, digest, *names)
