@@ -70,12 +70,7 @@ def _timed(work: Callable[..., Any], *given: Any) -> float:
 def _score(spec: Any, day: date) -> None:
     from esteira import steps
 
-    steps.extract(spec, [day])
-    steps.validate(spec, [day])
-    steps.require_fit(spec, [day])
-    steps.features(spec, [day])
-    steps.score(spec, [day], "bench")
-    steps.publish(spec, [day], "bench")
+    steps.score_from_source(spec, [day], "bench")
 
 
 def _check(spec: Any, day: date) -> None:

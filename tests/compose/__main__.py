@@ -34,9 +34,9 @@ from tests.soak.runs import count, prepared, started, undisturbed, write_models
 # In the middle of what it is killed: one of these tasks of a score, and of a check, the first before the others.
 KILLED = {
     "airflow-worker": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
-    "airflow-scheduler": (("validate", "publish"), ("attempt_2.retrain", "promote")),
-    "postgres": (("features", "score"), ("promote", "rescore")),
-    "redis": (("extract", "validate"), ("attempt_1.retrain", "attempt_2.retrain")),
+    "airflow-scheduler": (("score", "publish"), ("attempt_2.retrain", "promote")),
+    "postgres": (("score", "publish"), ("promote", "rescore")),
+    "redis": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
     "mlflow": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
 }
 

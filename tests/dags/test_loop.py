@@ -218,7 +218,7 @@ def walks(states: dict[str, str], walked: set[str], decision: Decision, sent: li
 @pytest.mark.parametrize(
     ("kind", "task", "conf"),
     [
-        ("score", "extract", {"Day": str(FIRST)}),
+        ("score", "score", {"Day": str(FIRST)}),
         ("train", "extract", {"day": str(FIRST), "windw": 7}),
         ("check", "labels", {"day": str(FIRST), "version": 1}),
     ],

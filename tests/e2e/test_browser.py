@@ -47,7 +47,7 @@ def test_grid_and_graph(page, stack: Stack, airflow: Airflow, screenshots: Path,
     nodes.filter(has_text=last).first.wait_for(timeout=30_000)
     page.wait_for_timeout(1500)  # the graph glides into its place; only the picture waits for it
     page.screenshot(path=screenshots / f"{kind}-graph.png")
-    assert nodes.count() >= {"train": 9, "score": 5, "check": 10}[kind]
+    assert nodes.count() >= {"train": 9, "score": 2, "check": 10}[kind]
 
 
 def test_the_trigger_form_shows_every_param(page, stack: Stack, screenshots: Path) -> None:

@@ -40,7 +40,7 @@ def test_too_much_drift_is_mailed_and_retrains_nothing(trained, monkeypatch: pyt
         rows = real(spec, first, last)
         return rows.assign(heat=rows["heat"] + 20, hour=23, open=False)
 
-    monkeypatch.setattr(data, "batches", lambda *asked: [warmer(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [warmer(*asked[:3])])
     day = FIRST + timedelta(days=7)
     score_days(spec, data.days(FIRST, day))
     steps.store_labels(spec, day)

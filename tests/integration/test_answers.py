@@ -88,7 +88,7 @@ def test_quarantine_by_rule_and_its_rows_without_personal_values(
     yaml = spec.folder / "model.yaml"
     yaml.write_text(yaml.read_text() + "personal: [site]\n")
     spec = load(yaml)
-    monkeypatch.setattr(data, "batches", lambda *given: [real(*given).assign(heat=99.0)])
+    monkeypatch.setattr(data, "batches", lambda *given: [real(*given[:3]).assign(heat=99.0)])
     steps.extract(spec, [FIRST])
     steps.validate(spec, [FIRST])
     monkeypatch.setattr("esteira.cli.answers._since", lambda *_: (FIRST, FIRST))

@@ -69,9 +69,9 @@ def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
 ) -> None:
     spec = trained()
     real = data.read
-    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(heat=20))
+    monkeypatch.setattr(data, "batches", lambda *args: [real(*args[:3]).assign(heat=20)])
     score_days(spec, [FIRST])
-    monkeypatch.setattr(data, "read", lambda *args: real(*args).assign(heat=20.5))
+    monkeypatch.setattr(data, "batches", lambda *args: [real(*args[:3]).assign(heat=20.5)])
     score_days(spec, [FIRST + timedelta(days=1)])
     assert set(lake.read("raw", spec.name, day=(FIRST, FIRST + timedelta(days=1)))["heat"]) == {20.0, 20.5}
 

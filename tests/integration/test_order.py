@@ -217,7 +217,7 @@ def test_a_roll_back_from_a_day_on_leaves_those_before_it(promoted: tuple[ModelS
 
 def beside(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
     """Do something once, when scoring has read its champion and has not written yet."""
-    real, done = scoring._predict, []
+    real, done = scoring.Prediction._predict, []
 
     def predict(*given: object) -> object:
         if not done:
@@ -225,7 +225,7 @@ def beside(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> 
             meanwhile()
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scoring, "_predict", predict)
+    monkeypatch.setattr(scoring.Prediction, "_predict", predict)
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_a_requeue_beside_a_score_is_not_overwritten(
 
     def meanwhile() -> None:
         monkeypatch.setattr(data, "read", warmer)
-        scoring.requeue(spec, [after], "requeue")
+        steps.requeue(spec, [after], "requeue")
 
     beside(monkeypatch, meanwhile)
     steps.score(spec, [after], "score")

@@ -60,11 +60,11 @@ def test_a_promotion_that_turned_out_worse_is_reported_and_can_be_rolled_back(
 
 def test_a_rollback_that_died_is_finished_by_the_next(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, days = promoted_worse(trained, monkeypatch)
-    real = scoring._replace
-    monkeypatch.setattr(scoring, "_replace", lambda *_: (_ for _ in ()).throw(MemoryError))
+    real = scoring._predicted
+    monkeypatch.setattr(scoring, "_predicted", lambda *_: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         rollbacks.perform(spec, Asked(by="ana"))
-    monkeypatch.setattr(scoring, "_replace", real)
+    monkeypatch.setattr(scoring, "_predicted", real)
     assert rollbacks.plan(spec, Asked(by="ana", undo=True)).days == ()  # they are version 2's still
     event, done = rollbacks.perform(spec, Asked(by="ana"))
     assert event is None

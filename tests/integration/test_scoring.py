@@ -42,7 +42,9 @@ def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: p
 def test_the_columns_that_tables_get_of_ours_are_those_that_no_model_may_name(trained, monkeypatch) -> None:
     spec, real = trained(), data.read
     monkeypatch.setattr(
-        data, "batches", lambda *asked: [real(*asked).assign(heat=lambda rows: rows["heat"].mask(rows.index < 3, 99))]
+        data,
+        "batches",
+        lambda *asked: [real(*asked[:3]).assign(heat=lambda rows: rows["heat"].mask(rows.index < 3, 99))],
     )
     score_days(spec, [FIRST])
     labelling.store(spec, FIRST, FIRST + timedelta(days=1))
@@ -70,13 +72,13 @@ def test_bad_rows_go_to_quarantine_and_nothing_is_lost(trained, monkeypatch: pyt
         rows.loc[rows.index[3], "site"] = "Z"
         return rows
 
-    monkeypatch.setattr(data, "batches", lambda *asked: [spoilt(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [spoilt(*asked[:3])])
     score_days(spec, [FIRST])
     bad = lake.read("quarantine", spec.name)
     assert sorted(bad["rule"]) == ["in", "max", "max", "max"]
     assert json.loads(bad["row"].iloc[0])["heat"] is not None
     assert len(bad) + len(lake.read("predictions", spec.name)) == len(lake.read("raw", spec.name, day=FIRST)) == 72
-    monkeypatch.setattr(data, "batches", lambda *asked: [real(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [real(*asked[:3])])
     score_days(spec, [FIRST])
     assert lake.read("quarantine", spec.name).empty
 
@@ -155,12 +157,12 @@ def test_requeue_adds_what_was_mended_and_touches_nothing_served(trained, monkey
         rows.loc[rows.index[:3], "heat"] = 99.0
         return rows
 
-    monkeypatch.setattr(data, "batches", lambda *asked: [spoilt(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [spoilt(*asked[:3])])
     score_days(spec, [FIRST])
     assert steps.accounted(spec, [FIRST]) == "72 rows read = 69 published + 3 in quarantine"
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
     steps.score(spec, [FIRST], "rescored", 2)
-    monkeypatch.setattr(data, "batches", lambda *asked: [real(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [real(*asked[:3])])
     said = steps.requeue(spec, [FIRST], "requeued")
     assert said == "72 rows read = 72 published + 0 in quarantine"
     assert set(lake.read("predictions", spec.name)["version"]) == {2}  # a re-scored day stays re-scored
@@ -188,7 +190,7 @@ def test_a_row_without_a_time_is_in_quarantine_once(trained, monkeypatch: pytest
         lost = {"site": "A", "hour": 1, "heat": 20.0, "open": True, "amount": 1.0, "day": pd.Timestamp(first)}
         return pd.concat([rows, pd.DataFrame([lost]).astype({"day": rows["day"].dtype})], ignore_index=True)
 
-    monkeypatch.setattr(data, "batches", lambda *asked: [timeless(*asked)])
+    monkeypatch.setattr(data, "batches", lambda *asked: [timeless(*asked[:3])])
     for _ in range(2):
         score_days(spec, [FIRST])
         assert steps.accounted(spec, [FIRST]) == "73 rows read = 72 published + 1 in quarantine"

@@ -68,7 +68,7 @@ def test_bad_rows_are_counted_by_rule(trained, monkeypatch: pytest.MonkeyPatch) 
     from esteira import data
 
     spec, real = trained(), data.read
-    monkeypatch.setattr(data, "batches", lambda *given: [real(*given).assign(heat=99.0)])
+    monkeypatch.setattr(data, "batches", lambda *given: [real(*given[:3]).assign(heat=99.0)])
     steps.extract(spec, [FIRST])
     steps.validate(spec, [FIRST])
     (found,) = views.quarantine(spec, FIRST, FIRST)

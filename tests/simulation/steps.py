@@ -227,13 +227,13 @@ class Life(Rules):
     def late_rows_come(self, back: int, how: tuple[object, ...]) -> None:
         day = self.day(back)
         world.NOW.late.discard((day, 3))
-        self.do(lambda: scoring.requeue(self.spec, [day], f"requeue/{day}"), how)
+        self.do(lambda: steps.requeue(self.spec, [day], f"requeue/{day}"), how)
 
     @rule(back=OFFSETS, number=st.integers(0, 3), value=st.floats(1, 100), how=HOWS)
     def a_label_is_corrected(self, back: int, number: int, value: float, how: tuple[object, ...]) -> None:
         day = self.day(back)
         world.NOW.corrected[day, number] = value
-        self.do(lambda: scoring.requeue(self.spec, [day], f"corrected/{day}"), how)
+        self.do(lambda: steps.requeue(self.spec, [day], f"corrected/{day}"), how)
 
     @rule(back=st.sampled_from([0, 0, 0, 1, 2]), how=HOWS)
     def check(self, back: int, how: tuple[object, ...]) -> None:

@@ -25,7 +25,7 @@ QUICK = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
 }
-SCORE = ("extract", "validate", "features", "score", "publish")
+SCORE = ("score", "publish")
 CHECK = ("labels", "measure", "attempt_1.retrain", "attempt_2.retrain", "commit_notebook", "promote", "rescore")
 LIMIT = 420  # seconds that no run may take, with its retries
 

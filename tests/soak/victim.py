@@ -25,7 +25,7 @@ from esteira.notebooks import execute, git
 from esteira.notify import delivery
 from esteira.spec import ModelSpec, find
 from esteira.steps import champions, checking, labelling, rollbacks
-from esteira.store import delta, lake, places, runs, schemas
+from esteira.store import delta, handover, lake, parts, places, runs, schemas
 from esteira.store.lineage import DataVersions
 
 from tests import models
@@ -36,19 +36,17 @@ FIRST = AS_OF + timedelta(days=1)
 CHANGE = FIRST + timedelta(days=7)
 DAY = CHANGE + timedelta(days=14)
 TASKS = "tasks.json"
+SHARDS = 2
 POINTS = "points.txt"
 
 Task = Callable[[str, Callable[[], Any]], Any]
 
 
 def score(task: Task, spec: ModelSpec, day: date = FIRST, run: str = "score") -> None:
-    """The score DAG of a day."""
-    task("extract", lambda: steps.extract(spec, [day]))
-    task("validate", lambda: steps.validate(spec, [day]))
-    task("require_fit", lambda: steps.require_fit(spec, [day]))
-    task("features", lambda: steps.features(spec, [day]))
-    task("score", lambda: steps.score(spec, [day], run))
-    task("publish", lambda: steps.publish(spec, [day], run))
+    """The score DAG of a day, in two shards."""
+    for number in range(SHARDS):
+        task(f"score {number}", lambda number=number: steps.leave(spec, [day], run, data.Share(number, SHARDS)))
+    task("publish", lambda: steps.publish_left(spec, [day], run, SHARDS))
 
 
 def train(task: Task, spec: ModelSpec) -> None:
@@ -248,6 +246,15 @@ def _arm_store(around: Callable[..., None]) -> None:
         return f"ledger: {' and '.join(rows['to_state'].to_pylist())}"
 
     around(delta, "write_deltalake", lambda *given, **_: f"write of {place(*given).split('/')[1]}", place)
+    around(
+        delta.DeltaLake,
+        "publish",
+        lambda _, where, *__, **___: f"publishing of {place(where).split('/')[1]}",
+        lambda _, where, *__, **___: place(where),
+    )
+    around(parts.ParquetPart, "close", lambda part: f"a part of {place(part.place).split('/')[1]}")
+    around(handover, "leave", lambda _, __, name, ___: f"handing over {name}")
+    around(handover, "remove", lambda *_: "removing what was handed over")
     around(delta.DeltaLake, "append_once", added, lambda _, where, __: place(where))
     around(TableOptimizer, "compact", lambda *_, **__: "compaction")
     around(DeltaTable, "vacuum", lambda *_, **__: "vacuum")

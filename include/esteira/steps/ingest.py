@@ -413,7 +413,7 @@ def _put(spec: ModelSpec, rows: pd.DataFrame, days: list[date], stage: str) -> N
 
 def _as_json(rows: pd.DataFrame) -> pd.Series:
     """Each row, as it came, as JSON text; an infinite number as a word, for JSON has none."""
-    own = data.writable(rows.drop(columns=["rule", "reason", "day"]), rows.columns)
+    own = data.writable(rows.drop(columns=["rule", "reason", "day"], errors="ignore"), rows.columns)
     infinite = {
         name: own[name].astype(object).where(~np.isinf(own[name]), own[name].astype("str"))
         for name in own.columns

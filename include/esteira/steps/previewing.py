@@ -8,12 +8,16 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 
 from esteira import data
-from esteira.errors import DataError
+from esteira.errors import DataError, EsteiraError
 from esteira.spec import ModelSpec
 from esteira.steps.quality import time_hint
 from esteira.text import counted
 
 SHOWN = 3  # rows
+PARTS = (
+    "note: features.py makes other features of a part of the day than of all its rows: days of many rows are built in parts, unless "
+    "model.yaml says features: {whole_day: true}"
+)
 
 
 def preview(spec: ModelSpec, day: date | None = None) -> str:
@@ -46,7 +50,22 @@ def preview(spec: ModelSpec, day: date | None = None) -> str:
         lines += [f"features, the first {counted(len(shown), 'row')}:", shown.to_string(index=False)]
         empty = [name for name in spec.features.all if built[name].isna().all()]
         lines += [f"note: {name!r} is empty in every row" for name in empty]
+        lines += [PARTS] if _looks_at_others(spec, scored, built) else []
     return "\n".join(lines)
+
+
+def _looks_at_others(spec: ModelSpec, rows: pd.DataFrame, built: pd.DataFrame) -> bool:
+    """Whether features.py makes other features of a half of the rows than of all of them, though model.yaml does not say so."""
+    if not spec.has_features_code or spec.features.whole_day:
+        return False
+    half = len(rows) // 2
+    try:
+        parts = [data.build_features(spec, part) for part in (rows.iloc[:half], rows.iloc[half:]) if len(part)]
+    except EsteiraError:
+        return True
+    order = ["day", "event_time", *spec.key]
+    found = pd.concat(parts).sort_values(order, kind="stable", ignore_index=True)
+    return not found.equals(built.sort_values(order, kind="stable", ignore_index=True))
 
 
 def _reasons(bad: pd.DataFrame) -> dict[str, int]:

@@ -86,7 +86,9 @@ def stage(
             "features": tuple(examination.done()),
         }
         seen = examination.seen() if share != ALL else keys.NONE
-        return Staged(extraction.read, frozenset(extraction.filled), parts, extraction.late(), seen, prediction.done())
+        return Staged(
+            of, extraction.read, frozenset(extraction.filled), parts, extraction.late(), seen, prediction.done()
+        )
 
     return ingest.in_hindsight(once)
 

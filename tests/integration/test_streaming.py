@@ -1,0 +1,220 @@
+"""A day in batches and in shards comes to what it comes to as a whole, and nobody sees a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from esteira import data, steps
+from esteira.data.sources import parquet, reading
+from esteira.errors import DataError, NoChampion
+from esteira.lifecycle.changes import Proposal
+from esteira.spec import ModelSpec, load
+from esteira.steps import champions, ingest, streaming
+from esteira.store import handover, lake
+
+from tests import models, worlds
+from tests.models import AS_OF
+
+DAY = AS_OF + timedelta(days=1)
+ROWS = 900
+TABLES = ("raw", "quarantine", "features", "predictions", "served")
+
+
+@pytest.fixture(autouse=True)
+def few_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 100 rows."""
+    for module in (reading, parquet, lake):
+        monkeypatch.setattr(module, "BATCH", 100)
+    monkeypatch.setattr(ingest, "MANY", 50)
+
+
+def day_of_rows(day=DAY, seed: int = 0) -> pd.DataFrame:
+    """A day's rows as a source has them, more than a batch holds."""
+    draw = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "site": draw.choice(["A", "B", "C"], ROWS),
+            "at": pd.Timestamp(day) + pd.to_timedelta(np.arange(ROWS) * 90, unit="s"),
+            "hour": (np.arange(ROWS) * 90 // 3600).astype("int64"),
+            "heat": draw.normal(20, 5, ROWS).round(3),
+            "open": draw.random(ROWS) < 0.7,
+            "amount": draw.normal(50, 5, ROWS),
+        }
+    )
+
+
+@pytest.fixture
+def given(trained: Callable[..., ModelSpec]) -> Callable[..., ModelSpec]:
+    """A trained model whose source is a parquet file of row groups of 100 rows, with the rows given."""
+
+    def make(rows: pd.DataFrame, more: str = "") -> ModelSpec:
+        spec = trained()
+        rows.to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+        yaml = spec.folder / "model.yaml"
+        yaml.write_text(
+            yaml.read_text().replace(
+                "source: {kind: python, function: source.read}", "source: {kind: parquet, path: '{day}.parquet'}"
+            )
+            + more
+        )
+        return load(yaml)
+
+    return make
+
+
+def tables(spec: ModelSpec) -> dict[str, pd.DataFrame]:
+    """What the day's tables have, but for the clocks."""
+    found = {}
+    for kind in TABLES:
+        rows = lake.read(kind, spec.name, day=DAY)  # type: ignore[arg-type]
+        rows = rows.drop(columns=[*worlds.CLOCKS, "run"], errors="ignore")
+        if "row" in rows:
+            rows["row"] = rows["row"].str.replace(r',?"read_at":"[^"]*"', "", regex=True)
+        found[kind] = rows.sort_values(list(rows.columns), ignore_index=True)
+    return found
+
+
+def spoilt(rows: pd.DataFrame) -> pd.DataFrame:
+    """With a row of each kind that is bad, early and late in the day, and keys that are there twice, near and far."""
+    rows = rows.copy()
+    rows.loc[[5, 805], "heat"] = 99.0
+    rows.loc[[7, 707], "site"] = "Z"
+    rows.loc[[300], "at"] = pd.NaT
+    twice = rows.loc[[10, 11, 620]].assign(heat=1.0)
+    bad_first = rows.loc[[5]].assign(heat=2.0)  # its other one is bad, so this one is not the second
+    return pd.concat([rows.head(20), twice, rows.iloc[20:], rows.loc[[12]].assign(heat=3.0), bad_first])
+
+
+def whole(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> dict[str, pd.DataFrame]:
+    """The day as it comes out where it is looked at all at once, and its tables as they were before."""
+    with monkeypatch.context() as patch:
+        for module in (reading, parquet, lake):
+            patch.setattr(module, "BATCH", 10**6)
+        steps.score_from_source(spec, [DAY], "whole")
+    found = tables(spec)
+    for kind in TABLES:
+        lake.replace_days(kind, spec.name, pd.DataFrame(), [DAY])
+    return found
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows, spoilt])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_batches_and_shards_come_to_the_same_as_the_whole(
+    given, monkeypatch: pytest.MonkeyPatch, change: Callable[[pd.DataFrame], pd.DataFrame], shards: int
+) -> None:
+    spec = given(change(day_of_rows()), "quality: {max_quarantined: 0.5}\n")
+    wanted = whole(spec, monkeypatch)
+    for number in range(shards):
+        steps.leave(spec, [DAY], "run", data.Share(number, shards))
+        assert lake.count("predictions", spec.name, [DAY]) == 0, "nobody sees a part"
+    said = steps.publish_left(spec, [DAY], "run", shards)
+    found = tables(spec)
+    for kind in (kind for kind in TABLES if len(found[kind]) or len(wanted[kind])):
+        # What a prediction replaces is not the same: the one of the whole was there before.
+        pd.testing.assert_frame_equal(
+            found[kind].drop(columns="replaces", errors="ignore"),
+            wanted[kind].drop(columns="replaces", errors="ignore"),
+            obj=kind,
+        )
+    assert said == steps.accounted(spec, [DAY])
+    assert len(found["quarantine"]) == (9 if change is spoilt else 0)
+
+
+def test_publishing_again_changes_nothing(given) -> None:
+    spec = given(day_of_rows())
+    for number in range(2):
+        steps.leave(spec, [DAY], "run", data.Share(number, 2))
+    left = [streaming._left(spec, "run", number) for number in range(2)]
+    said = streaming.publish(spec, [DAY], "run", left)  # type: ignore[arg-type]
+    before = {kind: lake.version(kind, spec.name) for kind in TABLES}  # type: ignore[arg-type]
+    assert streaming.publish(spec, [DAY], "run", left) == said  # type: ignore[arg-type]
+    assert steps.publish_left(spec, [DAY], "run", 2) == said
+    assert {kind: lake.version(kind, spec.name) for kind in TABLES} == before  # type: ignore[arg-type]
+    assert handover.found(spec.name, "run", "0.json") is None
+    assert steps.publish_left(spec, [DAY], "run", 2) == said, "all was taken, and is there"
+
+
+def test_a_share_that_is_gone_is_a_sentence(given) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.Share(0, 2))
+    with pytest.raises(DataError, match=r"is not there any more \(1 of 2 shares\); clear the task score"):
+        steps.publish_left(spec, [DAY], "run", 2)
+
+
+def test_a_source_that_changes_between_two_shares_is_read_again_as_a_whole(given, caplog) -> None:
+    caplog.set_level("INFO")
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.Share(0, 2))
+    rows = day_of_rows(seed=1).head(450)
+    rows.to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+    steps.leave(spec, [DAY], "run", data.Share(1, 2))
+    assert steps.publish_left(spec, [DAY], "run", 2) == "450 rows read = 450 published + 0 in quarantine"
+    assert "don't fit together" in caplog.text
+
+
+def test_a_change_of_champion_between_score_and_publish_is_seen(given) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.ALL)
+    other = models.write(spec.folder.parent / "other", spec.name)  # with a source that has days to train on
+    steps.train(other, AS_OF - timedelta(days=1), "t2", promoted=False)
+    champions.promote(spec, Proposal(2, AS_OF, measured=1, why="better", by="ana"))
+    steps.publish_left(spec, [DAY], "run", 1)
+    assert set(lake.read("predictions", spec.name, day=DAY)["version"]) == {2}
+    assert set(lake.read("served", spec.name, day=DAY)["version"]) == {2}
+
+
+def test_rows_that_are_their_own_features_are_written_once(given) -> None:
+    rows = day_of_rows().astype({"hour": "float64", "open": "float64"})
+    spec = given(rows)
+    steps.score_from_source(spec, [DAY], "run")
+
+    def inodes(kind: str) -> set[int]:
+        return {path.stat().st_ino for path in Path(lake.path(kind, spec.name), f"day={DAY}").glob("*.parquet")}  # type: ignore[arg-type]
+
+    assert inodes("features")
+    assert inodes("features") <= inodes("raw")
+    assert spec.target not in lake.columns("features", spec.name)
+    assert spec.target not in lake.read("features", spec.name, day=DAY).columns
+
+
+def test_a_day_without_a_champion_is_refused_before_it_is_read(home: Path, tmp_path: Path) -> None:
+    spec = models.write(tmp_path / "models")
+    with pytest.raises(NoChampion):
+        steps.leave(spec, [DAY], "run", data.ALL)
+    assert lake.version("raw", spec.name) < 0
+
+
+def test_a_column_that_looks_like_numbers_at_first_is_text(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its first rows suggest does not decide of what type a column is that nothing is known of."""
+    rows = day_of_rows()
+    rows["code"] = [str(number) if number < 500 else f"x{number}" for number in range(ROWS)]
+    rows["late"] = [None] * 500 + [1.5] * 400
+    spec = given(rows)
+    spec.folder.joinpath("features.py").write_text("def build(rows):\n    return rows\n")
+    spec = load(spec.folder / "model.yaml")
+    steps.score_from_source(spec, [DAY], "run")
+    kept = lake.read("raw", spec.name, day=DAY)
+    assert set(kept["code"]) == set(rows["code"])
+    assert kept["late"].notna().sum() == 400
+
+
+def test_a_features_py_that_looks_at_other_rows_is_found_out(given) -> None:
+    spec = given(day_of_rows())
+    spec.folder.joinpath("features.py").write_text(
+        "def build(rows):\n    return rows.assign(heat=rows['heat'].rank(pct=True))\n"
+    )
+    yaml = spec.folder / "model.yaml"
+    assert "whole_day: true" in steps.preview(load(yaml), DAY)
+    yaml.write_text(yaml.read_text().replace("features: {", "features: {whole_day: true, "))
+    spec = load(yaml)
+    assert "whole_day" not in steps.preview(spec, DAY)
+    assert streaming.shares(spec.model_copy(update={"score": spec.score.model_copy(update={"shards": 4})}), [DAY]) == 1
+    steps.score_from_source(spec, [DAY], "run")
+    kept = lake.read("features", spec.name, day=DAY)
+    assert kept["heat"].max() == 1.0
+    assert kept["heat"].nunique() > 500, "ranks among all rows, not among those of a batch"
