@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.data.sources import parquet, reading
+from esteira.data.sources import parquet, reading, sql
 from esteira.errors import DataError, NoChampion
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, ingest, streaming
 from esteira.store import handover, lake
+from sqlalchemy import create_engine
 
 from tests import models, worlds
 from tests.models import AS_OF
@@ -218,3 +219,45 @@ def test_a_features_py_that_looks_at_other_rows_is_found_out(given) -> None:
     kept = lake.read("features", spec.name, day=DAY)
     assert kept["heat"].max() == 1.0
     assert kept["heat"].nunique() > 500, "ranks among all rows, not among those of a batch"
+
+
+def test_a_source_py_may_yield_a_day_and_a_query_gives_it_some_rows_at_a_time(
+    given, tmp_path: Path, monkeypatch
+) -> None:
+    """Each frame that is yielded, and each chunk of a query, is looked at by itself; they come to the same."""
+    rows = day_of_rows()
+    spec = given(rows)
+    wanted = whole(spec, monkeypatch)
+    yaml = spec.folder / "model.yaml"
+    parquet = yaml.read_text()
+    (spec.folder / "many.py").write_text(
+        "import pandas as pd\n\n\ndef read(first, last):\n"
+        f"    rows = pd.read_parquet('{spec.folder}/{DAY}.parquet')\n"
+        "    for start in range(0, len(rows), 70):\n        yield rows.iloc[start : start + 70]\n"
+    )
+    engine = create_engine(f"sqlite:///{tmp_path}/sales.db")
+    rows.to_sql("sales", engine, index=False)
+    monkeypatch.setattr(sql, "BATCH", 100)
+    query = f"{{kind: sql, url: 'sqlite:///{tmp_path}/sales.db', query: 'select * from sales where date(at) between :first and :last'}}"
+    for source in ("{kind: python, function: many.read}", query):
+        yaml.write_text(parquet.replace("{kind: parquet, path: '{day}.parquet'}", source))
+        given_now = load(yaml)
+        steps.leave(given_now, [DAY], source, data.Share(0, 2))
+        steps.leave(given_now, [DAY], source, data.Share(1, 2))
+        assert steps.publish_left(given_now, [DAY], source, 2).startswith("900 rows read = 900 published")
+        found = tables(given_now)
+        pd.testing.assert_frame_equal(found["features"], wanted["features"])
+        pd.testing.assert_frame_equal(found["served"], wanted["served"])
+
+
+def test_what_fails_in_the_middle_of_a_source_py_is_told_with_its_line(given) -> None:
+    spec = given(day_of_rows())
+    (spec.folder / "many.py").write_text(
+        "import pandas as pd\n\n\ndef read(first, last):\n    yield pd.DataFrame({'at': []})\n    raise ValueError('no more')\n"
+    )
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(
+        yaml.read_text().replace("{kind: parquet, path: '{day}.parquet'}", "{kind: python, function: many.read}")
+    )
+    with pytest.raises(DataError, match=r"many\.py, line 6: ValueError: no more; read gets the day 2026-02-01"):
+        data.reader_of(load(yaml).source, load(yaml)).rows(DAY, DAY)

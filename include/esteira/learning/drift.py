@@ -175,45 +175,91 @@ def category_share(reference: Profile, name: str, value: str) -> float:
     return float(shape.get("categories", {}).get(told, 0.0))
 
 
+Counts = dict[str, dict[Any, Shares]]  # of each bin of a profile's columns, by day
+
+
+def count(reference: Profile, frame: pd.DataFrame, days: pd.Series, before: Counts | None = None) -> Counts:
+    """How often each bin of the profiled columns that `frame` has came, by day; added to what was counted `before`."""
+    total = before if before is not None else {}
+    if frame.empty:
+        return total
+    codes, known = pd.factorize(days)
+    for name in (name for name in reference if name in frame.columns):
+        table = _table(reference[name], frame[name], codes, len(known))
+        of = total.setdefault(name, {})
+        for day, row in zip(known, table, strict=True):
+            of[day] = of[day] + row if day in of else row
+    return total
+
+
+def _table(shape: dict[str, Any], values: pd.Series, codes: np.ndarray[Any, Any], days: int) -> np.ndarray[Any, Any]:
+    """How often each bin came, a row for each day."""
+    most = (len(shape["edges"]) + 2) if "edges" in shape else len(shape["categories"]) + 1
+    if "edges" in shape and days == 1 and len(values) >= MANY:
+        return _counted(values.to_numpy(dtype="float64"), np.array(shape["edges"]))[None, :]
+    found = np.bincount(codes * most + _bins(shape, values), minlength=days * most)
+    return found.reshape(days, most)
+
+
+def _counted(numbers: np.ndarray[Any, Any], edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How often each bin came: as many comparisons as there are edges, of which each takes less than a search for each number."""
+    given = len(numbers) - np.count_nonzero(np.isnan(numbers))
+    up_to = [np.count_nonzero(numbers <= edge) for edge in edges]
+    return np.diff([0, *up_to, given, len(numbers)])
+
+
 def measure(reference: Profile, frame: pd.DataFrame) -> dict[str, float]:
     """The drift of each profiled column that `frame` has, by STATISTIC."""
+    return measure_counts(reference, count(reference, frame, pd.Series(0, frame.index)))
+
+
+def measure_counts(reference: Profile, counts: Counts) -> dict[str, float]:
+    """The drift of each column that was counted."""
     return {
-        name: STATISTIC.function(*_spreads(shape, frame[name]))
-        for name, shape in reference.items()
-        if name in frame.columns and len(frame)
+        name: STATISTIC.function(_then(reference[name]), _sum(of) / max(_sum(of).sum(), 1))
+        for name, of in counts.items()
     }
 
 
+def _sum(of: Mapping[Any, Shares]) -> Shares:
+    return np.asarray(sum(of.values()))
+
+
 def limits(reference: Profile, names: Iterable[str], frame: pd.DataFrame, days: pd.Series) -> dict[str, float]:
-    """Above which drift each of the columns of `frame` did drift, whose rows are of the `days`.
+    """Above which drift each of the columns of `frame` did drift, whose rows are of the `days`; see limits_of_counts()."""
+    wanted = [name for name in names if name in frame.columns]
+    return limits_of_counts(reference, count({name: reference[name] for name in wanted}, frame[wanted], days))
+
+
+def limits_of_counts(reference: Profile, counts: Counts) -> dict[str, float]:
+    """Above which drift each column that was counted did drift.
 
     It is STATISTIC's limit, or what the drift of as many rows drawn from the reference hardly ever comes to: of a few rows
     most bins are empty by chance. Rows count for as much less as they are more alike within a day than between days.
     """
     draw = np.random.default_rng(0)
     found = {}
-    for name in names:
-        rows = _worth(reference[name], frame[name], days) if len(frame) else 0
+    for name, of in counts.items():
+        rows = _worth(np.array([*of.values()]))
         chance = _by_chance(reference[name], rows, draw) if 0 < rows < MANY else 0.0
         found[name] = max(STATISTIC.limit, chance)
     return found
 
 
-def _worth(shape: dict[str, Any], values: pd.Series, days: pd.Series) -> int:
-    """How many independent rows a column's rows say as much as: theirs by the design effect of days (Kish 1965, Survey Sampling), one a day at least."""
-    bins = _bins(shape, values)
-    day, which = pd.factorize(days)
-    count, most = len(which), int(bins.max()) + 1
-    table = np.bincount(day * most + bins, minlength=count * most).reshape(count, most)
-    sizes = table.sum(axis=1, keepdims=True)
-    share = table.sum(axis=0) / len(values)
-    by_chance = float((share * (1 - share) / sizes).sum())
+def _worth(table: np.ndarray[Any, Any]) -> int:
+    """How many independent rows those of days, counted by bin, say as much as: theirs by the design effect of days (Kish 1965, Survey
+    Sampling), one a day at least.
+    """
+    count, every = len(table), int(table.sum())
     if count < 2:
-        return len(values)
+        return every
+    sizes = table.sum(axis=1, keepdims=True)
+    share = table.sum(axis=0) / every
+    by_chance = float((share * (1 - share) / sizes).sum())
     if not by_chance:  # all in one bin, as where a day's rows share it
         return count
     effect = float(((table / sizes - share) ** 2).sum()) / by_chance * count / (count - 1)
-    return max(round(len(values) / max(effect, 1.0)), count)
+    return max(round(every / max(effect, 1.0)), count)
 
 
 def _bins(shape: dict[str, Any], values: pd.Series) -> np.ndarray[Any, Any]:
@@ -226,26 +272,16 @@ def _bins(shape: dict[str, Any], values: pd.Series) -> np.ndarray[Any, Any]:
 
 
 def _by_chance(shape: dict[str, Any], rows: int, draw: np.random.Generator) -> float:
-    then = np.array(shape["shares"] if "edges" in shape else [*shape["categories"].values(), 0.0])
+    then = _then(shape)
     if then.sum() <= 0:
         return 0.0
     drawn = draw.multinomial(rows, then / then.sum(), size=DRAWS) / rows
     return float(np.quantile([STATISTIC.function(then, each) for each in drawn], CHANCE))
 
 
-def _spreads(shape: dict[str, Any], values: pd.Series) -> tuple[Shares, Shares]:
-    """The shares of the bins of a profile then and now."""
-    if "edges" in shape:
-        then = np.array(shape["shares"])
-        now = np.array(_numeric_shares(values, np.array(shape["edges"])))
-    else:
-        names = list(shape["categories"])
-        shares = _categories(values, shape.get("hidden", False)).value_counts(normalize=True)
-        then = np.array([*shape["categories"].values(), 0.0])
-        now = np.array(
-            [*(float(shares.get(name, 0.0)) for name in names), float(shares[~shares.index.isin(names)].sum())]
-        )
-    return then, now
+def _then(shape: dict[str, Any]) -> Shares:
+    """The shares of a profile's bins."""
+    return np.array(shape["shares"] if "edges" in shape else [*shape["categories"].values(), 0.0])
 
 
 def report(spec: ModelSpec, reference: pd.DataFrame, current: pd.DataFrame, path: Path, rows: int = 5_000) -> None:

@@ -210,11 +210,14 @@ def _new_days(spec: ModelSpec, version: int, day: date, rows: pd.DataFrame) -> l
 
 def _drift_records(spec: ModelSpec, span: tuple[date, date], rows: pd.DataFrame, champion: Record) -> list[Record]:
     """The drift of each feature, and of labels, predictions and errors, all of them and by segment."""
-    frame = lake.read("features", spec.name, columns=["day", *spec.features.all], day=span)
     reference = runs.profile(runs.run_of(spec, champion.version or 0))
+    counts: drift.Counts = {}
+    for frame in lake.batches("features", spec.name, columns=["day", *spec.features.all], day=span):
+        drift.count(reference, frame.drop(columns="day"), frame["day"], counts)
+    days = [day for day in lake.sizes("features", spec.name) if span[0] <= day <= span[1]]
     about = replace(champion, role=Role.DRIFT, window=Window.WHOLE, first_day=span[0], last_day=span[1])
-    about, values = _sized(about, frame), drift.measure(reference, frame)
-    limits = drift.limits(reference, values, frame, frame["day"])
+    about = replace(about, n_rows=lake.count("features", spec.name, days), n_days=len(days))
+    values, limits = drift.measure_counts(reference, counts), drift.limits_of_counts(reference, counts)
     found = [
         replace(about, segment=name, metric=drift.STATISTIC.name, value=value).beside(Limit(max=limits[name]))
         for name, value in values.items()

@@ -35,10 +35,11 @@ class PythonReader(Reader):
     source: PythonSource
 
     def parts(self, first: date, last: date) -> Iterator[Part]:
-        """What the function returns for the days."""
+        """What the function returns, or yields, for the days."""
         folder, dotted = self.spec.folder, self.source.function
         where = f"{folder / dotted.partition('.')[0]}.py"
-        yield plain(call(folder, dotted)(first, last), where, self.spec), (dotted, None)
+        for rows in _frames(folder, dotted, first, last):
+            yield plain(rows, where, self.spec), (dotted, None)
 
 
 def function(folder: Path, dotted: str, returns: str = "a number") -> Callable[..., Any]:
@@ -51,29 +52,49 @@ def function(folder: Path, dotted: str, returns: str = "a number") -> Callable[.
 
     def checked(*args: Any) -> Any:
         said: str = f"{name} gets {', '.join(map(_described, args))}; it must return {returns}"
-        try:
-            return getattr(_module(path), name)(*args)
-        except (EsteiraError, OutOfReach):
-            raise
-        except BaseException as error:
-            if not _is_of_the_code(error):
-                raise
-            failure = _failure(path, name, error, said)
-        raise failure  # outside of the except block, so that no traceback of ours comes with it
+        return _guarded(path, name, said, lambda: getattr(_module(path), name)(*args))
 
     return checked
+
+
+def _guarded(path: Path, name: str, said: str, work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except (EsteiraError, OutOfReach):
+        raise
+    except BaseException as error:
+        if not _is_of_the_code(error):
+            raise
+        failure = _failure(path, name, error, said)
+    raise failure  # outside of the except block, so that no traceback of ours comes with it
 
 
 def call(folder: Path, dotted: str, returns: str = "a pandas DataFrame") -> Callable[..., pd.DataFrame]:
     """A function of a model's own folder, wrapped to say whose it is when it does not return a DataFrame."""
 
     def checked(*args: Any) -> pd.DataFrame:
-        result = function(folder, dotted, returns)(*args)
-        if not isinstance(result, pd.DataFrame):
-            raise DataError(f"{folder}: {dotted} must return a pandas DataFrame, got {type(result).__name__}")
-        return result
+        return _required(folder, dotted, function(folder, dotted, returns)(*args))
 
     return checked
+
+
+def _required(folder: Path, dotted: str, result: Any) -> pd.DataFrame:
+    if not isinstance(result, pd.DataFrame):
+        raise DataError(f"{folder}: {dotted} must return a pandas DataFrame, got {type(result).__name__}")
+    return result
+
+
+def _frames(folder: Path, dotted: str, first: date, last: date) -> Iterator[pd.DataFrame]:
+    """What a source's function returns, or one after the other what it yields, as for days that do not fit into memory."""
+    returns = "a pandas DataFrame, or yield some"
+    result = function(folder, dotted, returns)(first, last)
+    if not isinstance(result, Iterator):
+        yield _required(folder, dotted, result)
+        return
+    module_name, _, name = dotted.partition(".")
+    said = f"{name} gets {_described(first)}, {_described(last)}; it must return {returns}"
+    while (rows := _guarded(folder / f"{module_name}.py", name, said, lambda: next(result, None))) is not None:
+        yield _required(folder, dotted, rows)
 
 
 class _AsWritten(SourceFileLoader):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
-from esteira.data.sources.reader import Part, Reader
+from esteira.data.sources.reader import BATCH, Part, Reader
 from esteira.errors import DataError, OutOfReach
 from esteira.spec.sources import SqlSource
 
@@ -32,56 +32,69 @@ class SqlReader(Reader):
     source: SqlSource
 
     def parts(self, first: date, last: date) -> Iterator[Part]:
-        """The rows of the query. Raises OutOfReach where the database can't be reached, DataError where the query is wrong.
+        """The rows of the query, some at a time. Raises OutOfReach where the database can't be reached, DataError where the query is wrong.
 
         Neither has the driver's own error as its cause or context, for that shows the address and the parameters.
         """
         key = "source" if self.source is self.spec.source else "labels.source"
         where = f"model {self.spec.name}: its sql source ({key} in model.yaml)"
-        found = _read(self.source, where, first, last)
-        if isinstance(found, Exception):
-            raise found
-        yield plain(found, "the query", self.spec), ("the query's result", None)
+        for found in _read(self.source, where, first, last):
+            if isinstance(found, Exception):
+                raise found
+            yield plain(found, "the query", self.spec), ("the query's result", None)
 
 
-def _read(source: SqlSource, where: str, first: date, last: date) -> pd.DataFrame | DataError | OutOfReach:
+Found = Iterator[pd.DataFrame | DataError | OutOfReach]  # an error ends it
+
+
+def _read(source: SqlSource, where: str, first: date, last: date) -> Found:
     import sqlalchemy
 
+    failure = None
     try:
         engine = sqlalchemy.create_engine(source.url.get_secret_value())
     except Exception as error:  # whatever a driver raises: its text may hold the password
-        return DataError(
+        failure = DataError(
             f"{where}: the url can't be used: {type(error).__name__}; it is dialect+driver://user:password@host/database, the "
             "driver must be installed, and signs such as @ or / in the password are written %40, %2F"
         )
+    if failure is not None:
+        yield failure
+        return
     try:
-        return _queried(engine, source, where, first, last)
+        yield from _queried(engine, source, where, first, last)
     finally:
         engine.dispose()
 
 
-def _queried(
-    engine: Any, source: SqlSource, where: str, first: date, last: date
-) -> pd.DataFrame | DataError | OutOfReach:
+def _queried(engine: Any, source: SqlSource, where: str, first: date, last: date) -> Found:
     import sqlalchemy
 
+    failure = None
     try:
-        connection = engine.connect()
+        connection = engine.connect().execution_options(
+            stream_results=True
+        )  # not all rows at once, where the driver can
     except Exception as error:
         kind = OutOfReach if _is_of_the_network(error) else DataError
-        return kind(
+        failure = kind(
             f"{where}: can't connect to the database: {_named(error)}{_of_sqlite(error, source)}; see that it is up, and that host, "
             "port, user, password and options in the url are right"
         )
+    if failure is not None:  # outside of the except block, so that nothing of the driver's comes with it
+        yield failure
+        return
     try:
         bounds = {"first": first.isoformat(), "last": last.isoformat()}
-        return pd.DataFrame(pd.read_sql(sqlalchemy.text(source.query), connection, params=bounds))
+        yield from pd.read_sql(sqlalchemy.text(source.query), connection, params=bounds, chunksize=BATCH)
     except Exception as error:
         inner = error.__cause__ if isinstance(error, pd.errors.DatabaseError) else None  # which is pandas' envelope
-        return _failed(inner if isinstance(inner, Exception) else error, source, where)
+        failure = _failed(inner if isinstance(inner, Exception) else error, source, where)
     finally:
         with suppress(Exception):  # it may say what it must not
             connection.close()
+    if failure is not None:
+        yield failure
 
 
 def _failed(error: Exception, source: SqlSource, where: str) -> DataError | OutOfReach:
