@@ -34,11 +34,11 @@ def break_published(patch: pytest.MonkeyPatch) -> None:
 def break_the_second_look(patch: pytest.MonkeyPatch) -> None:
     """Do not look again, after a write, whether the champion changed meanwhile."""
 
-    def once(spec: Any, days: Any, run: str, _: Any = None) -> int:
+    def once(spec: Any, days: Any, run: str, *_: Any) -> tuple[int, bool]:
         known, chosen = ledger.state(spec), ledger.require_published(spec, days)
-        return sum(scoring._predicted(spec, days, chosen, run).publish(days, known).values())
+        return sum(scoring._predicted(spec, days, chosen, run).publish(spec, days, known).values()), False
 
-    patch.setattr(scoring, "_written", once)
+    patch.setattr(scoring, "written", once)
     patch.setattr(scoring, "reconcile", lambda *_: scoring.Reconciled())
 
 

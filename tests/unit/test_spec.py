@@ -79,7 +79,7 @@ WRONG = [
     ("{log: [0.02, 0.3]}", "{log: [0.02, 0.3], choice: [1]}", 15, "got 2 of log, float, int, choice"),
     ("trials: 20}", "trials: 20, method: grid}", 15, "a grid needs a list: write learning_rate: {choice: [...]}"),
     ("trials: 20}", "params: {learning_rate: 1}}", 15, "'learning_rate' is both fixed and searched"),
-    ("shards: 1", "shards: 4", 17, "only shards: 1 is built so far"),
+    ("shards: 1", "shards: 400", 17, "a whole number from 1 to 64, or auto"),
     ('"0 6 * * *"', "daily", 17, "a schedule is five cron fields"),
     ('"0 6 * * *"', '"0 6 * * 1"', 17, "each day is scored once: write a minute, an hour"),
     ('"0 6 * * *"', '"@weekly"', 17, "each day is scored once: write a minute, an hour"),
@@ -138,7 +138,7 @@ def test_a_wrong_spec_names_file_line_and_mend(write, old: str, new: str, line: 
 
 
 def test_every_mistake_is_named_at_once(write) -> None:
-    path = write(FULL.replace("shards: 1", "shards: 2").replace("human", "x").replace("trials: 40", "trials: 0"))
+    path = write(FULL.replace("shards: 1", "shards: 0").replace("human", "x").replace("trials: 40", "trials: 0"))
     with pytest.raises(SpecError) as caught:
         load(path, {"DATA": "/data"})
     assert len(str(caught.value).splitlines()) == 2
