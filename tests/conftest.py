@@ -79,6 +79,23 @@ def use_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The address of an S3 server."""
+    from tests import objects
+
+    with objects.server() as address:
+        yield address
+
+
+def use_object_store(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the lake in a new bucket of an object store."""
+    from tests import objects
+
+    for name, value in objects.settings(address).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
 def corpus_trained(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
     """A state folder in which the corpus' model has a champion."""
     from tests import corpora

@@ -21,7 +21,7 @@ from esteira.store.mlflow_tracking import MlflowTracking
 from esteira.store.tracking import Tracking
 
 from tests import models
-from tests.conftest import fresh_home, use_home
+from tests.conftest import fresh_home, use_home, use_object_store
 
 FIRST = date(2026, 1, 1)
 
@@ -34,9 +34,11 @@ def rows(number: int, *values: float, **more: object) -> pd.DataFrame:
     return pd.DataFrame({"day": pd.to_datetime([day(number)] * len(values)), "value": values, **more})
 
 
-@pytest.fixture(params=[DeltaLake, MemoryLake])
-def backend(request: pytest.FixtureRequest, home: Path) -> Iterator[Lake]:
-    made: Lake = request.param()
+@pytest.fixture(params=["folder", "object store", "memory"])
+def backend(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    if request.param == "object store":
+        use_object_store(request.getfixturevalue("object_store"), monkeypatch)
+    made: Lake = MemoryLake() if request.param == "memory" else DeltaLake()
     with lake.using(made):
         yield made
 
@@ -184,6 +186,92 @@ def test_of_two_first_writers_one_is_refused(backend: Lake) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
+
+
+def staged(number: int, *values: float, **more: object) -> lake.Staging:
+    made = lake.Staging("raw", "m")
+    for value in values:
+        made.write(rows(number, value, **more))
+    return made
+
+
+@pytest.mark.usefixtures("backend")
+class TestParts:
+    def test_nobody_sees_a_part_before_it_is_published_and_then_all_of_them(self) -> None:
+        put(0, 1.0)
+        put(1, 2.0)
+        parts = staged(0, 5.0, 6.0).done()
+        assert (values(0), values(1)) == ([1.0], [2.0])
+        before = lake.version("raw", "m")
+        assert lake.publish("raw", "m", parts, [day(0)], mark=7) == before + 1
+        assert (values(0), values(1)) == ([5.0, 6.0], [2.0])
+        assert lake.marks("raw", "m", [day(0), day(1)]) == {day(0): 7, day(1): 1}
+        assert lake.count("raw", "m", [day(0)]) == 2
+
+    def test_a_day_without_parts_is_an_empty_day(self) -> None:
+        put(0, 1.0)
+        lake.publish("raw", "m", [], [day(0), day(1)])
+        assert values(0) == values(1) == []
+        assert lake.unwritten_days("raw", "m", [day(0), day(1)]) == []
+
+    def test_the_first_parts_make_the_table_and_later_ones_its_columns(self) -> None:
+        lake.publish("raw", "m", staged(0, 1.0).done(), [day(0)])
+        lake.publish("raw", "m", staged(1, 2.0, name="x").done(), [day(1)])
+        assert lake.columns("raw", "m") == ["day", "value", "name"]
+        assert lake.read("raw", "m", day=day(0))["name"].isna().all()
+        added = staged(1, 3.0, more=1.0).done()
+        lake.publish("raw", "m", added, [day(1)], add_to=lake.version("raw", "m"))
+        assert values(1) == [2.0, 3.0]
+        assert "more" in lake.columns("raw", "m")
+
+    def test_nothing_is_added_to_a_table_that_was_written_meanwhile(self) -> None:
+        put(0, 1.0)
+        seen, parts = lake.version("raw", "m"), staged(0, 2.0).done()
+        put(1, 3.0)
+        with pytest.raises(Superseded):
+            lake.publish("raw", "m", parts, [day(0)], add_to=seen)
+        assert values(0) == [1.0]
+
+    def test_what_is_newer_is_not_replaced(self) -> None:
+        put(0, 1.0, mark=5)
+        with pytest.raises(Superseded):
+            lake.publish("raw", "m", staged(0, 2.0).done(), [day(0)], mark=4, newest=True)
+        assert values(0) == [1.0]
+
+    def test_rows_that_are_to_stay_do(self) -> None:
+        put(0, 1.0, 2.0)
+        lake.publish("raw", "m", staged(0, 3.0).done(), [day(0)], keep=lambda had: had[had["value"] > 1])
+        assert values(0) == [2.0, 3.0]
+
+    def test_shared_rows_are_another_tables_too(self) -> None:
+        raw = lake.Staging("raw", "m")
+        raw.add(raw.typed(rows(0, 1.0, 2.0, secret="x")), shared=True)
+        raw.add(raw.typed(rows(0, 3.0, secret="y")))
+        features = lake.Staging("features", "m")
+        features.write(rows(0, 4.0))
+        features.link(raw, ["day", "value"])
+        lake.publish("raw", "m", raw.done(), [day(0)])
+        lake.publish("features", "m", features.done(), [day(0)])
+        assert values(0) == [1.0, 2.0, 3.0]
+        found = lake.read("features", "m", day=day(0))
+        assert list(found.columns) == ["day", "value"]
+        assert sorted(found["value"]) == [1.0, 2.0, 4.0]
+
+    def test_a_column_of_another_type_than_before_is_told_with_the_type_of_all(self) -> None:
+        made = lake.Staging("raw", "m")
+        made.write(rows(0, 1.0, code=7))
+        with pytest.raises(lake.Unlike) as caught:
+            made.write(rows(0, 1.0, code="x"))
+        assert caught.value.kinds["code"] == pa.string()
+        made.drop()
+
+    def test_batches_are_the_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lake, "BATCH", 2)
+        lake.publish("raw", "m", staged(0, 1.0, 2.0, 3.0).done(), [day(0)])
+        found = [*lake.batches("raw", "m", columns=["value"], day=day(0))]
+        assert sorted(pd.concat(found)["value"]) == [1.0, 2.0, 3.0]
+        assert [*lake.batches("raw", "m", day=day(5))] == []
+        assert [*lake.batches("labels", "m")] == []
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from esteira.store import handover, lake
 from sqlalchemy import create_engine
 
 from tests import models, worlds
+from tests.conftest import use_object_store
 from tests.models import AS_OF
 
 DAY = AS_OF + timedelta(days=1)
@@ -261,3 +262,20 @@ def test_what_fails_in_the_middle_of_a_source_py_is_told_with_its_line(given) ->
     )
     with pytest.raises(DataError, match=r"many\.py, line 6: ValueError: no more; read gets the day 2026-02-01"):
         data.reader_of(load(yaml).source, load(yaml)).rows(DAY, DAY)
+
+
+def test_a_day_in_shards_on_an_object_store(given, monkeypatch: pytest.MonkeyPatch, object_store: str) -> None:
+    rows = spoilt(day_of_rows())
+    spec = given(rows, "quality: {max_quarantined: 0.5}\n")
+    wanted = whole(spec, monkeypatch)
+    ledger = lake.read("ledger", spec.name).drop(columns="id_", errors="ignore")
+    use_object_store(object_store, monkeypatch)
+    lake.append_once(spec.name, *ledger.astype(object).where(ledger.notna(), None).to_dict("records"))
+    for number in range(3):
+        steps.leave(spec, [DAY], "run", data.Share(number, 3))
+        assert lake.count("predictions", spec.name, [DAY]) == 0
+    assert "9 in quarantine" in steps.publish_left(spec, [DAY], "run", 3)
+    assert handover.found(spec.name, "run", "0.json") is None
+    found = tables(spec)
+    for kind in ("quarantine", "features", "served"):
+        pd.testing.assert_frame_equal(found[kind], wanted[kind], obj=kind)

@@ -344,9 +344,9 @@ class Staging:
     def link(self, other: Staging, names: Iterable[str]) -> None:
         """Take what the other has written `shared` as rows of this one, with the columns named."""
         other.done()
-        wanted, place = set(names), path(self.kind, self.model)
+        wanted, place = list(names), path(self.kind, self.model)
         for part in other._shared:
-            schema = pa.schema([field for field in part.schema if field.name in wanted])
+            schema = pa.schema([part.schema.field(name) for name in wanted])
             self._done.append(_backend.link(place, part, path(other.kind, other.model), schema))
             self.counts[part.day] += part.rows
 

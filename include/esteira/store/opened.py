@@ -43,6 +43,7 @@ MANY = 200  # marks, from which on reading all of them takes less time than aski
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
 BATCH = 100_000  # rows, at most, that are looked at together
+UNBUFFERED = pads.ParquetFragmentScanOptions(pre_buffer=False)
 LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
 
 
@@ -280,11 +281,17 @@ def _dataset_batches(
 ) -> Iterator[pa.Table]:
     days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
     dataset = table.to_pyarrow_dataset(file_pruning_predicate=days or None)
-    condition = pq.filters_to_expression(filters) if filters else None
-    for batch in dataset.to_batches(
-        columns=columns, filter=condition, batch_readahead=2, fragment_readahead=1, batch_size=BATCH
-    ):
-        yield pa.Table.from_batches([batch])
+    late = [each for each in filters if isinstance(each[2], str)]  # see _streamed()
+    early = [each for each in filters if each not in late]
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+    condition = pq.filters_to_expression(early) if early else None
+    options = {"batch_size": BATCH, "use_threads": False, "fragment_scan_options": UNBUFFERED}
+    for fragment in dataset.get_fragments(condition):
+        for group in fragment.split_by_row_group(condition, dataset.schema):  # a scan of more reads ahead without end
+            for batch in group.to_batches(schema=dataset.schema, columns=wanted, filter=condition, **options):
+                found = pa.Table.from_batches([batch])
+                found = found.filter(pq.filters_to_expression(late)) if late else found
+                yield found.select(columns) if columns is not None else found
 
 
 def _files_of(place: str, table: DeltaTable, filters: list[Filter], *, large: bool = False) -> list[File] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import posixpath
 import shutil
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -110,10 +112,39 @@ def widen(table: DeltaTable, wanted: pa.Schema) -> None:
         table.update_incremental()
 
 
+class _Storage(DeltaStorageHandler):
+    """deltalake's client, whose files take bytes only, and Arrow gives what it has."""
+
+    def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
+        """A file to write to."""
+        return pa.PythonFile(_Sink(self._handler.open_output_stream(path, metadata)), mode="w")
+
+    def copy_file(self, src: str, dst: str) -> None:
+        """Copy a file where it is; the handler below does not know the names by which Arrow's gives the two (deltalake 1.6)."""
+        self._handler.copy_file(src, dst)
+
+
+class _Sink(io.RawIOBase):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, given: Any) -> int:
+        self._stream.write(bytes(given))
+        return len(given)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
 def file_system(place: str) -> pafs.FileSystem:
     """The file system under a table's place: Arrow's own for a folder, deltalake's client for an object store."""
     if opened.is_local(place):
         with opened.reaching(place):
             Path(place).mkdir(parents=True, exist_ok=True)
         return pafs.SubTreeFileSystem(place, pafs.LocalFileSystem())
-    return pafs.PyFileSystem(DeltaStorageHandler(place))
+    return pafs.PyFileSystem(_Storage(place))
