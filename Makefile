@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-loop bench-start soak simulate simulate-broken \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
 	secrets image scan deploy first-day backup restore mails screenshots bench-web clean
 
 help: ## Show this help
@@ -132,6 +132,9 @@ bench-parse: $(READY) ## Print how long Airflow takes to parse the DAGs of 1, 10
 
 bench-day: $(READY) ## Print how long a day of a small model takes: in one process, beside a bare script, live, in a replay
 	@$(BIN)/python -W ignore -m benchmarks.day $(DAY)
+
+bench-scale: $(READY) ## Print how long a day of any size takes, and its memory, beside a bare stream; in shards, with texts, a year of days (an hour)
+	@$(BIN)/python -W ignore -m benchmarks.scale $(SCALE)
 
 bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) and on simulated streams (two or three hours)
 	@$(BIN)/python -m benchmarks.loop

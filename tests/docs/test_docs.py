@@ -45,6 +45,7 @@ ELSEWHERE = {
     "make scan": ".github/workflows/ci.yml",
     "make test-compose": ".github/workflows/compose.yml",
     "make bench-parse": "by hand: it takes ten minutes",
+    "make bench-scale": "by hand: it takes an hour",
     "make bench-loop": "by hand: it takes hours",
     "make bench-web": "by hand: it takes ten minutes",
     "make mails": "by hand: it makes pictures to look at",

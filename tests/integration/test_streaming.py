@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from esteira.data.sources import parquet, reading, sql
 from esteira.errors import DataError, NoChampion
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, load
-from esteira.steps import champions, ingest, streaming
+from esteira.steps import champions, ingest, maintenance, streaming
 from esteira.store import handover, lake
 from sqlalchemy import create_engine
 
@@ -139,6 +139,17 @@ def test_publishing_again_changes_nothing(given) -> None:
     assert {kind: lake.version(kind, spec.name) for kind in TABLES} == before  # type: ignore[arg-type]
     assert handover.found(spec.name, "run", "0.json") is None
     assert steps.publish_left(spec, [DAY], "run", 2) == said, "all was taken, and is there"
+
+
+def test_what_is_left_for_a_publish_that_never_comes_is_removed(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.ALL)
+    maintenance.maintain(spec)
+    assert handover.found(spec.name, "run", "0.json") is not None
+    later = datetime.now(UTC) + timedelta(days=8)
+    monkeypatch.setattr(lake, "clock", lambda: later)
+    maintenance.maintain(spec)
+    assert handover.found(spec.name, "run", "0.json") is None
 
 
 def test_a_share_that_is_gone_is_a_sentence(given) -> None:
