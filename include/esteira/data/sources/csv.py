@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 from pandas.io.common import get_handle, infer_compression  # type: ignore[import-not-found]
 
@@ -61,6 +63,7 @@ UNREADABLE = (
 )
 WHOLE = r"\s*\+?(-?[0-9]+)(?:\.0*)?\s*"
 INTEGER = r"-?(?:0|[1-9][0-9]*)"
+ODD = "[!-*,/:-~]"  # no whole number, however it is written, has one of these
 TRUTH = dict.fromkeys(["True", "TRUE", "true"], "1") | dict.fromkeys(["False", "FALSE", "false"], "0")  # read_csv's own
 HEAD = 1 << 20  # bytes in which a header is looked for
 BLANKS = r"\s+"  # the one separator of more than a character
@@ -208,10 +211,16 @@ def _whole(text: str) -> str:
 
 
 def _each(values: pd.Series, change: Callable[[str], str]) -> pd.Series:
-    """The texts, changed: each different one once."""
-    codes, different = pd.factorize(values)
-    changed = pd.Series([*map(change, different), None], dtype="str")
-    return changed.take(codes).set_axis(values.index)  # of an empty value the code is -1
+    """The texts, changed: those only that look as if they might be, each different one once."""
+    texts = pa.array(values, pa.large_string(), from_pandas=True)
+    maybe = pc.and_not(pc.invert(pc.match_substring_regex(texts, "^-?[0-9]+$")), pc.match_substring_regex(texts, ODD))
+    maybe = pc.fill_null(pc.or_(maybe, pc.is_in(texts, pa.array(TRUTH, pa.large_string()))), False).to_numpy(False)
+    if not maybe.any():
+        return values.astype("str")
+    codes, different = pd.factorize(values[maybe])
+    found = values.astype(object).to_numpy(copy=True)
+    found[maybe] = np.array([*map(change, different)], dtype=object)[codes]
+    return pd.Series(found, values.index, dtype="str")
 
 
 def _header(text: bytes, source: CsvSource) -> list[str]:
@@ -243,13 +252,15 @@ def _is_ascii(source: CsvSource) -> bool:
 def _key(text: pd.Series) -> pd.Series:
     """A key as it is written; whole numbers, where all of a file are such, as numbers. 007, 1E5 and 1.50 are text."""
     plain = _each(text, _whole)
-    given = plain.dropna()
-    if given.empty or not given.str.fullmatch(INTEGER).all():
+    given = pa.array(plain, pa.string(), from_pandas=True)
+    if given.null_count == len(given) or not pc.all(pc.match_substring_regex(given, f"^{INTEGER}$")).as_py():
         return plain
-    numbers = [int(value) for value in given]
-    if max(map(abs, numbers)) >= 2**63:
+    try:
+        numbers = given.cast(pa.int64())
+    except pa.ArrowInvalid:  # beyond 64 bits
         return plain
-    return pd.Series(numbers, given.index, dtype="Int64").reindex(text.index)
+    held = pd.arrays.IntegerArray(numbers.fill_null(0).to_numpy().copy(), numbers.is_null().to_numpy(False))
+    return pd.Series(held, text.index)
 
 
 def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -> pd.DataFrame:
