@@ -28,6 +28,7 @@ from esteira.spec import Candidate, ModelSpec, nearest
 if TYPE_CHECKING:
     from esteira.learning.metrics import Array
 
+WEIGHT = "(weight)"  # a column of rows of which only a sample was taken: how many rows each stands for
 SAMPLE = 2_000  # rows that show a feature's importance well enough
 
 
@@ -190,11 +191,13 @@ def _quoted(spec: ModelSpec) -> str:
 
 
 def weights(frame: pd.DataFrame, half_life: int | None, as_of: date) -> Array | None:
-    """A row's weight: halved for each `half_life` days that it lies before `as_of`; None where all count alike."""
+    """A row's weight: as many rows as it stands for, halved for each `half_life` days that it lies before `as_of`; None where all count alike."""
+    sampled = frame[WEIGHT].to_numpy() if WEIGHT in frame else None
     if half_life is None:
-        return None
+        return sampled
     age = (pd.Timestamp(as_of) - frame["day"]).dt.days.to_numpy()
-    return np.asarray(0.5 ** (age / half_life))
+    recent = np.asarray(0.5 ** (age / half_life))
+    return recent if sampled is None else recent * sampled
 
 
 def fit(
@@ -206,11 +209,13 @@ def fit(
     last = frame["day"].max().date()
     weight = weights(frame, half_life, last)
     options: dict[str, Any] = {}
-    if weight is not None:
-        if not has_fit_parameter(model.named_steps["model"], "sample_weight"):
+    if weight is not None and not has_fit_parameter(model.named_steps["model"], "sample_weight"):
+        weight = None  # of a sample each row counts as one, then
+        if half_life is not None:
             raise SpecError(
                 f"model {spec.name}: {candidate.name} takes no weights; remove half_life, or choose another estimator"
             )
+    if weight is not None:
         options["model__sample_weight"] = weight
     model.fit(design(spec, frame), _target(frame["label"], names), **options)
     return Model(model, names, last)

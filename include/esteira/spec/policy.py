@@ -151,6 +151,7 @@ class Train(Block):
     candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=100)
     feature_selection: FeatureSelection | None = None
     half_life: Days | None = None
+    max_rows: int = Field(default=2_000_000, ge=1_000)
     accept: dict[str, Limit] | None = None
     folds: int = Field(default=3, ge=2, le=20)
     seed: int = Field(default=0, ge=0, lt=2**32)

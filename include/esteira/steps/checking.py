@@ -192,7 +192,7 @@ def _recipe_frame(spec: ModelSpec, recipe: Recipe, last: date, day: date) -> tup
     labelling.store(spec, first, day)
     oldest = last - timedelta(days=max(spec.train.window, recipe.window) - 1) if recipe.keep_old else first
     versions = labelling.versions(spec)
-    frame = labelling.labelled(spec, oldest, last, versions)
+    frame = labelling.labelled(spec, oldest, last, versions, spec.train.max_rows)
     rows = data.recent_and_sample(frame, first, recipe.keep_old, spec.train.seed)
     if rows.empty:
         raise DataError(f"model {spec.name}: no row with a label from {first} to {last}; widen the recipe's window")

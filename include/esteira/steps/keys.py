@@ -29,6 +29,11 @@ def among(values: Digests, known: Digests) -> Flags:
     return np.asarray(known[at] == values)
 
 
+def sampled(found: Digests, share: Any) -> Flags:
+    """Which rows are of a sample, of which each row has its chance: the same ones whenever they are asked for."""
+    return np.asarray((found / 2.0**64 < share) | (share >= 1))
+
+
 def repeated(parts: list[Digests]) -> Digests:
     """Those that are there twice, in order."""
     every = np.sort(np.concatenate([NONE, *parts]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import Superseded
+from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import ingest
+from esteira.steps import ingest, keys
 from esteira.store import labels as stored
 from esteira.store import lake
 from esteira.store.lineage import DataVersions
@@ -192,14 +194,59 @@ def versions(spec: ModelSpec) -> DataVersions:
     return DataVersions(lake.version("features", spec.name), lake.version("labels", spec.name))
 
 
-def labelled(spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None) -> pd.DataFrame:
-    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now."""
-    rows = lake.read("features", spec.name, at=versions.features if versions else None, day=(first, last))
-    known = stored.read(spec, first, last, versions.labels if versions else None)
+def labelled(
+    spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None, most: int | None = None
+) -> pd.DataFrame:
+    """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now.
+
+    Of more than `most` rows a sample: the latest days whole, up to half of it, and of each day before the same share, whose rows
+    weigh as much more (WEIGHT).
+    """
+    at = versions.features if versions else None
+    shares = _shares(lake.sizes("features", spec.name, at), first, last, most) if most else {}
+    if shares:
+        rows, known = _sampled(spec, first, last, versions, shares)
+    else:
+        rows = lake.read("features", spec.name, at=at, day=(first, last))
+        known = stored.read(spec, first, last, versions.labels if versions else None)
     if rows.empty or known.empty:
         return rows.head(0).assign(label=[])
     joined = rows.merge(known, on=["day", *spec.key], how="inner", validate="one_to_one")
     return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
+
+
+def _shares(sizes: Mapping[date, tuple[int, int]], first: date, last: date, most: int) -> dict[date, float]:
+    """Which share of each day's rows is taken, so that they are about as many as asked; empty where that is all of them."""
+    counts = {day: rows for day, (rows, _) in sizes.items() if first <= day <= last}
+    if sum(counts.values()) <= most:
+        return {}
+    whole: dict[date, float] = {}
+    taken = 0
+    for day in sorted(counts, reverse=True):
+        if taken + counts[day] > most / 2:
+            break
+        whole[day], taken = 1.0, taken + counts[day]
+    rest = sum(rows for day, rows in counts.items() if day not in whole)
+    return whole | {day: (most - taken) / rest for day in counts if day not in whole}
+
+
+def _sampled(
+    spec: ModelSpec, first: date, last: date, versions: DataVersions | None, shares: Mapping[date, float]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A sample of the feature rows, and labels of the same ones: no more is in memory at any time."""
+    of = {pd.Timestamp(day): share for day, share in shares.items()}
+    names = list(dict.fromkeys(["day", *spec.key]))
+
+    def wanted(rows: pd.DataFrame) -> pd.DataFrame:
+        share = rows["day"].map(of).fillna(0.0).to_numpy()
+        return rows[keys.sampled(keys.digests(rows, names), share)]
+
+    at = versions.features if versions else None
+    parts = [wanted(rows) for rows in lake.batches("features", spec.name, at=at, day=(first, last))]
+    rows = pd.concat(parts, ignore_index=True)
+    log.info("model %s: a sample of %s to train on", spec.name, counted(len(rows), "row"))
+    rows[pipelines.WEIGHT] = 1 / rows["day"].map(of)
+    return rows, stored.read(spec, first, last, versions.labels if versions else None, wanted)
 
 
 COMPLETE = 0.9  # of the usual share of rows with a label

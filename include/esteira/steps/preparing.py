@@ -45,7 +45,7 @@ def prepare_all(spec: ModelSpec, as_of: date, window: int | None) -> DataVersion
 def rows(spec: ModelSpec, as_of: date, window: int | None, versions: DataVersions) -> pd.DataFrame:
     """The rows of the training window with their labels, at the versions of the data. Raises DataError where there is none."""
     first, last = training_days(spec, as_of, window)
-    found = labelling.labelled(spec, first, last, versions)
+    found = labelling.labelled(spec, first, last, versions, spec.train.max_rows)
     if found.empty:
         raise DataError(
             f"model {spec.name}: no row with a label from {first} to {last}; train for a later day, or look at the source"

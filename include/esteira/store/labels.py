@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 
 import pandas as pd
@@ -10,10 +11,23 @@ from esteira.spec import ModelSpec
 from esteira.store import lake
 
 
-def read(spec: ModelSpec, first: date, last: date, at: int | None = None) -> pd.DataFrame:
-    """`day`, the key and `label` of each labelled row of the days, as last corrected; at a version, as it was known then."""
+def read(
+    spec: ModelSpec,
+    first: date,
+    last: date,
+    at: int | None = None,
+    wanted: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+) -> pd.DataFrame:
+    """`day`, the key and `label` of each labelled row of the days, as last corrected; at a version, as it was known then.
+
+    `wanted` takes of some rows those that are wanted, so that the others are never all in memory.
+    """
     columns = list(dict.fromkeys(["day", *spec.key, "label", "first_seen"]))
-    rows = lake.read("labels", spec.name, columns=columns, at=at, day=(first, last))
+    if wanted is None:
+        rows = lake.read("labels", spec.name, columns=columns, at=at, day=(first, last))
+    else:
+        parts = [wanted(part) for part in lake.batches("labels", spec.name, columns=columns, at=at, day=(first, last))]
+        rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return latest(spec, rows).drop(columns="first_seen", errors="ignore")
 
 

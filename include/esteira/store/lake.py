@@ -204,9 +204,9 @@ def days_of(kind: Kind, model: str) -> list[date]:
     return [] if table is None else sorted(table.partitions())
 
 
-def sizes(kind: Kind, model: str) -> dict[Any, tuple[int, int]]:
+def sizes(kind: Kind, model: str, at: int | None = None) -> dict[Any, tuple[int, int]]:
     """By day (for metrics: check day; for the ledger: id or None) how many rows and bytes there are; found without reading any."""
-    table = open_table(kind, model)
+    table = open_table(kind, model, at)
     return {} if table is None else table.sizes()
 
 

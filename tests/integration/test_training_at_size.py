@@ -1,0 +1,86 @@
+"""Of more rows than may be trained on a sample: the latest whole, the older thinned and weighted, the same each time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from esteira import data, steps
+from esteira.learning import pipelines
+from esteira.spec import ModelSpec
+from esteira.steps import keys, labelling
+from esteira.store import lake
+
+from tests.models import AS_OF
+
+FIRST, LAST = AS_OF - timedelta(days=20), AS_OF - timedelta(days=1)
+ROWS = 72  # of a day
+
+
+@pytest.fixture
+def spec(trained) -> ModelSpec:
+    found: ModelSpec = trained()
+    return found
+
+
+def test_few_enough_rows_are_all_taken_and_have_no_weight(spec: ModelSpec) -> None:
+    frame = labelling.labelled(spec, FIRST, LAST, most=20 * ROWS)
+    assert len(frame) == 20 * ROWS
+    assert pipelines.WEIGHT not in frame
+    pd.testing.assert_frame_equal(frame, labelling.labelled(spec, FIRST, LAST))
+
+
+def test_of_more_the_latest_days_are_whole_and_the_others_thinned_and_weighted(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake, "BATCH", 100)
+    most = 10 * ROWS
+    frame = labelling.labelled(spec, FIRST, LAST, most=most)
+    counts = frame["day"].dt.date.value_counts()
+    latest = data.days(LAST - timedelta(days=4), LAST)
+    assert all(counts[day] == ROWS for day in latest), "half of the sample is of the latest days"
+    assert (frame.loc[frame["day"].dt.date.isin(latest), pipelines.WEIGHT] == 1.0).all()
+    older = frame[~frame["day"].dt.date.isin(latest)]
+    assert (older[pipelines.WEIGHT] == 3.0).all(), "15 days, of which a third is taken"
+    assert abs(len(frame) - most) < 4 * np.sqrt(15 * ROWS / 3 * 2 / 3)
+    assert abs(frame[pipelines.WEIGHT].sum() - 20 * ROWS) < 0.2 * 20 * ROWS, "they stand for all"
+    pd.testing.assert_frame_equal(frame, labelling.labelled(spec, FIRST, LAST, most=most))
+    whole = labelling.labelled(spec, FIRST, LAST)
+    both = frame.merge(whole, on=["day", *spec.key], suffixes=("", "_whole"))
+    assert len(both) == len(frame)
+    assert (both["label"] == both["label_whole"]).all()
+
+
+def test_where_the_latest_day_alone_is_too_many_each_day_is_thinned_alike(spec: ModelSpec) -> None:
+    frame = labelling.labelled(spec, FIRST, LAST, most=ROWS)
+    assert set(frame[pipelines.WEIGHT]) == {20.0}
+    assert frame["day"].nunique() > 10
+
+
+def test_a_model_is_trained_on_the_sample_with_its_weights(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    real = pipelines.weights
+    monkeypatch.setattr(pipelines, "weights", lambda frame, *given: (taken.append(len(frame)), real(frame, *given))[1])
+    small = spec.model_copy(update={"train": spec.train.model_copy(update={"max_rows": 1_000})})
+    assert "version 2" in steps.train(small, AS_OF, "small", again=True)
+    assert max(taken) < 1_200 < 28 * ROWS
+
+
+def test_a_weight_is_how_many_rows_one_stands_for_times_how_recent_it_is(spec: ModelSpec) -> None:
+    frame = labelling.labelled(spec, FIRST, LAST, most=10 * ROWS)
+    alone = pipelines.weights(frame, None, LAST)
+    recent = pipelines.weights(frame.drop(columns=pipelines.WEIGHT), 5, LAST)
+    both = pipelines.weights(frame, 5, LAST)
+    assert alone is not None
+    assert recent is not None
+    assert both is not None
+    np.testing.assert_allclose(both, alone * recent)
+
+
+def test_samples_are_shares_of_the_rows() -> None:
+    rows = pd.DataFrame({"key": np.arange(100_000)})
+    found = keys.digests(rows, ["key"])
+    for share in (0.0, 0.1, 0.5, 1.0):
+        assert abs(keys.sampled(found, np.full(len(found), share)).mean() - share) < 0.01
