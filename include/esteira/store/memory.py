@@ -150,7 +150,7 @@ class MemoryLake:
         """Replace partitions, or add to them."""
         every, paths = sorted(days), [part.path for part in parts]
         empty = pa.table({"day": pa.array([], pa.date32())})
-        rows = pa.concat_tables([empty, *(self._kept[path] for path in paths)], promote_options="default")
+        rows = pa.concat_tables([self._kept[path] for path in paths] or [empty], promote_options="default")
         if add and seen is not None:
             held = [seen.scan(None, [("day", "=", day)]) for day in every]
             rows = pa.concat_tables([*held, rows], promote_options="default")
