@@ -15,7 +15,7 @@ import pytest
 from ops import serving
 from tests import models
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 OWN = [f"DAG:sales_{kind}" for kind in ("train", "score", "check")]

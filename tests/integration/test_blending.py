@@ -238,6 +238,7 @@ def test_a_blend_of_which_every_member_was_rolled_back_since_is_not_promoted(
     assert ledger.promoted_by(spec, run_key(day)) is None
 
 
+@pytest.mark.slow
 def test_while_a_loop_is_held_back_only_a_blend_is_tried_and_once_a_window(in_memory: None, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", noise=str(CHANGE), yaml=YAML)
     steps.train(spec, AS_OF, "t")

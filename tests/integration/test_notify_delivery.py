@@ -209,6 +209,7 @@ def test_a_server_that_never_answers_gets_three_copies_at_growing_pauses(spec: M
     assert len(waiting(spec)) == 0
 
 
+@pytest.mark.slow
 def test_a_mail_that_is_postponed_is_not_given_up_and_the_owner_is_told(spec: ModelSpec, clock: Clock) -> None:
     server = Server(ops=Postponed("450 4.1.2 Domain not found"))
     queue(spec, mail_of())

@@ -174,6 +174,7 @@ def test_a_run_that_another_process_has_replaced_is_tried_again(home: Path, spec
     assert runs.finished(spec, "k", left.id) == runs.finished(spec, "k", "one that is gone") == left.id
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_registry_at_once_all_find_it_whole(tmp_path: Path) -> None:
     code = "from esteira.store import mlflow_tracking; print(len(mlflow_tracking.client().search_experiments()))"
     environment = {

@@ -80,6 +80,7 @@ def test_an_address_of_mlflow_that_is_none_is_a_sentence(tmp_path: Path, address
     assert (tmp_path / "home").stat().st_mode & 0o077 == 0  # made by the command line, and only its user's
 
 
+@pytest.mark.slow
 def test_a_model_is_itself_by_whatever_path(tmp_path: Path) -> None:
     models.write(tmp_path)
     for given in ("sales", "sales/model.yaml", "./sales", str(tmp_path / "sales")):
