@@ -265,6 +265,14 @@ class TestParts:
         assert caught.value.kinds["code"] == pa.string()
         made.drop()
 
+    def test_days_that_were_written_since_are_told_without_reading_them(self) -> None:
+        put(0, 1.0)
+        seen = put(1, 2.0)
+        put(1, 2.0)
+        put(2, 3.0)
+        assert lake.changed_days("raw", "m", [day(0), day(1), day(2)], seen) == [day(1), day(2)]
+        assert lake.changed_days("labels", "m", [day(0)], -1) == [day(0)]
+
     def test_batches_are_the_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lake, "BATCH", 2)
         lake.publish("raw", "m", staged(0, 1.0, 2.0, 3.0).done(), [day(0)])

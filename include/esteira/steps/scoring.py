@@ -121,6 +121,9 @@ def _moved(spec: ModelSpec, days: list[date], version: int) -> set[date]:
     """Those of the days whose feature rows are not as they were at a version of the table."""
     if lake.version("features", spec.name) == version:
         return set()
+    days = lake.changed_days("features", spec.name, days, version)
+    if not days:
+        return set()
     span = (min(days), max(days))
     before, now = lake.read("features", spec.name, at=version, day=span), lake.read("features", spec.name, day=span)
     return {day for day in days if not _of_day(before, day).equals(_of_day(now, day).reindex(columns=before.columns))}

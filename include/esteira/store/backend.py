@@ -64,6 +64,9 @@ class Table(Protocol):
     def holds(self, parts: Iterable[Part]) -> bool:
         """Whether the parts were published, and are all still as they were."""
 
+    def files(self, value: object) -> set[object]:
+        """What the rows of a value of the partition column are kept in: while that is the same, so are they."""
+
     def partitions(self) -> set[Any]:
         """The values of the column by which it is partitioned, of which it has rows."""
 

@@ -60,6 +60,11 @@ class DeltaTableAt:
         with opened.reaching(self.place):
             return {part.path for part in given} <= opened.paths(self.place, self.table)
 
+    def files(self, value: object) -> set[object]:
+        """The paths in its log."""
+        with opened.reaching(self.place):
+            return {*opened.paths(self.place, self.table, value)}
+
     def partitions(self) -> set[Any]:
         """The values of the partition column, found in the log."""
         with opened.reaching(self.place):

@@ -198,6 +198,14 @@ def count(kind: Kind, model: str, days: Iterable[date]) -> int:
     return sum(known[day][0] for day in set(days) if day in known)
 
 
+def changed_days(kind: Kind, model: str, days: Iterable[date], since: int) -> list[date]:
+    """Those of the days whose rows may be others than at a version of the table; found without reading any."""
+    before, now = open_table(kind, model, since), open_table(kind, model)
+    if before is None or now is None:
+        return list(days)
+    return [day for day in days if before.files(day) != now.files(day)]
+
+
 def days_of(kind: Kind, model: str) -> list[date]:
     """The days (for metrics: the check days) that have rows, in order; found without reading any of them."""
     table = open_table(kind, model)

@@ -51,6 +51,10 @@ class MemoryTable:
         """Never: nothing outlives the process that publishes it."""
         return False
 
+    def files(self, value: object) -> set[object]:
+        """The table in memory."""
+        return {id(self.parts[value])} if value in self.parts else set()
+
     def partitions(self) -> set[Any]:
         """The partitions that have rows."""
         return {key for key, part in self.parts.items() if len(part)}

@@ -310,9 +310,12 @@ def _files_of(place: str, table: DeltaTable, filters: list[Filter], *, large: bo
     ]
 
 
-def paths(place: str, table: DeltaTable) -> set[str]:
-    """The files of the table, as they were written into its log."""
-    return {unquote(path) for path in _listed(place, table)["path"].to_pylist()}
+def paths(place: str, table: DeltaTable, value: object = None) -> set[str]:
+    """The files of the table, or of a value of the column by which it is partitioned, as they were written."""
+    every = _listed(place, table)
+    if value is not None and len(every):
+        every = every.filter(pads.field(f"partition.{table.metadata().partition_columns[0]}") == value)
+    return {unquote(path) for path in every["path"].to_pylist()} if len(every) else set()
 
 
 def partitions(place: str, table: DeltaTable) -> set[Any]:
