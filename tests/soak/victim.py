@@ -254,7 +254,7 @@ def _arm_store(around: Callable[..., None]) -> None:
     )
     around(parts.ParquetPart, "close", lambda part: f"a part of {place(part.place).split('/')[1]}")
     around(handover, "leave", lambda _, __, name, ___: f"handing over {name}")
-    around(handover, "remove", lambda *_: "removing what was handed over")
+    around(handover, "remove", lambda _, __, *names: "removing what was handed over" if len(names) > 1 else "")
     around(delta.DeltaLake, "append_once", added, lambda _, where, __: place(where))
     around(TableOptimizer, "compact", lambda *_, **__: "compaction")
     around(DeltaTable, "vacuum", lambda *_, **__: "vacuum")

@@ -19,6 +19,8 @@ from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
 
+NAMES = ("json", "late", "seen")  # of its files; the first is written last, and goes first
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -68,8 +70,8 @@ def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
 
 def read(content: Callable[[str], bytes | None]) -> Staged | None:
     """What written() wrote, by a function that gives a file's content; None where that is not there."""
-    given = content("json")
-    if given is None:
+    given, late, seen = (content(name) for name in NAMES)
+    if given is None or late is None or seen is None:
         return None
     told = json.loads(given)
     schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(each))) for each in told["schemas"]]
@@ -79,7 +81,6 @@ def read(content: Callable[[str], bytes | None]) -> Staged | None:
             Part(date.fromisoformat(day), path, size, rows, schemas[schema]) for day, path, size, rows, schema in given
         )
 
-    late = content("late")
     chosen = {date.fromisoformat(day): version for day, version in told["chosen"].items()}
     served = None if told["served"] is None else parts(told["served"])
     return Staged(
@@ -88,6 +89,6 @@ def read(content: Callable[[str], bytes | None]) -> Staged | None:
         frozenset(map(date.fromisoformat, told["filled"])),
         {kind: parts(each) for kind, each in told["parts"].items()},
         pd.read_parquet(io.BytesIO(late)) if late else pd.DataFrame(columns=["row", "name", "digest"]),
-        np.load(io.BytesIO(content("seen") or b""), allow_pickle=False),
+        np.load(io.BytesIO(seen), allow_pickle=False),
         Predicted(chosen, parts(told["predictions"]), served, told["served_at"]),
     )

@@ -24,6 +24,7 @@ from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
+PUBLISHED = "published"  # what is left of a run is published, and may be gone
 SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
 
 
@@ -144,6 +145,7 @@ def leave(
 ) -> int:
     """Stage a share of the days, for publish_left() of the same run to take; returns how many rows it has."""
     staged = stage(spec, days, run, version, champion=champion, share=share)
+    handover.remove(spec.name, run, PUBLISHED)
     for name, content in staging.written(staged).items():
         handover.leave(spec.name, run, f"{share.number}.{name}", content)
     return staged.read
@@ -169,14 +171,15 @@ def publish_left(
     left = [each for number in range(of) if (each := _left(spec, run, number)) is not None]
     if len(left) == of:
         said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
-        handover.remove(spec.name, run)
+        handover.leave(spec.name, run, PUBLISHED, b"")
+        handover.remove(spec.name, run, *(f"{number}.{name}" for number in range(of) for name in staging.NAMES))
         return said
-    if left or lake.unwritten_days("predictions", spec.name, days):
+    if handover.found(spec.name, run, PUBLISHED) is None or lake.unwritten_days("predictions", spec.name, days):
         raise DataError(
             f"model {spec.name}: what the task score has made of {shown_days(days)} is not there any more ({len(left)} of "
             f"{counted(of, 'share')}); clear the task score of this run, and let it run again"
         )
-    scoring.publish(spec, days, run)  # all of it was taken
+    scoring.publish(spec, days, run)  # all of it was taken: by this task's try before, or by one that is taken for dead
     return quality.accounted(spec, days)
 
 

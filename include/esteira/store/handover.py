@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+from contextlib import suppress
 from datetime import datetime
 
 import pyarrow.fs as pafs
@@ -33,12 +34,12 @@ def found(model: str, run: str, name: str) -> bytes | None:
             return bytes(source.read())
 
 
-def remove(model: str, run: str) -> None:
-    """Remove what a run has left."""
-    system, path = _place(model, run)
-    with opened.reaching(lake.root()):
-        if system.get_file_info(path).type == pafs.FileType.Directory:
-            system.delete_dir(path)
+def remove(model: str, run: str, *names: str) -> None:
+    """Remove files that a run has left; those that are gone already are."""
+    for name in names:
+        system, path = _place(model, run, name)
+        with opened.reaching(lake.root()), suppress(FileNotFoundError):
+            system.delete_file(path)
 
 
 def remove_older(model: str, before: datetime) -> int:
