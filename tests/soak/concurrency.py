@@ -149,7 +149,7 @@ def trials(context: Any, place: Path, times: int) -> list[Outcome]:
     score, check, second = (_base(context, place, name) for name in ("score", "check that recovers", "rollback"))
     parts = [list(part) for part in (NEXT[:5], NEXT[5:10], NEXT[10:15], NEXT[15:])]
     again: list[Job] = [(scored, ("one", [FIRST])), (scored, ("two", [FIRST]))]
-    fills: list[Job] = [(scored, ("one", part)) for part in parts]
+    fills: list[Job] = [(scored, (f"fill {number}", part)) for number, part in enumerate(parts)]
     apart: list[Job] = [(checked, ()), (scored, ("one", NEXT[:1]))]
     # A meeting, and the orders in which its jobs may have come one after the other.
     meetings: dict[str, tuple[Path, list[Job], list[list[Job]]]] = {
