@@ -112,8 +112,8 @@ def _require_features(spec: ModelSpec, days: list[date]) -> None:
     other = lake.missing_days("features", spec.name, days, ingest.features_mark(spec))
     if other:
         raise DataError(
-            f"model {spec.name}: the features of {shown_days(other)} are not those of the model.yaml as it is now; run the day as a "
-            "whole, from extract on"
+            f"model {spec.name}: the features of {shown_days(other)} are not those of the model.yaml as it is now; read the day "
+            f"anew: `esteira requeue {spec.name} --day {other[0]}`"
         )
 
 
