@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from esteira.data.sources.reader import BATCH
 from esteira.errors import Conflict, Damaged, OutOfReach, Superseded
 from esteira.settings import settings
 from esteira.store import places
@@ -27,7 +28,6 @@ T = TypeVar("T")
 MARKER = "_esteira"  # a file in a lake's folder: without it the folder may be where a volume should be mounted
 EARLIER: dict[Kind, Kind] = {"ledger": "predictions", "predictions": "served"}  # the one is there before the other
 ATTEMPTS = 8  # to commit against other writers of the same days
-BATCH = 100_000  # rows that are looked at together
 OPEN = 32  # files of days that are written at once
 
 

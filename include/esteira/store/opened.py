@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from esteira.data import skip_instance_metadata
+from esteira.data.sources.reader import BATCH
 from esteira.errors import Conflict, Damaged, OutOfReach
 from esteira.store.backend import Filter
 
@@ -42,7 +43,6 @@ MANY = 200  # marks, from which on reading all of them takes less time than aski
 # A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
-BATCH = 100_000  # rows, at most, that are looked at together
 UNBUFFERED = pads.ParquetFragmentScanOptions(pre_buffer=False)
 LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
 
