@@ -48,3 +48,21 @@ def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest
         assert run(day)[0]
     corpora.require_outcome(case, spec, *run(case.day))
     assert len(mails) == (case.outcome == "refused")  # who is responsible is told why, and at once
+
+
+def test_a_day_in_shards(corpus_home: Path, tmp_path: Path, dag_bag) -> None:
+    """The task plan, a task score for each shard, and what they come to together."""
+    case = next(case for case in corpora.cases() if case.name == "out_of_range")
+    spec = corpora.declare(case, tmp_path / "models")
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(f"{yaml.read_text().rstrip()}\nscore: {{schedule: null, shards: 3}}\n")
+    dag = dag_bag(tmp_path / "models").dags["corpus_score"]
+    dag.deadline = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow's own
+        ended = dag.test(run_conf={"day": case.day})
+        tasks = sorted((task.task_id, task.map_index, str(task.state)) for task in ended.get_task_instances())
+        said = next(task.xcom_pull("publish") for task in ended.get_task_instances() if task.task_id == "publish")
+    scores = [("score", number, "success") for number in range(3)]
+    assert tasks == [("plan", -1, "success"), ("publish", -1, "success"), *scores]
+    corpora.require_outcome(case, spec, True, str(said))
