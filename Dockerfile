@@ -5,7 +5,7 @@ USER 0
 # git commits the retraining notebooks; the folders are where volumes are mounted, which take over their owner.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends git \
+ && apt-get install --yes --no-install-recommends gcc git libc6-dev \
  && rm -rf /var/lib/apt/lists/* \
  && install --directory --owner 50000 --group 0 --mode 0770 /lake /state /artifacts /mail /opt/esteira
 USER 50000

@@ -91,6 +91,8 @@ def as_text(values: pd.Series) -> pd.Series:
         return values
     if values.dtype == "float64":
         return pd.Series(_written(values.to_numpy()), values.index, dtype="str")
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind == "i":
+        return pd.Series(pa.array(values.to_numpy()).cast(pa.string()), values.index, dtype="str")
     return values.map(canonical, na_action="ignore").astype("str")
 
 
@@ -109,7 +111,7 @@ def _written(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> pa.Array:
 
 def as_texts(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns as text, all values at once: a file may have thousands of columns that nothing asks for."""
-    numbers = {name: as_text(rows[name]) for name in rows.columns if rows[name].dtype == "float64"}
+    numbers = {name: as_text(rows[name]) for name in rows.columns if rows[name].dtype in ("float64", "int64")}
     others = {
         name: rows[name]
         for name in rows.columns

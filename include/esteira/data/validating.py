@@ -134,12 +134,17 @@ def build_features(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     return examine(spec, rows)[1]
 
 
-def examine(spec: ModelSpec, rows: pd.DataFrame, twice: Twice = repeated) -> tuple[pd.DataFrame, pd.DataFrame]:
+def examine(
+    spec: ModelSpec, rows: pd.DataFrame, twice: Twice = repeated, *, as_they_are: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What validate() and build_features() give of raw rows, by one look at them: the bad rows, and the features of the others.
 
-    `twice` says which of those that are good by themselves are there twice.
+    `twice` says which of those that are good by themselves are there twice. Rows that are their own features may come back
+    `as_they_are`, if all are good.
     """
     good, bad, built = _examine(spec, rows[asked_columns(spec, rows.columns)], twice)
+    if as_they_are and bad.empty:
+        return bad, rows
     bad = rows.loc[bad.index].assign(rule=bad["rule"], reason=bad["reason"]) if len(bad) else bad
     return bad, _features(spec, good, built)
 
@@ -227,10 +232,12 @@ def validate_labels(spec: ModelSpec, rows: pd.DataFrame) -> tuple[pd.DataFrame, 
 def _not_numbers(spec: ModelSpec, built: pd.DataFrame) -> Iterator[Failure]:
     for name in (*spec.features.numeric, *spec.features.boolean) if len(built) else ():
         number = kinds.as_number(built[name])
-        bad = pd.Series(np.isinf(number.to_numpy()), number.index)
-        if number is not built[name]:
-            bad |= built[name].notna() & number.isna()
-        yield "number", bad, f"{name!r} is not a finite number{_numbers_hint(spec, name, built.loc[bad, name])}"
+        infinite = np.isinf(number.to_numpy())
+        if number is built[name] and not infinite.any():
+            continue
+        bad = pd.Series(infinite, number.index) | (built[name].notna() & number.isna())
+        if bad.any():
+            yield "number", bad, f"{name!r} is not a finite number{_numbers_hint(spec, name, built.loc[bad, name])}"
 
 
 def _numbers_hint(spec: ModelSpec, name: str, bad: pd.Series) -> str:

@@ -106,17 +106,28 @@ class Event(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Registered(Event):
-    """A version was registered from the run `by`; `sha256` is its model file's."""
+    """A version was registered from the run `by`; `sha256` is its model file's, `compiled` that of its libraries.
+
+    Where it has none, `engine` says why scikit-learn scores it.
+    """
 
     state: ClassVar[str] = "challenger"
 
     version: int
     sha256: str = ""
+    compiled: str = ""
+    engine: str = ""
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
         """From a row of its kind."""
-        return cls(version=kept.of_version, sha256=kept.facts.get("sha256", ""), **kept.about)
+        return cls(
+            version=kept.of_version,
+            sha256=kept.facts.get("sha256", ""),
+            compiled=kept.facts.get("compiled", ""),
+            engine=kept.facts.get("engine", ""),
+            **kept.about,
+        )
 
     @property
     def id(self) -> str:
@@ -124,8 +135,9 @@ class Registered(Event):
         return f"challenger:{self.version}"
 
     def evidence(self) -> Mapping[str, Any]:
-        """The digest of the model's file."""
-        return {"sha256": self.sha256}
+        """The digests of the model's file, and of what was compiled of it."""
+        engine = {"compiled": self.compiled, "engine": self.engine}
+        return {"sha256": self.sha256, **{name: value for name, value in engine.items() if value}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,7 +180,7 @@ def _shards(given: object) -> object:
 class Score(Block):
     """When a day is scored. The run at the cron's time scores the day before, and is late `deadline` after it was queued.
 
-    It is cut into `shards`, each of which a task scores.
+    It is cut into `shards`, each of which a task scores, by compiled trees or by scikit-learn.
     """
 
     schedule: Cron | None = "0 6 * * *"
@@ -188,6 +188,7 @@ class Score(Block):
     catchup: bool = False
     deadline: Span | None = 6
     shards: Annotated[int | Literal["auto"], BeforeValidator(_shards)] = 1
+    engine: Literal["auto", "compiled", "sklearn"] = "auto"
 
     @field_validator("schedule")
     @classmethod

@@ -15,6 +15,7 @@ from esteira.lifecycle.events import Registered, effective_day
 from esteira.lifecycle.sequence import Promoted
 from esteira.lifecycle.state import Serving
 from esteira.spec import ModelSpec
+from esteira.steps import engines
 from esteira.store import ledger, runs
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,22 @@ def _shown(given: Mapping[str, Any]) -> str:
 
 
 def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
-    """Register a run's model; returns the version, whose model file's digest the ledger keeps."""
-    version = runs.register(spec, run_id)
-    if ledger.registered(spec, version) is not None:
-        return version
+    """Register a run's model, compiled where that is worth it; returns the version, the digests of whose files the ledger keeps."""
+    known = runs.version_of(spec, run_id)
+    if known is not None and ledger.registered(spec, known) is not None:
+        return known
     digest = runs.model_digest(run_id)
-    event = Registered(version=version, sha256=digest, day=effective_day(as_of), why="registered", by=run_id)
+    engine = engines.chosen(spec, run_id, digest)
+    version = runs.register(spec, run_id)
+    event = Registered(
+        version=version,
+        sha256=digest,
+        compiled=engine.sha256,
+        engine=engine.why,
+        day=effective_day(as_of),
+        why="registered",
+        by=run_id,
+    )
     ledger.write(spec, event)
     return version
 
@@ -58,6 +69,12 @@ def load_version(spec: ModelSpec, version: int) -> Model:
     """The model of a version. Raises ModelRefused where its file is not the one that was registered."""
     known = ledger.registered(spec, version)
     return runs.load_version(spec, version, known.sha256 if known else "")
+
+
+def load_scorer(spec: ModelSpec, version: int) -> Model:
+    """The model of a version, to score with: by its compiled trees where it has some."""
+    model, known = load_version(spec, version), ledger.registered(spec, version)
+    return engines.by_engine(spec, known.by, model, known.compiled) if known else model
 
 
 def load_judges(spec: ModelSpec, version: int) -> tuple[Model, ...]:

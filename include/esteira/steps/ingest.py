@@ -182,14 +182,15 @@ class Examination:
         """The features of those of the rows that are as expected; the others go to quarantine."""
         self.are_raw = False
         hidden = rows.drop(columns=self.spec.target, errors="ignore")  # neither features nor scoring may see it
-        bad, built = data.examine(self.spec, hidden, self._repeated)
+        shared = self._may_share and len(rows) >= MANY and self._are_alike(rows)
+        bad, built = data.examine(self.spec, hidden, self._repeated, as_they_are=shared)
         self.rows += len(rows)
         self.quarantined += len(bad)
         if self.bad is not None:
             self.bad.add(bad, "rows")
         if self.features is None or built.empty:
             return built
-        self.are_raw = self._may_share and len(rows) >= MANY and bad.empty and self._are_alike(rows)
+        self.are_raw = shared and bad.empty
         if self.are_raw:
             return rows[self._columns]
         return lake.shown(self.features.write(built), built)

@@ -176,7 +176,7 @@ class Prediction:
     def _model(self, version: int) -> tuple[Model, float]:
         if version not in self._models:
             began = time.perf_counter()
-            model = champions.load_version(self.spec, version)
+            model = champions.load_scorer(self.spec, version)
             self._models[version] = model, time.perf_counter() - began
         return self._models[version]
 

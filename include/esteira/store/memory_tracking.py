@@ -28,6 +28,7 @@ class MemoryTracking:
     of_model: dict[str, list[str]] = field(default_factory=dict)
     registered: dict[str, list[Version]] = field(default_factory=dict)
     pointers: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     started: int = 0
     identity: str = field(default_factory=lambda: uuid4().hex)
 
@@ -74,6 +75,14 @@ class MemoryTracking:
 
     def log_file(self, run_id: str, path: Path) -> None:
         """Nothing: files are for people."""
+
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep bytes."""
+        self.files[run_id, name] = content
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """What was kept."""
+        return self.files.get((run_id, name))
 
     def log_figures(self, run_id: str, make: Callable[[], Mapping[str, Any]]) -> None:
         """Nothing: they are not even drawn."""

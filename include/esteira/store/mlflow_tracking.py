@@ -187,6 +187,20 @@ class MlflowTracking:
         """Keep a file as an artifact."""
         client().log_artifact(run_id, str(path))
 
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep bytes as an artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            self.log_file(run_id, path)
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """The artifact's bytes."""
+        with tempfile.TemporaryDirectory() as folder:
+            if all(each.path != name for each in client().list_artifacts(run_id)):
+                return None
+            return Path(client().download_artifacts(run_id, name, folder)).read_bytes()
+
     def log_figures(self, run_id: str, make: Callable[[], Mapping[str, Any]]) -> None:
         """Keep figures as PNG."""
         for name, figure in make().items():
@@ -211,10 +225,7 @@ class MlflowTracking:
                     skops_trusted_types=list(ALLOWED_TYPES),
                     metadata={"classes": list(model.classes), "trained_through": str(model.trained_through)},
                 )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "profile.json"
-            path.write_text(json.dumps(profile), encoding="utf-8")
-            self.log_file(run_id, path)
+        self.keep(run_id, "profile.json", json.dumps(profile).encode())
         tags = {
             "model_uri": str(info.model_uri),
             "trained_through": str(model.trained_through),

@@ -116,6 +116,16 @@ def log_file(run_id: str, path: Path) -> None:
     _backend.log_file(run_id, path)
 
 
+def keep(run_id: str, name: str, content: bytes) -> None:
+    """Keep bytes beside a run, under a name."""
+    _backend.keep(run_id, name, content)
+
+
+def kept(run_id: str, name: str) -> bytes | None:
+    """What was kept beside a run under a name; None where there is nothing."""
+    return _backend.kept(run_id, name)
+
+
 def log_figures(run_id: str, make: Callable[[], Mapping[str, Any]]) -> None:
     """Keep the matplotlib figures that `make` draws beside a run, as PNG."""
     _backend.log_figures(run_id, make)

@@ -74,6 +74,12 @@ class Tracking(Protocol):
     def log_file(self, run_id: str, path: Path) -> None:
         """Keep a file beside a run."""
 
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep bytes beside a run, under a name."""
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """What was kept under a name; None where there is nothing."""
+
     def log_figures(self, run_id: str, make: Callable[[], Mapping[str, Any]]) -> None:
         """Keep matplotlib figures, by file name, beside a run."""
 

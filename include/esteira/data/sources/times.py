@@ -53,4 +53,6 @@ def _parsed(spec: ModelSpec, given: pd.Series) -> pd.Series:
 def _held(moments: pd.Series) -> pd.Series:
     """The times without those that a clock of nanoseconds can't hold: converting one fails, and all others with it."""
     low, high = (edge.tz_localize(moments.dt.tz) for edge in (EARLIEST, LATEST))
+    if low <= moments.min() and moments.max() < high:
+        return moments
     return moments.where((moments >= low) & (moments < high))

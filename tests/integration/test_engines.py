@@ -1,0 +1,199 @@
+"""By what a version is scored: chosen when it is registered, kept in the ledger, and never loaded if it is another file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from esteira import steps
+from esteira.learning import blending, compiled
+from esteira.learning.compiled import CantCompile
+from esteira.lifecycle.events import Registered
+from esteira.spec import ModelSpec, load
+from esteira.steps import champions, engines
+from esteira.store import lake, ledger, runs
+from esteira.store.lineage import DaysSeen
+
+from tests import models
+from tests.models import AS_OF, FIRST, score_days
+
+BOOSTED = models.YAML.replace(
+    "{{estimator: sklearn.tree.DecisionTreeRegressor, search: {{max_depth: {{int: [5, 9]}}}}, trials: 2}}",
+    "{{estimator: sklearn.ensemble.HistGradientBoostingRegressor, params: {{max_iter: 12}}}}",
+).replace("    - {{estimator: sklearn.linear_model.Ridge}}\n", "")
+COMPILED = BOOSTED + "score: {{engine: compiled}}\n"
+LINEAR = models.YAML.replace(
+    "    - {{estimator: sklearn.tree.DecisionTreeRegressor, search: {{max_depth: {{int: [5, 9]}}}}, trials: 2}}\n", ""
+)
+
+Trained = Callable[..., ModelSpec]
+
+
+def engine(spec: ModelSpec, version: int = 1) -> Registered:
+    found = ledger.registered(spec, version)
+    assert found is not None
+    return found
+
+
+def predictions(spec: ModelSpec) -> pd.DataFrame:
+    return lake.read("predictions", spec.name, day=FIRST).sort_values(["site", "at"], ignore_index=True)
+
+
+def rewritten(spec: ModelSpec, old: str, new: str) -> ModelSpec:
+    path = spec.folder / "model.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    return load(path)
+
+
+def test_a_compiled_version_scores_what_scikit_learn_would(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    spec = trained(own=True, yaml=COMPILED)
+    kept = engine(spec)
+    assert len(kept.compiled) == 64
+    assert kept.engine == ""
+    assert runs.versions(spec)[0].tags["engine"] == "compiled"
+    assert "of scikit-learn's time" in caplog.text
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    score_days(spec, [FIRST], "fast")
+    fast = predictions(spec)
+    slow_spec = rewritten(spec, "engine: compiled", "engine: sklearn")
+    assert not isinstance(champions.load_scorer(slow_spec, 1).pipeline, compiled.Trees)
+    score_days(slow_spec, [FIRST], "slow")
+    pd.testing.assert_series_equal(fast["prediction"], predictions(spec)["prediction"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "why"),
+    [
+        (BOOSTED, "days of 72 rows are scored in no time"),
+        (BOOSTED + "score: {{engine: sklearn}}\n", "model.yaml asks for it"),
+        (LINEAR + "score: {{engine: compiled}}\n", "Ridge is not of trees"),
+    ],
+)
+def test_a_version_that_scikit_learn_scores_says_why(trained: Trained, yaml: str, why: str) -> None:
+    spec = trained(yaml=yaml)
+    assert engine(spec).compiled == ""
+    assert why in engine(spec).engine
+    tags = runs.versions(spec)[0].tags
+    assert (tags["engine"], tags["engine_why"]) == ("sklearn", engine(spec).engine)
+    assert not isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+
+
+@pytest.mark.parametrize(("share", "is_compiled"), [(0.5, True), (0.95, False)])
+def test_days_of_many_rows_are_compiled_if_that_is_faster(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, share: float, is_compiled: bool
+) -> None:
+    monkeypatch.setattr(engines, "WORTH", 72)
+    real: Any = compiled.compared
+    monkeypatch.setattr(compiled, "compared", lambda *given: real(*given) and share)
+    spec = trained(own=True, yaml=BOOSTED)
+    assert bool(engine(spec).compiled) is is_compiled
+    assert ("take 0.95 of its time" in engine(spec).engine) is not is_compiled
+
+
+def test_trees_that_differ_are_not_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Any = compiled._asked
+    monkeypatch.setattr(compiled, "_asked", lambda library: lambda given: real(library)(given) + 1e-9)
+    spec = trained(own=True, yaml=COMPILED)
+    assert engine(spec).compiled == ""
+    assert "differ from scikit-learn's by " in engine(spec).engine
+
+
+def artifact(spec: ModelSpec) -> str:
+    return f"compiled-{engine(spec).compiled[:16]}.zip"
+
+
+def scores_by_scikit_learn(spec: ModelSpec, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    score_days(spec, [FIRST])
+    assert len(predictions(spec)) == 72
+    assert why in caplog.text
+    assert not isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+
+
+def test_a_library_that_was_not_registered_is_never_loaded(
+    trained: Trained, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+    run_id, name = engine(spec).by, artifact(spec)
+    content = runs.kept(run_id, name)
+    assert content is not None
+    runs.keep(run_id, name, content + b"\0")
+
+    def loaded(*_: object) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(compiled, "loaded", loaded)
+    scores_by_scikit_learn(spec, "is not the one that was registered", caplog)
+
+
+def test_a_library_that_is_gone_costs_time_only(
+    trained: Trained, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+    monkeypatch.setattr(runs, "kept", lambda *_: None)
+    scores_by_scikit_learn(spec, "of version 1 is gone", caplog)
+
+
+def test_a_library_of_another_machine_costs_time_only(
+    trained: Trained, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+
+    def cant(*_: object) -> None:
+        raise CantCompile("it was compiled for another machine")
+
+    monkeypatch.setattr(compiled, "loaded", cant)
+    scores_by_scikit_learn(spec, "compiled for another machine", caplog)
+
+
+def test_a_registration_that_died_before_the_ledger_is_made_once(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(champions.ledger, "write", killed)
+        with pytest.raises(Killed):
+            trained(own=True, yaml=COMPILED)
+    spec = load(Path(os.environ["ESTEIRA_MODELS"]) / "sales" / "model.yaml")
+    steps.train(spec, AS_OF, "again")
+    (version,) = runs.versions(spec)
+    assert engine(spec, version.number).compiled
+    assert isinstance(champions.load_scorer(spec, version.number).pipeline, compiled.Trees)
+
+
+def test_a_blend_that_serves_is_compiled_too(trained: Trained) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+    steps.train(spec, AS_OF + timedelta(days=7), "second")
+    members = [champions.load_version(spec, number) for number in (1, 2)]
+    frame = models.labelled(spec)
+    blend = blending.Blend([each.pipeline for each in members], [0.5, 0.5], "shift", 1.0)
+    with runs.tracked(spec, "blend", "blend", kind="blend", as_of=AS_OF) as run_id:
+        model = replace(members[0], pipeline=blend)
+        runs.log_model(spec, run_id, model, frame.head(3), {})
+        runs.log(run_id, tags=DaysSeen(AS_OF - timedelta(days=5), AS_OF).tags())
+    version = champions.register(spec, run_id, AS_OF)
+    found = champions.load_scorer(spec, version).pipeline
+    assert isinstance(found, blending.Blend)
+    assert [type(each) for each in found.members] == [compiled.Trees] * 2
+
+
+def test_the_archive_says_nothing_of_when_it_was_made(trained: Trained, tmp_path: Path) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+    content = runs.kept(engine(spec).by, artifact(spec))
+    assert content is not None
+    (tmp_path / "kept.zip").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "kept.zip") as archive:
+        assert [(each.filename, each.date_time) for each in archive.infolist()] == [("0.so", (1980, 1, 1, 0, 0, 0))]
