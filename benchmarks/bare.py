@@ -26,6 +26,7 @@ from airflow.sdk import (
     TaskGroup,
     TriggerRule,
     task,
+    task_group,
 )
 
 RULES = [
@@ -45,7 +46,8 @@ the last, against a naive baseline and the champion. A version promoted for an a
 SCORE = """Score a day of {name} with the champion of that day, into the Delta table of predictions.
 
 The task **score** reads the source, puts bad rows aside for quarantine, builds features and predicts, some rows at a time;
-nobody sees any of it before **publish** names all of it at once.
+nobody sees any of it before **publish** names all of it at once. Of a range longer than a month each calendar
+month is scored and published by itself, by the group **earlier**, on whatever workers are free.
 
 A day is a partition: the run that starts by the schedule (0 6 * * *, America/Sao_Paulo) scores **the day
 before**. By hand, give a day or a range of days. Scoring a day again replaces its predictions; what was served first
@@ -178,7 +180,7 @@ def train(name):
 
 
 def score(name):
-    """Five tasks, by a partition a day, with a deadline."""
+    """Four tasks, two of them in a mapped group, by a partition a day, with a deadline."""
     timetable = CronPartitionTimetable(
         "0 6 * * *",
         timezone="America/Sao_Paulo",
@@ -209,14 +211,32 @@ def score(name):
     with dag_of(name, "score", SCORE, params=params, **options) as dag:
 
         @task(map_index_template="{{ name }}", **WAITING)
-        def score(number: int = 0, every: tuple[int, ...] = (0,)) -> int:
+        def score(number: int = 0, every: tuple[int, ...] = (0,)) -> list[list[str]]:
             pass
 
-        @task(outlets=[Asset(name=f"predictions_{name}", uri=f"esteira://predictions/{name}")])
+        @task_group
+        def earlier(span: list[str]) -> None:
+            """The days of a long range but the last ones: a span by itself each, published by itself."""
+
+            @task(map_index_template="{{ name }}", **WAITING)
+            def score_span(span: list[str]) -> None:
+                pass
+
+            @task(map_index_template="{{ name }}")
+            def publish_span(span: list[str]) -> str:
+                pass
+
+            score_span(span) >> publish_span(span)
+
+        @task(
+            outlets=[Asset(name=f"predictions_{name}", uri=f"esteira://predictions/{name}")],
+            trigger_rule=TriggerRule.NONE_FAILED,
+        )
         def publish(every: tuple[int, ...] = (0,)) -> str:
             pass
 
-        score() >> publish()
+        staged = score()
+        staged >> earlier.expand(span=staged) >> publish()
     return dag
 
 

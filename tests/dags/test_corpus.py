@@ -64,5 +64,12 @@ def test_a_day_in_shards(corpus_home: Path, tmp_path: Path, dag_bag) -> None:
         tasks = sorted((task.task_id, task.map_index, str(task.state)) for task in ended.get_task_instances())
         said = next(task.xcom_pull("publish") for task in ended.get_task_instances() if task.task_id == "publish")
     scores = [("score", number, "success") for number in range(3)]
-    assert tasks == [("plan", -1, "success"), ("publish", -1, "success"), *scores]
+    assert tasks == [
+        ("earlier.publish_span", -1, "skipped"),
+        ("earlier.score_span", -1, "skipped"),
+        ("plan", -1, "success"),
+        ("publish", -1, "success"),
+        *scores,
+        ("spans", -1, "success"),
+    ]
     corpora.require_outcome(case, spec, True, str(said))

@@ -20,7 +20,7 @@ EXAMPLES = PROJECT / "examples"
 OWN = PROJECT / "include" / "models"
 TASKS = {
     "train": "extract validate features candidates candidate select evaluate register promote",
-    "score": "score publish",
+    "score": "score earlier.score_span earlier.publish_span publish",
     "check": "labels measure decide keep wait drift_report verify attempt_0.blend attempt_0.verdict attempt_0_later.blend "
     "attempt_0_later.verdict attempt_1.retrain attempt_1.recheck attempt_1.verdict "
     "attempt_2.retrain attempt_2.recheck attempt_2.verdict attempt_3.retrain attempt_3.recheck attempt_3.verdict "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +131,13 @@ def test_publishing_again_changes_nothing(given) -> None:
     spec = given(day_of_rows())
     for number in range(2):
         steps.leave(spec, [DAY], "run", data.Share(number, 2))
-    left = [streaming._left(spec, "run", number) for number in range(2)]
+    left = [streaming._left(spec, [DAY], "run", number) for number in range(2)]
     said = streaming.publish(spec, [DAY], "run", left)  # type: ignore[arg-type]
     before = {kind: lake.version(kind, spec.name) for kind in TABLES}  # type: ignore[arg-type]
     assert streaming.publish(spec, [DAY], "run", left) == said  # type: ignore[arg-type]
     assert steps.publish_left(spec, [DAY], "run", 2) == said
     assert {kind: lake.version(kind, spec.name) for kind in TABLES} == before  # type: ignore[arg-type]
-    assert handover.found(spec.name, "run", "0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
     assert steps.publish_left(spec, [DAY], "run", 2) == said, "all was taken, and is there"
 
 
@@ -148,11 +148,11 @@ def test_two_tries_of_a_publish_at_once_are_both_well(given, monkeypatch: pytest
         steps.leave(spec, [DAY], "run", data.Share(number, 2))
     real, said = streaming._left, []
 
-    def left(spec: ModelSpec, run: str, number: int) -> object:
+    def left(spec: ModelSpec, days: list[date], run: str, number: int) -> object:
         if number == 1 and not said:
             said.append("")
             said[0] = steps.publish_left(spec, [DAY], "run", 2)
-        return real(spec, run, number)
+        return real(spec, days, run, number)
 
     monkeypatch.setattr(streaming, "_left", left)
     assert steps.publish_left(spec, [DAY], "run", 2) == said[0]
@@ -162,11 +162,11 @@ def test_what_is_left_for_a_publish_that_never_comes_is_removed(given, monkeypat
     spec = given(day_of_rows())
     steps.leave(spec, [DAY], "run", data.ALL)
     maintenance.maintain(spec)
-    assert handover.found(spec.name, "run", "0.json") is not None
+    assert handover.found(spec.name, "run", f"{DAY}.0.json") is not None
     later = datetime.now(UTC) + timedelta(days=8)
     monkeypatch.setattr(lake, "clock", lambda: later)
     maintenance.maintain(spec)
-    assert handover.found(spec.name, "run", "0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
 
 
 def test_a_share_that_is_gone_is_a_sentence(given) -> None:
@@ -303,7 +303,7 @@ def test_a_day_in_shards_on_an_object_store(given, monkeypatch: pytest.MonkeyPat
         steps.leave(spec, [DAY], "run", data.Share(number, 3))
         assert lake.count("predictions", spec.name, [DAY]) == 0
     assert "9 in quarantine" in steps.publish_left(spec, [DAY], "run", 3)
-    assert handover.found(spec.name, "run", "0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
     found = tables(spec)
     for kind in ("quarantine", "features", "served"):
         pd.testing.assert_frame_equal(found[kind], wanted[kind], obj=kind)

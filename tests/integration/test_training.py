@@ -169,7 +169,7 @@ def test_a_training_that_died_before_the_ledger_knew_its_version_s_digest_notes_
 ) -> None:
     spec = models.write(tmp_path / "models")
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "model_digest", lambda _: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(ledger, "write", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             steps.train(spec, AS_OF, "t")
     assert runs.version_of(spec, runs.run_of(spec, 1)) == 1

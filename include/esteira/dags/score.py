@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     DAG,
@@ -13,8 +13,10 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # not in its stub
     CronPartitionTimetable,
     DeadlineAlert,
     Param,
+    TriggerRule,
     get_current_context,
     task,
+    task_group,
 )
 from airflow.sdk.exceptions import AirflowFailException
 from asgiref.sync import sync_to_async
@@ -39,11 +41,17 @@ from esteira.dags.deadlines import SinceQueued
 from esteira.errors import OutOfReach
 from esteira.spec import ModelSpec, find
 
+if TYPE_CHECKING:
+    from esteira.data import Share
+
 log = logging.getLogger(__name__)
 
 
 def score_dag(spec: ModelSpec) -> DAG:
-    """score → publish, for one day or a range of days; with shards plan → score, once for each → publish."""
+    """score → publish, for one day or a range of days; with shards plan → score, once for each → publish.
+
+    Of a long range the earlier spans have a score and a publish of their own, in the group `earlier`.
+    """
     doc = f"""Score a day of {spec.name} with the champion of that day, into the Delta table of predictions.
 
 The task **score** reads the source, puts bad rows aside for quarantine, builds features and predicts, some rows at a time;
@@ -77,9 +85,13 @@ stays in the table `served`. A check follows by itself: of the day, or of the la
 
 def _about_shards(spec: ModelSpec) -> str:
     if spec.score.shards == 1:
-        return ""
+        return """ Of a range longer than a month each calendar
+month is scored and published by itself, by the group **earlier**, on whatever workers are free."""
     number = "as many as its size asks for" if spec.score.shards == "auto" else str(spec.score.shards)
-    return f" The task **plan** cuts the day into shards ({number}), of which each is a task of **score** by itself."
+    return (
+        f" The task **plan** cuts the day into shards ({number}), of which each is a task of **score** by itself. Of a range "
+        "each day but the last is scored and published by itself, by the group **earlier**, on whatever workers are free."
+    )
 
 
 def _fields(spec: ModelSpec) -> dict[str, Param]:
@@ -117,40 +129,50 @@ def _days(spec: ModelSpec) -> list[date]:
 
 
 def _scored(spec: ModelSpec) -> None:
+    @task
+    def spans() -> list[list[str]]:
+        return _begun(spec, _spans(spec)[:-1])
+
     @task(retries=LOOKS, retry_policy=WAITING)
     def plan() -> list[int]:
         from esteira import steps
 
-        return list(range(steps.shares(spec, _days(spec))))
+        return list(range(steps.shares(spec, _spans(spec)[-1])))
 
     @task(retries=LOOKS, retry_policy=WAITING, map_index_template="{{ name }}")
-    def score(number: int = 0, every: Sequence[int] = (0,)) -> int:
-        from esteira import steps
+    def score(number: int = 0, every: Sequence[int] = (0,)) -> list[list[str]]:
         from esteira.data import Share
 
-        of = len(every)
-        get_current_context()["name"] = f"shard {number + 1} of {of}"  # type: ignore[typeddict-unknown-key]
-        params, run, _ = context_of_run()
-        share = Share(number, of)
-        return steps.leave(spec, _days(spec), run, share, _version(params), champion=params["champion"])
+        *before, last = _spans(spec)
+        get_current_context()["name"] = f"shard {number + 1} of {len(every)}"  # type: ignore[typeddict-unknown-key]
+        begun = _begun(spec, before)
+        _leave(spec, last, Share(number, len(every)))
+        return begun
+
+    @task_group
+    def earlier(span: list[str]) -> None:
+        """The days of a long range but the last ones: a span by itself each, published by itself."""
+
+        @task(retries=LOOKS, retry_policy=WAITING, map_index_template="{{ name }}")
+        def score_span(span: list[str]) -> None:
+            from esteira.data import ALL
+
+            _leave(spec, _named(span), ALL)
+
+        @task(map_index_template="{{ name }}")
+        def publish_span(span: list[str]) -> str:
+            return _published(spec, _named(span), 1)
+
+        score_span(span) >> publish_span(span)
 
     # One day's run is that day's partition. A range names its last day, whose check measures what lies before it, too:
     # checks of all its days would start in any order, and only the one of the newest day decides.
-    @task(outlets=[predictions_asset(spec)])
+    @task(outlets=[predictions_asset(spec)], trigger_rule=TriggerRule.NONE_FAILED)
     def publish(every: Sequence[int] = (0,)) -> str:
-        from esteira import steps, views
+        from esteira import views
 
-        params, run, partition = context_of_run()
-        said = steps.publish_left(
-            spec,
-            _days(spec),
-            run,
-            len(every),
-            _version(params),
-            by=asked_by(),
-            champion=params["champion"],
-            when_gone="replace" if params["allow_empty"] else "refuse",
-        )
+        params, _, partition = context_of_run()
+        said = _published(spec, _spans(spec)[-1], len(every))
         if params["check"] and not partition:
             events = get_current_context()["outlet_events"][predictions_asset(spec)]
             events.add_partitions([str(_days(spec)[-1])])
@@ -158,10 +180,60 @@ def _scored(spec: ModelSpec) -> None:
         return said
 
     if spec.score.shards == 1:
-        score() >> publish()
+        staged = score()
+        staged >> earlier.expand(span=staged) >> publish()
         return
     every = plan()
-    score.partial(every=every).expand(number=every) >> publish(every)
+    [score.partial(every=every).expand(number=every), earlier.expand(span=spans())] >> publish(every)
+
+
+def _spans(spec: ModelSpec) -> list[list[date]]:
+    from esteira import steps
+
+    return steps.spans(spec, _days(spec))
+
+
+def _begun(spec: ModelSpec, earlier: list[list[date]]) -> list[list[str]]:
+    """Spans that have tasks of their own, as their first and last days; what was asked for is chosen for all of the range."""
+    from esteira import steps
+
+    if not earlier:
+        return []
+    params, run, _ = context_of_run()
+    steps.choose(spec, _days(spec), run, _version(params), by=asked_by(), champion=params["champion"])
+    return [[str(days[0]), str(days[-1])] for days in earlier]
+
+
+def _named(span: list[str]) -> list[date]:
+    """The days of a span, which names the task that is at it."""
+    from esteira.data import days
+
+    first, last = map(date.fromisoformat, span)
+    get_current_context()["name"] = str(first) if first == last else f"{first} to {last}"  # type: ignore[typeddict-unknown-key]
+    return days(first, last)
+
+
+def _leave(spec: ModelSpec, days: list[date], share: Share) -> None:
+    from esteira import steps
+
+    params, run, _ = context_of_run()
+    steps.leave(spec, days, run, share, _version(params), champion=params["champion"])
+
+
+def _published(spec: ModelSpec, days: list[date], shares: int) -> str:
+    from esteira import steps
+
+    params, run, _ = context_of_run()
+    return steps.publish_left(
+        spec,
+        days,
+        run,
+        shares,
+        _version(params),
+        by=asked_by(),
+        champion=params["champion"],
+        when_gone="replace" if params["allow_empty"] else "refuse",
+    )
 
 
 def _version(params: Mapping[str, Any]) -> int | None:

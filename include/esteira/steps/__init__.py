@@ -33,8 +33,8 @@ from esteira.steps.preparing import lacking, prepare
 from esteira.steps.previewing import preview
 from esteira.steps.quality import accounted, left_over, require_fit
 from esteira.steps.registering import promote, register
-from esteira.steps.scoring import publish, reconcile, score
-from esteira.steps.streaming import leave, publish_left, requeue, score_from_source, shares
+from esteira.steps.scoring import choose, publish, reconcile, score
+from esteira.steps.streaming import leave, publish_left, requeue, score_from_source, shares, spans
 from esteira.steps.suggesting import limits
 from esteira.steps.training import train
 
@@ -45,6 +45,7 @@ __all__ = [
     "blend",
     "candidate",
     "check",
+    "choose",
     "commit_notebook",
     "decide",
     "evaluate",
@@ -82,6 +83,7 @@ __all__ = [
     "score_from_source",
     "select",
     "shares",
+    "spans",
     "store_labels",
     "train",
     "validate",

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import groupby
 
 import pandas as pd
 
@@ -25,6 +26,7 @@ from esteira.text import counted, shown_days
 log = logging.getLogger(__name__)
 
 PUBLISHED = "published"  # what is left of a run is published, and may be gone
+MONTH = 31
 SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
 
 
@@ -140,14 +142,26 @@ def shares(spec: ModelSpec, days: list[date]) -> int:
     return min(max(round(size / SHARE), 1), MOST_SHARDS)
 
 
+def spans(spec: ModelSpec, days: list[date]) -> list[list[date]]:
+    """The days in spans, in order, each of which tasks score by themselves: a few days are one, a year is its calendar months.
+
+    Days that are large enough to be cut into shares are spans by themselves.
+    """
+    if spec.score.shards != 1:
+        return [[day] for day in days]
+    if len(days) <= MONTH:
+        return [days]
+    return [list(of) for _, of in groupby(days, key=lambda day: (day.year, day.month))]
+
+
 def leave(
     spec: ModelSpec, days: list[date], run: str, share: Share, version: int | None = None, *, champion: bool = False
 ) -> int:
     """Stage a share of the days, for publish_left() of the same run to take; returns how many rows it has."""
     staged = stage(spec, days, run, version, champion=champion, share=share)
-    handover.remove(spec.name, run, PUBLISHED)
+    handover.remove(spec.name, run, f"{days[0]}.{PUBLISHED}")
     for name, content in staging.written(staged).items():
-        handover.leave(spec.name, run, f"{share.number}.{name}", content)
+        handover.leave(spec.name, run, f"{days[0]}.{share.number}.{name}", content)
     return staged.read
 
 
@@ -168,13 +182,16 @@ def publish_left(
     """
     if not days:
         return quality.accounted(spec, days)
-    left = [each for number in range(of) if (each := _left(spec, run, number)) is not None]
+    left = [each for number in range(of) if (each := _left(spec, days, run, number)) is not None]
     if len(left) == of:
         said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
-        handover.leave(spec.name, run, PUBLISHED, b"")
-        handover.remove(spec.name, run, *(f"{number}.{name}" for number in range(of) for name in staging.NAMES))
+        handover.leave(spec.name, run, f"{days[0]}.{PUBLISHED}", b"")
+        names = (f"{days[0]}.{number}.{name}" for number in range(of) for name in staging.NAMES)
+        handover.remove(spec.name, run, *names)
         return said
-    if handover.found(spec.name, run, PUBLISHED) is None or lake.unwritten_days("predictions", spec.name, days):
+    if handover.found(spec.name, run, f"{days[0]}.{PUBLISHED}") is None or lake.unwritten_days(
+        "predictions", spec.name, days
+    ):
         raise DataError(
             f"model {spec.name}: what the task score has made of {shown_days(days)} is not there any more ({len(left)} of "
             f"{counted(of, 'share')}); clear the task score of this run, and let it run again"
@@ -183,8 +200,8 @@ def publish_left(
     return quality.accounted(spec, days)
 
 
-def _left(spec: ModelSpec, run: str, number: int) -> Staged | None:
-    return staging.read(lambda name: handover.found(spec.name, run, f"{number}.{name}"))
+def _left(spec: ModelSpec, days: list[date], run: str, number: int) -> Staged | None:
+    return staging.read(lambda name: handover.found(spec.name, run, f"{days[0]}.{number}.{name}"))
 
 
 def _expected(spec: ModelSpec, days: list[date], version: int | None, champion: bool) -> dict[date, int]:
