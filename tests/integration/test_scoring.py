@@ -26,7 +26,7 @@ def test_score_writes_the_day_and_never_reads_the_target(trained, monkeypatch: p
     seen: list[str] = []
     real = data.examine
     monkeypatch.setattr(
-        data, "examine", lambda spec, rows, *how: (seen.extend(rows.columns), real(spec, rows, *how))[1]
+        data, "examine", lambda spec, rows, *how, **more: (seen.extend(rows.columns), real(spec, rows, *how, **more))[1]
     )
     score_days(spec, [FIRST])
     assert spec.target not in seen

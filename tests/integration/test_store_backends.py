@@ -265,6 +265,28 @@ class TestParts:
         assert caught.value.kinds["code"] == pa.string()
         made.drop()
 
+    def test_what_is_staged_and_fails_leaves_no_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lake, "OPEN", 1)  # so that the first day's file is whole already
+        removed: list[str] = []
+        real = type(lake._backend).remove
+        monkeypatch.setattr(
+            type(lake._backend),
+            "remove",
+            lambda self, place, part: [removed.append(part.path), real(self, place, part)][1],
+        )
+        made = lake.Staging("raw", "m")
+
+        def killed() -> None:
+            with lake.whole_or_nothing(made, None):
+                made.write(rows(0, 1.0))
+                made.write(rows(1, 1.0))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            killed()
+        assert len(removed) == 1
+        assert made.done() == []
+
     def test_days_that_were_written_since_are_told_without_reading_them(self) -> None:
         put(0, 1.0)
         seen = put(1, 2.0)

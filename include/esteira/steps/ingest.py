@@ -173,7 +173,7 @@ class Examination:
         self.features = lake.Staging("features", spec.name) if features else None
         self.rows = self.quarantined = 0
         self._twice = known.twice
-        self._seen: list[keys.Digests] = []
+        self._seen = keys.Seen()
         self._again = keys.NONE
         self._columns = ["event_time", "day", *spec.key, *(name for name in spec.features.all if name not in spec.key)]
         self.are_raw = False  # the features that were made last: the raw rows are them, too
@@ -212,7 +212,7 @@ class Examination:
             return again
         found = keys.digests(rows, names)
         if self._twice is None:
-            self._seen.append(found[~again.to_numpy()])
+            self._seen.add(found[~again.to_numpy()])
             return again
         doubtful = keys.among(found, self._twice) & ~again.to_numpy()
         second = keys.digests(rows[doubtful], names, keys.SECOND)
@@ -229,11 +229,11 @@ class Examination:
 
     def seen(self) -> keys.Digests:
         """Digests of the keys of all rows that were good."""
-        return np.concatenate([keys.NONE, *self._seen])
+        return self._seen.all()
 
     def require_unlike(self) -> None:
         """Raises Twice where rows of different batches may have one key."""
-        twice = keys.repeated(self._seen) if len(self._seen) > 1 else keys.NONE
+        twice = self._seen.repeated()
         if len(twice):
             raise Twice(twice)
 
@@ -251,9 +251,10 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     def once(known: Hindsight) -> tuple[Extraction, Bad]:
         bad = Bad(spec)
         taken = Extraction(spec, days, known, bad)
-        for rows in taken.batches():
-            taken.take(rows)
-            taken.keep()
+        with lake.whole_or_nothing(taken.raw, bad.staging):
+            for rows in taken.batches():
+                taken.take(rows)
+                taken.keep()
         return taken, bad
 
     taken, bad = in_hindsight(once)
@@ -374,10 +375,11 @@ def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
         batches = lake.batches("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
         if spec.features.whole_day:
             batches = iter([lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))])
-        for rows in batches:
-            own = rows["day"].isin(wanted)
-            examination.take((rows if own.all() else rows[own]).reset_index(drop=True))
-        examination.require_unlike()
+        with lake.whole_or_nothing(examination.features, examination.bad.staging if examination.bad else None):
+            for rows in batches:
+                own = rows["day"].isin(wanted)
+                examination.take((rows if own.all() else rows[own]).reset_index(drop=True))
+            examination.require_unlike()
         return examination
 
     return in_hindsight(once)

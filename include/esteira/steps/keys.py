@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 NONE: Digests = np.array([], dtype="uint64")
+SPANS = 64  # of digests, each of which is looked at by itself
+BOUNDS: Digests = np.arange(SPANS, dtype="uint64") * np.uint64(2**64 // SPANS)
 FIRST, SECOND = "a first reading.", "a second opinion"  # of 16 characters each
 
 
@@ -34,8 +40,54 @@ def sampled(found: Digests, share: Any) -> Flags:
     return np.asarray((found / 2.0**64 < share) | (share >= 1))
 
 
-def repeated(parts: list[Digests]) -> Digests:
-    """Those that are there twice, in order."""
-    every = np.concatenate([NONE, *parts])
-    every.sort()  # where it is: of twenty million rows a copy is 160 MB
-    return np.unique(every[1:][every[1:] == every[:-1]])
+class Seen:
+    """Digests of all rows of some days, on disk: of twenty million rows they are 160 MB."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as this does
+        weakref.finalize(self, self._file.close)
+        self._cuts: list[Array] = []  # of each batch, which is in order, where each of the spans begins
+        self._ends = [0]
+
+    def add(self, found: Digests) -> None:
+        """Add those of a batch."""
+        ordered = np.sort(found)
+        self._file.seek(self._ends[-1] * ordered.itemsize)
+        self._file.write(ordered.tobytes())
+        self._cuts.append(np.searchsorted(ordered, BOUNDS))
+        self._ends.append(self._ends[-1] + len(ordered))
+
+    def repeated(self) -> Digests:
+        """Those that are there twice, in order; of one batch none is looked for."""
+        if len(self._cuts) < 2:
+            return NONE
+        return np.concatenate([NONE, *(_twice(self._span(number)) for number in range(SPANS))])
+
+    def _span(self, number: int) -> Digests:
+        """Those of all batches whose first bits are a number."""
+        parts = []
+        for start, end, cuts in zip(self._ends, self._ends[1:], self._cuts, strict=False):
+            last = cuts[number + 1] if number + 1 < SPANS else end - start
+            parts.append(self._read(start + int(cuts[number]), start + int(last)))
+        return np.concatenate(parts)
+
+    def _read(self, start: int, end: int) -> Digests:
+        self._file.seek(start * NONE.itemsize)
+        return np.frombuffer(self._file.read((end - start) * NONE.itemsize), dtype="uint64")
+
+    def all(self) -> Digests:
+        """All of them."""
+        return self._read(0, self._ends[-1])
+
+
+def _twice(found: Digests) -> Digests:
+    found.sort()
+    return np.unique(found[1:][found[1:] == found[:-1]])
+
+
+def repeated(parts: Iterable[Digests]) -> Digests:
+    """Those that are in more than one of the parts, in order."""
+    seen = Seen()
+    for part in parts:
+        seen.add(part)
+    return seen.repeated()

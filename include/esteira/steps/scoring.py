@@ -145,6 +145,11 @@ class Prediction:
         self._before = _Before(spec, days)
         self._models: dict[int, tuple[Model, float]] = {}
 
+    @property
+    def stagings(self) -> tuple[lake.Staging | None, ...]:
+        """What it writes."""
+        return self._rows, self._served
+
     def take(self, rows: pd.DataFrame) -> None:
         """Predict a batch."""
         if rows.empty:
@@ -238,17 +243,30 @@ class _Before:
 
     def __init__(self, spec: ModelSpec, days: list[date]) -> None:
         self.names = ["day", *spec.key]
-        columns, found, told = ["version", "replaces"], [keys.NONE], []
+        self.digests = keys.NONE
+        self.told = np.zeros((0, 2), dtype="int64")
         if days and lake.count("predictions", spec.name, days):
-            for rows in lake.batches(
-                "predictions", spec.name, columns=[*self.names, *columns], day=(days[0], days[-1])
-            ):
-                found.append(keys.digests(rows, self.names))
-                told.append(rows.reindex(columns=columns).fillna(0).to_numpy(dtype="int64"))
-        every = np.concatenate(found)
-        order = np.argsort(every)
-        self.digests = every[order]
-        self.told = np.concatenate(told)[order] if told else np.zeros((0, 2), dtype="int64")
+            self._read(spec, days)
+
+    def _read(self, spec: ModelSpec, days: list[date]) -> None:
+        columns, found, told = ["version", "replaces"], [], []
+        for rows in lake.batches("predictions", spec.name, columns=[*self.names, *columns], day=(days[0], days[-1])):
+            found.append(keys.digests(rows, self.names))
+            pairs = rows.reindex(columns=columns).fillna(0).to_numpy(dtype="int64")
+            told.append(pairs[:1] if (pairs == pairs[:1]).all() else pairs)
+        same = all((pairs == told[0]).all() for pairs in told)
+        self.digests = np.concatenate(found)
+        if same:  # all rows are of one version, as they nearly always are: of millions of rows one pair is kept
+            self.digests.sort()
+            self.told = np.broadcast_to(told[0], (len(self.digests), 2))
+            return
+        order = np.argsort(self.digests)
+        self.digests = self.digests[order]
+        spread = [
+            np.broadcast_to(pairs, (len(rows), 2)) if len(pairs) == 1 else pairs
+            for pairs, rows in zip(told, found, strict=True)
+        ]
+        self.told = np.concatenate(spread)[order]
 
     def with_replaced(self, predictions: pd.DataFrame) -> pd.DataFrame:
         """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""

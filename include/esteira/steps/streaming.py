@@ -78,11 +78,12 @@ def stage(
         extraction = ingest.Extraction(spec, days, known, bad)
         examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
         prediction = scoring.Prediction(spec, chosen, run)
-        for rows in extraction.batches(share):
-            built = examination.take(extraction.take(rows))
-            extraction.keep(shared=examination.are_raw)
-            prediction.take(built)
-        examination.require_unlike()
+        with lake.whole_or_nothing(extraction.raw, bad.staging, examination.features, *prediction.stagings):
+            for rows in extraction.batches(share):
+                built = examination.take(extraction.take(rows))
+                extraction.keep(shared=examination.are_raw)
+                prediction.take(built)
+            examination.require_unlike()
         parts: dict[Kind, tuple[Part, ...]] = {
             "raw": tuple(extraction.raw.done()),
             "quarantine": tuple(bad.staging.done()),

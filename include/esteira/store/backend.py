@@ -107,6 +107,9 @@ class Lake(Protocol):
         where the storage can name a file twice.
         """
 
+    def remove(self, place: str, part: Part) -> None:
+        """Remove a part that is not published; one that is gone already is."""
+
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

@@ -153,6 +153,10 @@ class DeltaLake:
         """The same file by another name, or a copy of it; a table has the columns that its log names, whatever its files have."""
         return parts.linked(place, part, source, schema)
 
+    def remove(self, place: str, part: Part) -> None:
+        """The file."""
+        parts.remove(place, part)
+
     def publish(
         self, place: str, seen: Table | None, given: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

@@ -359,10 +359,24 @@ class Staging:
             self.counts[part.day] += part.rows
 
     def drop(self) -> None:
-        """Nothing is to be of it; what was written whole goes with the next maintenance."""
+        """Remove what was written: nothing is to be of it."""
         for *_, writer in self._open.values():
             writer.drop()
-        self._open = {}
+        for part in self._done:
+            _backend.remove(path(self.kind, self.model), part)
+        self._open, self._done, self._shared = {}, [], []
+
+
+@contextmanager
+def whole_or_nothing(*stagings: Staging | None) -> Iterator[None]:
+    """Remove what is staged where it does not come to its end; what a killed process leaves goes with the next maintenance."""
+    try:
+        yield
+    except BaseException:
+        for each in stagings:
+            if each is not None:
+                each.drop()
+        raise
 
 
 def _by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:

@@ -148,6 +148,10 @@ class MemoryLake:
         self._kept[path] = rows
         return Part(part.day, path, rows.nbytes, len(rows), schema)
 
+    def remove(self, place: str, part: Part) -> None:
+        """Forget it."""
+        self._kept.pop(part.path, None)
+
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

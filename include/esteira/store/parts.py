@@ -85,6 +85,12 @@ def linked(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
     return Part(part.day, path, part.size, part.rows, schema)
 
 
+def remove(place: str, part: Part) -> None:
+    """Remove a file that no table names; where it can't be reached, it goes with the next maintenance."""
+    with suppress(OSError, pa.ArrowException):
+        file_system(place).delete_file(part.path)
+
+
 def added(part: Part) -> AddAction:
     """The entry of a part in a table's log."""
     stats = json.dumps({"numRecords": part.rows})
