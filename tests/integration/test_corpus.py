@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from esteira import steps
 from esteira.__main__ import main
+from esteira.data.sources import csv, reading
 from esteira.steps import ingest, labelling
 from esteira.store import lake
 
@@ -39,8 +41,19 @@ def test_the_corpus_is_large_and_has_every_outcome() -> None:
     assert {case.outcome for case in CASES} == {"accepted", "quarantined", "refused"}
 
 
+@pytest.mark.parametrize("large", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["", "bit by bit"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_case(case: Case, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command) -> None:
+def test_case(
+    case: Case, large: int, corpus_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    """Also as if its files were large ones, and its day one of many batches."""
+    if large:
+        case = replace(
+            case, says=() if "2 of 6" in str(case.says) else case.says
+        )  # how many is not known before the end
+        monkeypatch.setattr(csv, "LARGE", -1)
+        monkeypatch.setattr(csv, "BATCH", 2)
+        monkeypatch.setattr(reading, "BATCH", 2)
     monkeypatch.setenv("ESTEIRA_MODELS", str(tmp_path / "models"))
     spec = corpora.declare(case, tmp_path / "models")
     for day in case.before:

@@ -371,3 +371,63 @@ def test_keys_that_say_when_a_file_is_read_make_nothing_stale(tmp_path: Path) ->
     also = declare(tmp_path, "kind: csv, path: x.csv, ready: DONE, follow_links: true")
     assert plain.source.model_dump() == also.source.model_dump()
     assert set(plain.source.model_dump()) == {"kind", "path", "separator", "encoding"}  # as before there were such keys
+
+
+LARGE = [
+    ("plain", "", ""),
+    ("a value with a line in it", '2026-01-02 03:00,"A\n,B",3,3.5,True,30\n', ""),
+    ("rows that are short", "2026-01-02 03:00,A,3\n2026-01-02 04:00,A,3,1,True,9\n", ""),
+    ("accepted as they are", "2026-01-02 03:00,A,3\n", ", incomplete: accept"),
+    ("blank lines", "\n\n2026-01-02 03:00,C,3,3.5,True,30\n\n", ""),
+    ("another encoding", "2026-01-02 03:00,\u00e9,3,3.5,True,30\n", ", encoding: utf-16"),
+]
+
+
+@pytest.mark.parametrize(("more", "options"), [case[1:] for case in LARGE], ids=[case[0] for case in LARGE])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_large_file_is_read_bit_by_bit_and_gives_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, options: str, packed: str
+) -> None:
+    spec = declare(tmp_path, f'kind: csv, path: "{tmp_path}/{{day}}.csv{packed}"{options}')
+    content = (HEADER + LINES * 3 + more + LINES).encode("utf-16" if "utf-16" in options else "utf-8")
+    (tmp_path / f"{DAY}.csv{packed}").write_bytes(gzip.compress(content) if packed else content)
+    wanted = data.read(spec, DAY, DAY)
+    monkeypatch.setattr(csv, "LARGE", -1)
+    monkeypatch.setattr(csv, "BATCH", 3)
+    parts = [*csv.CsvReader(spec, spec.source).parts(DAY, DAY)]  # type: ignore[arg-type]
+    assert [len(rows) for rows, _ in parts[:2]] == [3, 3]
+    found = data.read(spec, DAY, DAY)
+    pd.testing.assert_frame_equal(found[wanted.columns], wanted, check_dtype=False)
+    assert (SHORT in wanted.columns) is (SHORT in found.columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "match"),
+    [
+        (HEADER + LINES[:-1], Unfinished, "no line end"),
+        (HEADER + LINES + "a\0b\n", DataError, f"byte {len(HEADER + LINES) + 1} is NUL"),
+        (HEADER + LINES + '2026-01-02 03:00,"A\n', Unfinished, "EOF inside string"),
+        (HEADER + LINES + "2026-01-02 03:00,A,3,1,True,9,9\n", DataError, "Expected 6 fields"),
+    ],
+)
+def test_a_large_file_that_is_damaged_is_refused_as_a_small_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[Exception], match: str
+) -> None:
+    spec = declare(tmp_path, f'kind: csv, path: "{tmp_path}/{{day}}.csv"')
+    put(tmp_path / f"{DAY}.csv", text)
+    for large in (csv.LARGE, -1):
+        monkeypatch.setattr(csv, "LARGE", large)
+        with pytest.raises(error, match=match):
+            data.read(spec, DAY, DAY)
+
+
+def test_of_the_file_of_another_day_only_rows_of_the_days_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = declare(tmp_path, f'kind: csv, path: "{tmp_path}/{{day}}.csv"')
+    put(tmp_path / f"{DAY}.csv")
+    put(tmp_path / f"{NEXT}.csv", HEADER + "2026-01-02 23:59,A,1,1.5,True,10\n" + LINES.replace("-02", "-03") * 4)
+    monkeypatch.setattr(files, "BATCH", 3)
+    held = [len(rows) for rows, _ in csv.CsvReader(spec, spec.source).parts(DAY, DAY)]  # type: ignore[arg-type]
+    assert held == [2, 1]
+    assert len(data.read(spec, DAY, DAY)) == 3

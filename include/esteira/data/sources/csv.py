@@ -6,14 +6,17 @@ import codecs
 import csv
 import io
 import lzma
+import os
 import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, BinaryIO
+from itertools import islice
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,7 @@ from esteira.data.kinds import SHORT
 from esteira.data.sources.columns import once
 from esteira.data.sources.errors import require_reachable, sentence
 from esteira.data.sources.files import File, FileReader, opened
+from esteira.data.sources.reader import BATCH
 from esteira.errors import DataError, OutOfReach, Unfinished
 from esteira.spec import ModelSpec
 from esteira.spec.sources import CsvSource
@@ -66,6 +70,8 @@ INTEGER = r"-?(?:0|[1-9][0-9]*)"
 ODD = "[!-*,/:-~]"  # no whole number, however it is written, has one of these
 TRUTH = dict.fromkeys(["True", "TRUE", "true"], "1") | dict.fromkeys(["False", "FALSE", "false"], "0")  # read_csv's own
 HEAD = 1 << 20  # bytes in which a header is looked for
+LARGE = 64 << 20  # bytes of text, from which on a file is read bit by bit
+PACKED = 8  # times as large a compressed file is taken to be
 BLANKS = r"\s+"  # the one separator of more than a character
 FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
 
@@ -77,9 +83,13 @@ class CsvReader(FileReader):
     source: CsvSource
 
     def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
-        """The rows of a file, as they are written: of what type a column is, all of them tell."""
+        """The rows of a file, as they are written: of what type a column is, all of them tell, and of a large file those read together."""
         with opened(file) as handle:
-            yield _read(file.path, handle.read, self.source, self.spec)
+            size = os.stat(handle.fileno()).st_size  # noqa: PTH116
+            if size * (1 if infer_compression(file.path, "infer") is None else PACKED) > LARGE:
+                yield from _streamed(file.path, handle, self.source, self.spec)
+            else:
+                yield _read(file.path, handle.read(), self.source, self.spec)
 
     def header(self, path: str, handle: BinaryIO) -> list[str]:
         """The names in a file's header, of which no more is read than that needs."""
@@ -90,14 +100,21 @@ class CsvReader(FileReader):
             raise DataError(f"{path}: its header can't be read: {sentence(error)}") from None
 
 
-def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
-    try:
-        text = _as_utf8(_decompressed(path, content()), source.encoding)
+def _read(path: str, content: bytes, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
+    with _told(path, source):
+        text = _as_utf8(_decompressed(path, content), source.encoding)
         _require_no_nul(path, text)
         if source.incomplete == "refuse":
             _require_last_line(path, text, source)
-        rows = _parsed(path, text, source, spec)
+        rows = next(_parsed(path, io.BytesIO(text), text, source, spec))
         return rows if source.incomplete == "accept" else _with_short(path, text, rows, source)
+
+
+@contextmanager
+def _told(path: str, source: CsvSource) -> Iterator[None]:
+    """What may go wrong while a file is read, in words."""
+    try:
+        yield
     except OutOfReach:
         raise
     except MemoryError:
@@ -126,6 +143,87 @@ def _read(path: str, content: Any, source: CsvSource, spec: ModelSpec) -> pd.Dat
         raise DataError(f"{path}: can't be read: {sentence(error)}; deliver it again") from None
 
 
+def _streamed(path: str, handle: BinaryIO, source: CsvSource, spec: ModelSpec) -> Iterator[pd.DataFrame]:
+    """The rows of a large file, BATCH at a time, after a look at all of it: is it whole, may rows be too short?
+
+    Columns that no type is known of have that of these rows, and not of all of the file.
+    """
+    with _told(path, source):
+        head, are_whole = _looked_through(path, handle, source)
+        width = len(_header(head, source))
+        lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(path, source)
+        handle.seek(0)
+        with _text(path, handle, source) as text:
+            for rows in _parsed(path, text, head, source, spec, some=BATCH):
+                if lengths is None:
+                    yield rows
+                    continue
+                fields = pd.Series([*islice(lengths, len(rows))], rows.index, dtype="float64")
+                _require_as_many(path, fields, rows)
+                short = fields.where(fields < width)
+                yield pd.concat([rows, short.rename(SHORT)], axis=1) if short.notna().any() else rows
+
+
+def _require_as_many(path: str, fields: pd.Series, rows: pd.DataFrame) -> None:
+    if len(fields) < len(rows) or (fields > len(rows.columns)).any():
+        raise DataError(
+            f"{path}: which of its rows are short can't be told; mend it, or set source.incomplete: accept in model.yaml"
+        )
+
+
+def _lengths(path: str, source: CsvSource) -> Iterator[int]:
+    """How many fields each row has, the header's left out; by a handle of its own, for another reader goes along."""
+    with open(path, "rb") as again, _text(path, again, source) as text:  # noqa: PTH123  # as opened() has it open
+        yield from islice(_fields(text, source), 1, None)
+
+
+def _looked_through(path: str, handle: BinaryIO, source: CsvSource) -> tuple[bytes, bool]:
+    """How it begins, and whether it is plain that no row is short: no quotes, and as many separators as lines ask for."""
+    sign, quotes, signs, lines, done, end, head = source.separator.encode(), 0, 0, 0, 0, b"", b""
+    with _text(path, handle, source) as text:
+        while block := text.read(HEAD):
+            _require_no_nul(path, block, done)
+            head = head or block
+            quotes, signs, lines = quotes + block.count(b'"'), signs + block.count(sign), lines + block.count(b"\n")
+            done, end = done + len(block), (end + block)[-4096:]
+    if source.incomplete == "refuse":
+        _require_last_line(path, end, source)
+    width = len(_header(head, source))
+    return head, not quotes and source.separator != BLANKS and signs == lines * (width - 1)
+
+
+@contextmanager
+def _text(path: str, handle: BinaryIO, source: CsvSource) -> Iterator[IO[bytes]]:
+    """A file's text, decompressed, in UTF-8, to be read bit by bit."""
+    method = infer_compression(path, "infer")
+    with get_handle(handle, "rb", compression=method, is_text=False) as handles:
+        plain = codecs.lookup(source.encoding).name in ("utf-8", "ascii")
+        if plain:
+            yield handles.handle
+            return
+        text = io.TextIOWrapper(handles.handle, source.encoding, newline="")
+        yield io.BufferedReader(_Recoded(text))
+        text.detach()  # else it would close what others go on with
+
+
+class _Recoded(io.RawIOBase):
+    """A text as bytes of UTF-8."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text, self._left = text, b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Some of it: a character has four bytes at most."""
+        self._left = self._left or self._text.read(len(buffer) // 4).encode()
+        taken, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
 def _decompressed(path: str, content: bytes) -> bytes:
     method = infer_compression(path, "infer")
     if method is None:
@@ -145,12 +243,12 @@ def _as_utf8(content: bytes, encoding: str) -> bytes:
     return content.decode(encoding).encode()
 
 
-def _require_no_nul(path: str, text: bytes) -> None:
+def _require_no_nul(path: str, text: bytes, before: int = 0) -> None:
     """Refuse a NUL byte: a number with one in it would be read up to there, and no further."""
     at = text.find(b"\0")
     if at >= 0:
         raise DataError(
-            f"{path}: byte {at} is NUL, which no text has: the file is damaged, or it is utf-16 (then set source.encoding in "
+            f"{path}: byte {before + at} is NUL, which no text has: the file is damaged, or it is utf-16 (then set source.encoding in "
             "model.yaml); deliver it again"
         )
 
@@ -169,18 +267,30 @@ def _require_last_line(path: str, text: bytes, source: CsvSource) -> None:
         )
 
 
-def _parsed(path: str, text: bytes, source: CsvSource, spec: ModelSpec) -> pd.DataFrame:
+def _parsed(
+    path: str, text: IO[bytes], head: bytes, source: CsvSource, spec: ModelSpec, some: int | None = None
+) -> Iterator[pd.DataFrame]:
+    """The rows of a text; `some` of them at a time, or all at once."""
     options: dict[str, Any] = {"sep": source.separator, "encoding": "ascii" if _is_ascii(source) else "utf-8"}
     options |= {"low_memory": False} if source.separator.isascii() else {"engine": "python"}
-    once(pd.DataFrame(columns=_header(text, source)), path)  # read_csv would give the second one another name
+    once(pd.DataFrame(columns=_header(head, source)), path)  # read_csv would give the second one another name
     texts = [name for name, asked in spec.expect.items() if asked.type == "text"]
     keys = [name for name in spec.key if name not in texts]
     plain = [name for name in _by_value(spec) if name not in (*texts, *keys)]
     if texts:  # NA, None and True are words there
-        names = [str(name) for name in pd.read_csv(io.BytesIO(text), nrows=0, **options).columns]
+        names = [str(name) for name in pd.read_csv(io.BytesIO(head), nrows=0, **options).columns]
         empty = {name: [""] if name in texts else EMPTY for name in names}
         options |= {"keep_default_na": False, "na_values": empty}
-    rows: pd.DataFrame = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys([*texts, *keys, *plain], "str"), **options)
+    options |= {"dtype": dict.fromkeys([*texts, *keys, *plain], "str")}
+    if some is None:
+        yield _typed(path, pd.read_csv(text, **options), keys, plain, spec)
+        return
+    with pd.read_csv(text, chunksize=some, **options) as chunks:
+        for rows in chunks:
+            yield _typed(path, rows, keys, plain, spec)
+
+
+def _typed(path: str, rows: pd.DataFrame, keys: list[str], plain: list[str], spec: ModelSpec) -> pd.DataFrame:
     if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
         raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
     own = {name: _key(rows[name]) if name in keys else rows[name] for name in spec.key if name in rows.columns}
@@ -227,13 +337,13 @@ def _header(text: bytes, source: CsvSource) -> list[str]:
     """The names in a file's header, as they are written, without empty ones."""
     if source.separator == BLANKS:
         return list(pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, sep=BLANKS).iloc[0].dropna())
-    lines = csv.reader(_lines(text), delimiter=source.separator)
+    lines = csv.reader(_lines(io.BytesIO(text)), delimiter=source.separator)
     return [name for name in next(filter(_is_row, lines), list[str]()) if name not in EMPTY]
 
 
-def _lines(text: bytes) -> io.TextIOWrapper:
+def _lines(text: IO[bytes]) -> io.TextIOWrapper:
     csv.field_size_limit(2**31 - 1)  # a value may be longer than the 128 KiB that csv expects
-    return io.TextIOWrapper(io.BytesIO(text), "utf-8-sig", newline="")
+    return io.TextIOWrapper(text, "utf-8-sig", newline="")
 
 
 def _is_row(row: list[str]) -> bool:
@@ -272,7 +382,7 @@ def _with_short(path: str, text: bytes, rows: pd.DataFrame, source: CsvSource) -
     width = len(rows.columns)
     if width == 1 or _are_all_whole(text, rows, source):
         return rows
-    fields = pd.Series(list(_fields(text, source)), dtype="float64")
+    fields = pd.Series(list(_fields(io.BytesIO(text), source)), dtype="float64")
     if not (fields < width).any():
         return rows
     if len(fields) != len(rows) + 1:
@@ -318,9 +428,9 @@ def _as_many_by_arrow(text: bytes, separator: str, width: int) -> int:
     return -1 if odd else int(table.num_rows)
 
 
-def _fields(text: bytes, source: CsvSource) -> Iterator[int]:
+def _fields(text: IO[bytes], source: CsvSource) -> Iterator[int]:
     """How many fields each line has that is not blank."""
     if source.separator == BLANKS:
-        yield from (len(re.findall(FIELD, line)) for line in text.splitlines() if line.strip())
+        yield from (len(re.findall(FIELD, line)) for block in text for line in block.splitlines() if line.strip())
         return
     yield from map(len, filter(_is_row, csv.reader(_lines(text), delimiter=source.separator)))

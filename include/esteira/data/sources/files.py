@@ -19,8 +19,8 @@ from typing import BinaryIO
 import pandas as pd
 
 from esteira.data.sources.errors import require_reachable
-from esteira.data.sources.reader import Part, Reader
-from esteira.data.sources.times import days
+from esteira.data.sources.reader import BATCH, Part, Reader
+from esteira.data.sources.times import days, event_time
 from esteira.errors import DataError, OutOfReach, Unfinished
 from esteira.spec import ModelSpec
 from esteira.spec.sources import FileSource
@@ -86,9 +86,16 @@ class FileReader(Reader):
                 yield from ((rows, of) for rows in self.read(file, first, last))
                 continue
             try:
-                yield from [(rows, of) for rows in self.read(file, first, last)]  # all of it, or nothing
+                # All of it, or nothing; no more is kept of it than rows of the days.
+                yield from [(self._of_days(rows, first, last), of) for rows in self.read(file, first, last)]
             except (DataError, Unfinished) as error:
                 require_beside(file.day, first, last, error)
+
+    def _of_days(self, rows: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
+        if len(rows) < BATCH or not {*self.spec.source_columns} <= {*rows.columns}:
+            return rows
+        moments = event_time(self.spec, rows)
+        return rows[moments.between(pd.Timestamp(first), pd.Timestamp(last + timedelta(days=1)), inclusive="left")]
 
     def state(self, first: date, last: date) -> str:
         """The files, how long each is, and when it was written."""

@@ -17,7 +17,7 @@ from esteira.data.sources.parquet import ParquetReader
 from esteira.data.sources.python import PythonReader
 from esteira.data.sources.reader import ALL, BATCH, Reader, Share
 from esteira.data.sources.sql import SqlReader
-from esteira.data.sources.times import event_time
+from esteira.data.sources.times import event_time, has_offset
 from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
 from esteira.spec.sources import CsvSource, DeltaSource, ParquetSource, PythonSource, Source, SqlSource
@@ -63,9 +63,11 @@ def _parts(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iter
     """What the source gives, each with its time, that is of the days."""
     whole = reader_of(spec.source, spec)
     reader = whole if share == ALL else whole.shared(share)
+    offsets: dict[str, bool] = {}
     for rows, of in (reader or whole).parts(first, last):
         try:
             timed = _timed(spec, rows, of, first, last)
+            _require_one_kind_of_times(spec, rows, of[0], offsets)
             timed = timed if reader is not None else timed[_mine(spec, timed, share)]
         except DataError as error:
             require_beside(of[1], first, last, error)
@@ -100,6 +102,16 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
     own_names = [name for name in times.columns if name in rows.columns]
     timed: pd.DataFrame = pd.concat([chosen.drop(columns=own_names) if own_names else chosen, times], axis=1)
     return timed
+
+
+def _require_one_kind_of_times(spec: ModelSpec, rows: pd.DataFrame, where: str, offsets: dict[str, bool]) -> None:
+    """That of rows of one file, which are read bit by bit, all or none have times with an offset."""
+    has = None if rows.columns.empty else has_offset(spec, rows)
+    if has is not None and offsets.setdefault(where, has) != has:
+        raise DataError(
+            f"model {spec.name}: {where}: some times in {spec.time.column!r} have an offset and the others have none; mend the "
+            "source so that all or none have one"
+        )
 
 
 def _mine(spec: ModelSpec, rows: pd.DataFrame, share: Share) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, timedelta
 
 import pandas as pd
@@ -48,6 +49,14 @@ def _parsed(spec: ModelSpec, given: pd.Series) -> pd.Series:
             f"have none, such as {example!r}; mend the source so that all or none have one"
         )
     return moments
+
+
+def has_offset(spec: ModelSpec, rows: pd.DataFrame) -> bool | None:
+    """Whether times that are text, which event_time() has read, have an offset: all have one, or none; None where there is none."""
+    given = rows[spec.time.column].dropna()
+    if given.empty or pd.api.types.is_datetime64_any_dtype(given):
+        return None
+    return re.search(OFFSET, str(given.iloc[0])) is not None
 
 
 def _held(moments: pd.Series) -> pd.Series:
