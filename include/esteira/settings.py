@@ -23,6 +23,9 @@ class Settings(BaseSettings):
 
     home: str = ""  # the state of this machine; by default .esteira in the project
     lake: str = ""  # a folder or an s3:// address; by default `lake` under home
+    artifacts: str = (
+        ""  # what MLflow keeps files in, where its registry is a database file: a folder or an s3:// address
+    )
     models: str = ""  # folders, separated as PATH is; by default include/models
     git: str = ""  # where notebooks are committed; by default `notebooks` under home
     git_remote: str = ""

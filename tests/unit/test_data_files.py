@@ -351,7 +351,7 @@ WRONG = [
     ("kind: csv, path: x, encoding: utf8x", "unknown encoding 'utf8x'; did you mean 'utf-8'"),
     ("kind: csv, path: x, encoding: base64", "unknown encoding 'base64'"),
     ("kind: csv, path: x, incomplete: ignore", "allowed: refuse, accept"),
-    ("kind: csv, path: 's3://b/x.csv'", "csv and parquet are files of this machine: mount them"),
+    ("kind: csv, path: 'gs://b/x.csv'", "csv and parquet are files of this machine, or objects"),
     ("kind: csv, path: in/", r"got 'in/', which is a folder; name the files in it, such as in/\*"),
     ("kind: csv, path: x, ready: '*.done'", "a marker is one file: write its name"),
     ("kind: csv, path: 'in/{day}.csv', ready: DONE", "one marker for all days"),

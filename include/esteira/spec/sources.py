@@ -85,8 +85,8 @@ class FileSource(SourceBlock):
     def _path_is_of_files(cls, path: str) -> str:
         if "\0" in path:
             raise mistake(f"got {path!r}, which has a NUL; no file's name has one")
-        if "://" in path:
-            raise mistake(f"got {path!r}; csv and parquet are files of this machine: mount them, or use kind: delta")
+        if "://" in path and not path.startswith("s3://"):
+            raise mistake(f"got {path!r}; csv and parquet are files of this machine, or objects: s3://bucket/path")
         if path.endswith("/"):
             raise mistake(f"got {path!r}, which is a folder; name the files in it, such as {path}*")
         return path

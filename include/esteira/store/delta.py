@@ -83,7 +83,11 @@ class DeltaLake:
         """The table; its log is followed, and not read anew."""
         try:
             with opened.reaching(place):
-                table = opened.opened(place) if version is None else DeltaTable(place, version=version)
+                table = (
+                    opened.opened(place)
+                    if version is None
+                    else DeltaTable(place, version=version, storage_options=opened.options(place))
+                )
         except TableNotFoundError:
             return None
         return None if table is None else DeltaTableAt(place, table)
@@ -133,6 +137,7 @@ class DeltaLake:
             with opened.reaching(place):
                 return DeltaTable.create(
                     place,
+                    storage_options=opened.options(place),
                     schema=schema,
                     mode="error",
                     partition_by=[partition],
@@ -192,28 +197,33 @@ class DeltaLake:
             if self.open(place) is None:
                 DeltaTable.create(
                     place,
+                    storage_options=opened.options(place),
                     schema=LEDGER,
                     mode="ignore",
                     configuration=PROPERTIES,
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
-            merge = DeltaTable(place).merge(rows, predicate="t.id = s.id", source_alias="s", target_alias="t")
+            merge = DeltaTable(place, storage_options=opened.options(place)).merge(
+                rows, predicate="t.id = s.id", source_alias="s", target_alias="t"
+            )
             return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
 
     def maintain(self, place: str, keep: Iterable[int], hours: int) -> tuple[int, int]:
         """Compaction, vacuum and a checkpoint."""
         with opened.reaching(place):
-            compacted = int(DeltaTable(place).optimize.compact()["numFilesRemoved"])
+            compacted = int(
+                DeltaTable(place, storage_options=opened.options(place)).optimize.compact()["numFilesRemoved"]
+            )
             removed = _vacuum(place, keep, hours)
-            DeltaTable(place).create_checkpoint()
+            DeltaTable(place, storage_options=opened.options(place)).create_checkpoint()
         return compacted, removed
 
 
 def _vacuum(place: str, keep: Iterable[int], hours: int) -> int:
-    table = DeltaTable(place)
+    table = DeltaTable(place, storage_options=opened.options(place))
     if not PROPERTIES.items() <= table.metadata().configuration.items():  # made by an older version of this module
         table.alter.set_table_properties(PROPERTIES)
-        table = DeltaTable(place)
+        table = DeltaTable(place, storage_options=opened.options(place))
     oldest = int(table.history()[-1]["version"])
     options: dict[str, Any] = {
         "retention_hours": hours,

@@ -113,7 +113,7 @@ def experiment(spec: ModelSpec) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = uri().startswith("sqlite:///")
-    place = (places.home() / "mlflow" / "artifacts").as_uri() if local else None
+    place = (settings().artifacts or (places.home() / "mlflow" / "artifacts").as_uri()) if local else None
     try:
         return str(api.create_experiment(spec.name, artifact_location=place))
     except MlflowException:  # another task was faster

@@ -43,6 +43,7 @@ MANY = 200  # marks, from which on reading all of them takes less time than aski
 # A file of a table never changes, so a small one is kept as it was read: a check looks at the same days as the one before.
 SMALL = 1 << 20  # bytes, on disk
 KEPT = 128 << 20  # bytes of memory, for all of them
+PATIENCE = {"timeout": "60s", "connect_timeout": "10s", "max_retries": "6", "retry_timeout": "60s"}
 UNBUFFERED = pads.ParquetFragmentScanOptions(pre_buffer=False)
 LARGE = KEPT // 8  # bytes of memory: a file that compresses well may be this much and more
 
@@ -72,6 +73,11 @@ class Opened:
 _opened: dict[tuple[int, int, str], Opened] = {}  # by process and thread: a table is no one else's to change
 _files: LRUCache[str, pa.Table] = LRUCache(KEPT, getsizeof=lambda table: table.nbytes + 1)
 _files_lock = threading.Lock()
+
+
+def options(place: str) -> dict[str, str] | None:
+    """How deltalake's client is to reach a place: what fails for a moment is asked again, and the rest is for the task's retries."""
+    return None if is_local(place) else PATIENCE
 
 
 @contextmanager
@@ -133,7 +139,7 @@ def _current(place: str) -> Opened | None:
     known = _opened.get(key)
     try:
         if known is None or known.log != log or known.table.version() - known.since >= FOLLOWED:
-            table = DeltaTable(place)
+            table = DeltaTable(place, storage_options=options(place))
             marks = (known.marks, known.marks_at) if known is not None and known.log == log else ({}, -1)
             known = _opened[key] = Opened(table, log, table.version(), *marks)
         elif _has_moved(place, known.table.version()):

@@ -153,4 +153,4 @@ def file_system(place: str) -> pafs.FileSystem:
         with opened.reaching(place):
             Path(place).mkdir(parents=True, exist_ok=True)
         return pafs.SubTreeFileSystem(place, pafs.LocalFileSystem())
-    return pafs.PyFileSystem(_Storage(place))
+    return pafs.PyFileSystem(_Storage(place, opened.options(place)))

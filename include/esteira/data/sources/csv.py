@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import lzma
-import os
 import re
 import tarfile
 import zipfile
@@ -28,7 +27,7 @@ from pandas.io.common import get_handle, infer_compression  # type: ignore[impor
 from esteira.data.kinds import SHORT
 from esteira.data.sources.columns import once
 from esteira.data.sources.errors import require_reachable, sentence
-from esteira.data.sources.files import File, FileReader, opened
+from esteira.data.sources.files import File, FileReader, length, opened
 from esteira.data.sources.reader import BATCH
 from esteira.errors import DataError, OutOfReach, Unfinished
 from esteira.spec import ModelSpec
@@ -85,9 +84,8 @@ class CsvReader(FileReader):
     def read(self, file: File, first: date, last: date) -> Iterator[pd.DataFrame]:
         """The rows of a file, as they are written: of what type a column is, all of them tell, and of a large file those read together."""
         with opened(file) as handle:
-            size = os.stat(handle.fileno()).st_size  # noqa: PTH116
-            if size * (1 if infer_compression(file.path, "infer") is None else PACKED) > LARGE:
-                yield from _streamed(file.path, handle, self.source, self.spec)
+            if length(handle) * (1 if infer_compression(file.path, "infer") is None else PACKED) > LARGE:
+                yield from _streamed(file, handle, self.source, self.spec)
             else:
                 yield _read(file.path, handle.read(), self.source, self.spec)
 
@@ -143,15 +141,16 @@ def _told(path: str, source: CsvSource) -> Iterator[None]:
         raise DataError(f"{path}: can't be read: {sentence(error)}; deliver it again") from None
 
 
-def _streamed(path: str, handle: BinaryIO, source: CsvSource, spec: ModelSpec) -> Iterator[pd.DataFrame]:
+def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) -> Iterator[pd.DataFrame]:
     """The rows of a large file, BATCH at a time, after a look at all of it: is it whole, may rows be too short?
 
     Columns that no type is known of have that of these rows, and not of all of the file.
     """
+    path = file.path
     with _told(path, source):
         head, are_whole = _looked_through(path, handle, source)
         width = len(_header(head, source))
-        lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(path, source)
+        lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(file, source)
         handle.seek(0)
         with _text(path, handle, source) as text:
             for rows in _parsed(path, text, head, source, spec, some=BATCH):
@@ -171,9 +170,9 @@ def _require_as_many(path: str, fields: pd.Series, rows: pd.DataFrame) -> None:
         )
 
 
-def _lengths(path: str, source: CsvSource) -> Iterator[int]:
+def _lengths(file: File, source: CsvSource) -> Iterator[int]:
     """How many fields each row has, the header's left out; by a handle of its own, for another reader goes along."""
-    with open(path, "rb") as again, _text(path, again, source) as text:  # noqa: PTH123  # as opened() has it open
+    with opened(file) as again, _text(file.path, again, source) as text:
         yield from islice(_fields(text, source), 1, None)
 
 

@@ -18,6 +18,8 @@ def sentence(error: BaseException) -> str:
 def require_reachable(path: str, error: Exception) -> None:
     """Raise OutOfReach where it is the storage that failed, and not what is in the file."""
     number = getattr(error, "errno", None)
+    if "AWS Error" in str(error):
+        raise OutOfReach(f"{path}: can't be read: {sentence(error)[:300]}; run the task again") from error
     if number and number not in (errno.ENOENT, errno.EISDIR):
         raise OutOfReach(
             f"{path}: can't be read: {error}; see that its volume is there, and run the task again"

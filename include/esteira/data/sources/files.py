@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import pandas as pd
 
+from esteira.data.sources import objects
 from esteira.data.sources.errors import require_reachable
 from esteira.data.sources.reader import BATCH, Part, Reader
 from esteira.data.sources.times import days, event_time
@@ -99,16 +100,13 @@ class FileReader(Reader):
 
     def state(self, first: date, last: date) -> str:
         """The files, how long each is, and when it was written."""
-        files = [(file.path, os.stat(file.path)) for file in find(self.source, self.spec, first, last)]  # noqa: PTH116
-        return str([(path, about.st_size, about.st_mtime_ns) for path, about in files])
+        return str([(file.path, *_state(file.path)) for file in find(self.source, self.spec, first, last)])
 
     def columns(self) -> tuple[str, list[str]]:
         """The newest file and its columns. Raises DataError where there is none."""
         paths = self._paths()
         if not paths:
-            raise DataError(
-                f"no file matches {Path(self.spec.folder, self.source.path)} yet (source.path in model.yaml)"
-            )
+            raise DataError(f"no file matches {self._path} yet (source.path in model.yaml)")
         path = paths[-1]
         with opened(File(path, os.path.dirname(path), None, self.source.follow_links)) as handle:  # noqa: PTH120
             return path, self.header(path, handle)
@@ -119,10 +117,18 @@ class FileReader(Reader):
             return self.last_day_of_rows()
         return max(filter(None, map(self._day_of, self._paths())), default=None)
 
+    @property
+    def _path(self) -> str:
+        return (
+            self.source.path if objects.is_object(self.source.path) else str(Path(self.spec.folder, self.source.path))
+        )
+
     def _paths(self) -> list[str]:
         """Every file that the source's path names, whatever its day."""
         folder = glob.escape(str(self.spec.folder))
         pattern = self.source.path.replace(DAY, "[0-9]" * 4 + "-[0-9][0-9]" + "-[0-9][0-9]")
+        if objects.is_object(pattern):
+            return objects.matching(pattern)
         return sorted(glob.glob(os.path.join(folder, pattern)))  # noqa: PTH118, PTH207  # a path may be absolute
 
     def _day_of(self, path: str) -> date | None:
@@ -137,6 +143,8 @@ def find(source: FileSource, spec: ModelSpec, first: date, last: date) -> list[F
     a day matches nothing.
     """
     key = "source.path" if source is spec.source else "labels.source.path"
+    if objects.is_object(source.path):
+        return _objects(source, spec, key, first, last)
     place = _place(spec.folder, source.path, key)
     _require_folder(spec, place)
     if any(DAY in part for part in place.parts):
@@ -147,6 +155,47 @@ def find(source: FileSource, spec: ModelSpec, first: date, last: date) -> list[F
         raise DataError(f"no file matches {place}; put it there, or correct {key} in model.yaml")
     _require_markers_beside(source, spec, last, found)
     return [File(path, place.folder, None, source.follow_links) for path in found]
+
+
+def _objects(source: FileSource, spec: ModelSpec, key: str, first: date, last: date) -> list[File]:
+    """The objects of the days, with a day of slack; of a path without a day all that match."""
+    if DAY not in source.path:
+        found = objects.matching(source.path)
+        _require_object_markers(source, spec, last, found)
+        if not found:
+            raise DataError(f"no object matches {source.path}; put it there, or correct {key} in model.yaml")
+        return [File(path, os.path.dirname(path)) for path in found]  # noqa: PTH120
+    files = []
+    for day in days(first - timedelta(days=1), last + timedelta(days=1)):
+        found = objects.matching(source.path.replace(DAY, day.isoformat()))
+        try:
+            if found or first <= day <= last:
+                _require_object_markers(source, spec, day, found)
+        except Unfinished as error:
+            require_beside(day, first, last, error)
+            continue
+        files += [File(path, os.path.dirname(path), day) for path in found]  # noqa: PTH120
+    return files
+
+
+def _require_object_markers(source: FileSource, spec: ModelSpec, day: date, found: list[str]) -> None:
+    """The marker of a day, or one beside each of the objects."""
+    if source.ready is None:
+        return
+    name = source.ready.replace(DAY, day.isoformat())
+    beside = sorted({path.rpartition("/")[0] for path in found}) or [source.path.rpartition("/")[0]]
+    marks = [name] if "/" in name else [f"{folder.replace(DAY, day.isoformat())}/{name}" for folder in beside]
+    for mark in marks:
+        if not objects.matching(mark if objects.is_object(mark) else f"{beside[0]}/{mark}"):
+            raise _not_ready(spec, mark)
+
+
+def _state(path: str) -> tuple[int, object]:
+    """How long a file is, and what tells when it was written."""
+    if objects.is_object(path):
+        return objects.version(path)
+    about = os.stat(path)  # noqa: PTH116
+    return about.st_size, about.st_mtime_ns
 
 
 def _of_days(source: FileSource, spec: ModelSpec, place: Place, first: date, last: date) -> list[File]:
@@ -276,9 +325,21 @@ def _not_ready(spec: ModelSpec, path: str) -> Unfinished:
     )
 
 
+def length(handle: BinaryIO) -> int:
+    """The bytes of an open file, which is then at its start."""
+    handle.seek(0, os.SEEK_END)
+    size = handle.tell()
+    handle.seek(0)
+    return size
+
+
 @contextmanager
 def opened(file: File) -> Iterator[BinaryIO]:
     """The file, open to be read. Raises Unfinished where it changed until the block's end: what was read may be half of it."""
+    if objects.is_object(file.path):
+        with objects.opened(file.path) as found:
+            yield found
+        return
     real = os.path.realpath(file.path)
     _require_within(file, real)
     try:

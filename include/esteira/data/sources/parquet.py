@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from esteira.data.sources import objects
 from esteira.data.sources.columns import once, plain
 from esteira.data.sources.errors import require_reachable, sentence
-from esteira.data.sources.files import File, FileReader, find, opened
+from esteira.data.sources.files import File, FileReader, find, length, opened
 from esteira.data.sources.reader import ALL, BATCH, Share
 from esteira.data.sources.times import EARLIEST, LATEST
 from esteira.errors import DataError, Unfinished
@@ -86,7 +87,7 @@ def _opened(
             once(
                 pd.DataFrame(columns=pq.read_schema(handle).names), file.path
             )  # reading would fail in words about schemas
-            dataset = pads.dataset(os.path.realpath(file.path), format="parquet")
+            dataset = _dataset(file.path)
             if file.day is not None and first <= file.day <= last:
                 yield dataset, None
             else:
@@ -102,9 +103,15 @@ def _opened(
             ) from None
 
 
+def _dataset(path: str) -> pads.Dataset:
+    if objects.is_object(path):
+        return pads.dataset(objects.key(path), filesystem=objects.file_system(), format="parquet")
+    return pads.dataset(os.path.realpath(path), format="parquet")
+
+
 def _require_end(path: str, handle: BinaryIO) -> None:
     """Refuse a file that starts as parquet, and has no end: it may get one yet."""
-    start, size = handle.read(4), os.fstat(handle.fileno()).st_size
+    size, start = length(handle), handle.read(4)
     handle.seek(max(size - 4, 0))
     end = handle.read(4)
     handle.seek(0)
