@@ -27,6 +27,7 @@ AS_OF = date(2026, 1, 31)
 DAY = date(2026, 2, 1)
 SMALL = date(2027, 3, 1)  # a day of few rows
 YEAR = 365
+DAYS = int(os.environ.get("ESTEIRA_BENCH_DAYS", "1102"))
 KINDS = {"c0": 5, "c1": 20, "c2": 100, "c3": 500, "c4": 2_000, "c5": 5_000}
 SIZES = (1_000_000, 5_000_000, 20_000_000)
 GROUP = 100_000  # rows of a row group
@@ -118,6 +119,27 @@ def _drift(place: Path, *_: object) -> None:
         f"drift, 1,000,000 rows x 20, from the feature store's batches: {_run('drift', place)['seconds']:.2f} s",
         flush=True,
     )
+
+
+def _years(place: Path, _: list[int], rounds: int) -> None:
+    """A day's score and check as the tenth day of a model, and as its 1,100th, each by a process that knows of no day before."""
+    print(f"{'':<28}{'day 10':>14}{f'day {DAYS:,}':>12}{'ratio':>8}", flush=True)
+    (place / "daily").touch()
+    _begin(place)
+    for number in range(DAYS):
+        day = DAY + timedelta(days=number)
+        _write_day(place / "data" / f"{day}.parquet", day, 240, seed=number)
+    _run("years", place)
+    took: dict[str, list[float]] = {"tenth": [], "last": []}
+    for _ in range(rounds):
+        for name, runs in took.items():
+            for folder in ("home", "warm"):
+                shutil.rmtree(place / folder, ignore_errors=True)
+            shutil.copytree(place / name, place / "home")
+            shutil.copytree(place / "tenth", place / "warm")
+            runs.append(_run(f"daily_{name}", place)["seconds"])
+    tenth, last = (statistics.median(runs) for runs in took.values())
+    print(f"{'score and check, 240 rows':<28}{tenth:>12.2f} s{last:>10.2f} s{last / tenth:>8.2f}", flush=True)
 
 
 def _begin(place: Path, *, texts: bool = False) -> None:
@@ -288,6 +310,48 @@ def _timed(work: Callable[[Any], object]) -> float:
     return time.perf_counter() - began
 
 
+def _lived(place: Path) -> float:
+    """All days of a model, one by one, with a maintenance a week; the state before the tenth and the last is kept."""
+    from esteira import spec as specs
+    from esteira import steps
+
+    spec = specs.find("big")
+    began = time.perf_counter()
+    for number in range(DAYS - 1):
+        if number == 9:
+            shutil.copytree(place / "home", place / "tenth")
+        _daily(spec, DAY + timedelta(days=number))
+        if number % 7 == 6:
+            steps.maintain(spec)
+    shutil.copytree(place / "home", place / "last")
+    return time.perf_counter() - began
+
+
+def _daily(spec: Any, day: date) -> None:
+    from esteira import steps
+
+    steps.score_from_source(spec, [day], f"scheduled__{day}")
+    steps.check(spec, day, keep_notebook=False)
+
+
+def _once(number: int) -> Callable[[Path], float]:
+    """A day, by a process that has done one of another lake before, so that all is imported."""
+
+    def part(place: Path) -> float:
+        from esteira import spec as specs
+
+        spec = specs.find("big")
+        os.environ["ESTEIRA_HOME"] = str(place / "warm")
+        _daily(spec, DAY + timedelta(days=9))
+        os.environ["ESTEIRA_HOME"] = str(place / "home")
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        began = time.perf_counter()
+        _daily(spec, DAY + timedelta(days=number))
+        return time.perf_counter() - began
+
+    return part
+
+
 def _counted(_: Path) -> float:
     """The drift of the day, as a check measures it."""
     from esteira import spec as specs
@@ -367,8 +431,11 @@ PARTS = {
     "loop": _loop,
     "range": _year,
     "drift": _counted,
+    "years": _lived,
+    "daily_tenth": _once(9),
+    "daily_last": _once(DAYS - 1),
 }
-TABLES = {"days": _days, "shards": _shards, "texts": _texts, "range": _range, "drift": _drift}
+TABLES = {"days": _days, "shards": _shards, "texts": _texts, "range": _range, "drift": _drift, "years": _years}
 
 if __name__ == "__main__":
     sys.exit(main())
