@@ -32,7 +32,8 @@ DAY = date(2026, 1, 2)
 HEADER = "at,site,hour,heat,open,amount\n"
 LINES = "2026-01-02 01:00,A,1,1.5,True,10\n2026-01-02 02:00,B,2,2.5,False,20\n"
 # What an object store has none of: folders, links, pipes, files that may not be read.
-LOCAL = ("link", "pipe", "folder", "directory", "permission")
+# And what it has not is said in other words.
+LOCAL = ("no_such_file", "link", "pipe", "folder", "directory", "permission")
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def put(address: str, content: bytes) -> None:
-    with objects_of.file_system().open_output_stream(objects_of.key(address)) as sink:
+    with objects_of.file_system().open_output_stream(objects_of.key(address), compression=None) as sink:
         sink.write(content)
 
 

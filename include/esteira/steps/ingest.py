@@ -139,8 +139,12 @@ class Extraction:
 
     def keep(self, *, shared: bool = False) -> None:
         """Write the rows that were taken last; those that are `shared` are the feature store's, too, as they are."""
-        if self._taken is not None:
-            self.raw.add(self._taken, shared=shared)
+        self.keeping(shared=shared)()
+
+    def keeping(self, *, shared: bool = False) -> Callable[[], None]:
+        """What keep() does, to be done later: when other rows may have been taken."""
+        taken = self._taken
+        return (lambda: None) if taken is None else lambda: self.raw.add(taken, shared=shared)
 
     def late(self) -> pd.DataFrame:
         """The rows of the day before, if that was read already; see _keep_late()."""

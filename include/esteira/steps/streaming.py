@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from itertools import groupby
 
+import joblib
 import pandas as pd
 
 from esteira import data
@@ -79,10 +82,10 @@ def stage(
         examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
         prediction = scoring.Prediction(spec, chosen, run)
         with lake.whole_or_nothing(extraction.raw, bad.staging, examination.features, *prediction.stagings):
-            for rows in extraction.batches(share):
-                built = examination.take(extraction.take(rows))
-                extraction.keep(shared=examination.are_raw)
-                prediction.take(built)
+            with _Beside() as others:
+                for rows in extraction.batches(share):
+                    built = examination.take(extraction.take(rows))
+                    others.do(extraction.keeping(shared=examination.are_raw), partial(prediction.take, built))
             examination.require_unlike()
         parts: dict[Kind, tuple[Part, ...]] = {
             "raw": tuple(extraction.raw.done()),
@@ -95,6 +98,43 @@ def stage(
         )
 
     return ingest.in_hindsight(once)
+
+
+class _Beside:
+    """Does what a batch still needs while the next one is read, where there is a core for it: one at a time, and no more waits."""
+
+    def __enter__(self) -> _Beside:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage") if joblib.cpu_count() > 1 else None
+        self._left: Future[None] | None = None
+        self._begun = False
+        return self
+
+    def do(self, *works: Callable[[], None]) -> None:
+        """Do the works in order, once those before are done. Raises what those before raised."""
+        self._wait()
+        if self._pool is None or not self._begun:  # the first opens tables, and reads the model
+            self._begun = True
+            _in_order(works)
+        else:
+            self._left = self._pool.submit(_in_order, works)
+
+    def _wait(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left.result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+
+
+def _in_order(works: Iterable[Callable[[], None]]) -> None:
+    for work in works:
+        work()
 
 
 def publish(
