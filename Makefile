@@ -15,7 +15,7 @@ LOCKS := requirements.txt requirements-dev.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
-	secrets image scan deploy first-day backup restore mails screenshots bench-web clean
+	secrets image scan deploy first-day backup restore mails screenshots bench-alternatives bench-web clean
 
 help: ## Show this help
 	@echo "Usage: make <target>"
@@ -141,6 +141,9 @@ bench-loop: $(READY) ## Print how the loop fares on real drift (ESTEIRA_DATA) an
 
 bench-start: $(READY) ## Print how long N first starts take on a busy machine, and how many calls fail under writers (N=10: 15 minutes)
 	@$(BIN)/python -m benchmarks.start --rounds "$${N:-10}" $(BENCH)
+
+bench-alternatives: $(READY) ## Time a day, small and large, beside a bare script, Kedro, Metaflow, Dagster and a plain DAG (20 minutes; needs uv and the package index)
+	@$(BIN)/python -W ignore -m benchmarks.alternatives
 
 bench-web: $(READY) ## Measure how long the pages' answers take with 200 models and a year of checks each, and what they read (10 minutes)
 	@$(BIN)/python -m benchmarks.web

@@ -10,10 +10,12 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,33 @@ def copied(base: Path, home: Path) -> Path:
     return home
 
 
+@contextmanager
+def watched(home: Path, scenario: Scenario) -> Iterator[set[int]]:
+    """Read the predictions of a score all the while, as anybody may; the numbers of rows that were seen: none, and all."""
+    seen: set[int] = set()
+    ended = threading.Event()
+    place = home / "lake" / "predictions" / "sales"
+
+    def read() -> None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        while not ended.is_set():
+            with suppress(TableNotFoundError):  # not made yet
+                seen.add(len(DeltaTable(place).to_pyarrow_table(columns=["day"])))
+            ended.wait(0.02)
+
+    reader = threading.Thread(target=read, daemon=True)
+    if scenario.name == "score":
+        reader.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        if reader.ident:
+            reader.join(LIMIT)
+
+
 def trial(
     context: Any, scenario: Scenario, slot: int, armed: tuple[str, int] | None, after: float | None
 ) -> tuple[bool, int, int, list[str]]:
@@ -255,9 +284,12 @@ def trial(
         base, number = scenario.before(*armed)
         armed = armed[0], number
     home = copied(base, scenario.base.parent / f"trial-{slot}")
-    code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
-    killed = code == -signal.SIGKILL
-    again, _ = in_a_process(context, home, victim.live, scenario.name, None)
+    with watched(home, scenario) as seen:
+        code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
+        killed = code == -signal.SIGKILL
+        again, _ = in_a_process(context, home, victim.live, scenario.name, None)
+    if len(seen) > 2:
+        return killed, 0, 0, [f"a reader saw a part of a day: {sorted(seen)} rows of predictions"]
     if again != 0:
         return killed, 1, 0, [f"the run after it failed ({again}): {(home / 'output.txt').read_text()[-1500:]}"]
     got = in_a_process(context, home, image, "sales", home)[1]

