@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-objects test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
 	secrets image scan deploy first-day backup restore mails screenshots bench-alternatives bench-web clean
 
 help: ## Show this help
@@ -55,14 +55,17 @@ test-live: $(READY) ## Run the tests with a live Airflow and a browser
 	@$(BIN)/python -m pytest -m "live and not slow" --durations=15
 
 test-quick: $(READY) ## Run the tests that need no live Airflow and are quick
-	@$(BIN)/python -m pytest -m "not live and not slow" -n 2 --dist worksteal --durations=15
+	@$(BIN)/python -m pytest -m "not live and not slow and not objects" -n 2 --dist worksteal --durations=15
 
 test-slow: $(READY) ## Run the slow tests: the whole corpus by DAG, replays, a year of real data live, every command of the docs
-	@$(BIN)/python -m pytest -m "slow and not live" -n 2 --dist worksteal --durations=15
+	@$(BIN)/python -m pytest -m "slow and not live and not objects" -n 2 --dist worksteal --durations=15
 	@$(BIN)/python -m pytest -m "slow and live" --durations=15
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 	@$(BIN)/python -m pytest tests/dags/test_integrity.py
+
+test-objects: $(READY) ## Run the whole corpus with its files and its lake in an object store, and all outages of one (10 minutes)
+	@$(BIN)/python -m pytest -m "objects or slow or not slow" tests/integration/test_objects.py -n 2 --dist worksteal
 
 test-compose: $(READY) ## Run the stack of docker-compose.yaml, kill its parts, back it up and restore it (an hour; needs Docker)
 	@$(BIN)/python -W ignore -m tests.compose $(COMPOSE)

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "make scan": ".github/workflows/ci.yml",
     "make test-compose": ".github/workflows/compose.yml",
     "make bench-parse": "by hand: it takes ten minutes",
+    "make test-objects": "by hand: it takes ten minutes",
     "make bench-alternatives": "by hand: it takes 20 minutes, and makes three environments",
     "make bench-scale": "by hand: it takes an hour",
     "make bench-loop": "by hand: it takes hours",

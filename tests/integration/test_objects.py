@@ -77,9 +77,14 @@ def in_bucket(home: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None
 
 
 QUICK = {"plain", "out_of_range", "latin1_declared"}
+# A few in `make test`, a fourth in `make test-slow`, all in `make test-objects`: each takes four seconds.
 CASES = [
-    pytest.param(case, id=case.name, marks=[] if case.name in QUICK else pytest.mark.slow)
-    for case in corpora.cases()
+    pytest.param(
+        case,
+        id=case.name,
+        marks=[] if case.name in QUICK else pytest.mark.slow if number % 4 == 0 else pytest.mark.objects,
+    )
+    for number, case in enumerate(corpora.cases())
     if not any(word in case.name for word in LOCAL) and (case.model or {}).get("source", {}).get("kind") != "python"
 ]
 
@@ -244,12 +249,12 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(failing: tuple[ModelSpec
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("busy", "Please reduce your request rate|SLOW_DOWN|SlowDown"),
-        ("broken", "InternalError|internal error"),
-        ("cut", "out of reach|be reached|refuses"),
-        ("half", "out of reach|be reached|refuses"),
+        pytest.param("busy", "Please reduce your request rate|SLOW_DOWN|SlowDown", marks=pytest.mark.slow),
+        pytest.param("broken", "InternalError|internal error", marks=pytest.mark.objects),
+        pytest.param("cut", "out of reach|be reached|refuses", marks=pytest.mark.slow),
+        pytest.param("half", "out of reach|be reached|refuses", marks=pytest.mark.objects),
         ("keys", "InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|key is not known"),
-        ("token", "ExpiredToken|EXPIRED_TOKEN|token has expired"),
+        pytest.param("token", "ExpiredToken|EXPIRED_TOKEN|token has expired", marks=pytest.mark.slow),
     ],
 )
 def test_a_store_that_keeps_failing_is_out_of_reach_and_a_rerun_completes(
@@ -268,8 +273,10 @@ def test_a_store_that_keeps_failing_is_out_of_reach_and_a_rerun_completes(
     assert len(lake.read("served", spec.name)) == 6
 
 
-@pytest.mark.parametrize("after", range(0, 60, 6))
-@pytest.mark.parametrize("fault", [pytest.param("cut", marks=pytest.mark.slow), "keys"])
+@pytest.mark.parametrize(
+    "after", [pytest.param(n, marks=[] if n % 18 == 6 else pytest.mark.objects) for n in range(0, 60, 6)]
+)
+@pytest.mark.parametrize("fault", [pytest.param("cut", marks=pytest.mark.objects), "keys"])
 def test_a_store_that_fails_in_the_middle_of_a_day_leaves_nothing_half(
     failing: tuple[ModelSpec, Faulty], fault: str, after: int
 ) -> None:
