@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from esteira import steps
+from esteira import steps, views
 from esteira.learning import blending, compiled
 from esteira.learning.compiled import CantCompile
 from esteira.lifecycle.events import Registered
@@ -60,6 +60,7 @@ def test_a_compiled_version_scores_what_scikit_learn_would(trained: Trained, cap
     assert len(kept.compiled) == 64
     assert kept.engine == ""
     assert runs.versions(spec)[0].tags["engine"] == "compiled"
+    assert views.versions(spec)[0].engine == "compiled"
     assert "of scikit-learn's time" in caplog.text
     assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
     score_days(spec, [FIRST], "fast")
@@ -82,6 +83,7 @@ def test_a_version_that_scikit_learn_scores_says_why(trained: Trained, yaml: str
     spec = trained(yaml=yaml)
     assert engine(spec).compiled == ""
     assert why in engine(spec).engine
+    assert views.versions(spec)[0].engine == f"scikit-learn: {engine(spec).engine}"
     tags = runs.versions(spec)[0].tags
     assert (tags["engine"], tags["engine_why"]) == ("sklearn", engine(spec).engine)
     assert not isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)

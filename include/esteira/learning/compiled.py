@@ -58,9 +58,8 @@ LARGE = 1e30  # what is larger, and what is infinite, is left to scikit-learn: i
 EXACT = 1e-12  # of the prediction, or of 1
 EDGES = 255  # values of a column at which trees branch that are tried
 UNSEEN = "\0never seen"
-MISSING = (
-    -1
-)  # what tl2cgen takes for no value, where the lower half of a number's bits is it; of a number it may be so, too
+# A number whose lower half is this, tl2cgen takes for none.
+MISSING = -1
 LOW = 0 if sys.byteorder == "little" else 1
 FOREIGN = "it is not a pipeline of this version"
 
@@ -157,7 +156,7 @@ def loaded(model: Model, content: bytes) -> Model:
 
 def _threads() -> int:
     """As many as scikit-learn takes."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or joblib.cpu_count()
+    return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or joblib.cpu_count())
 
 
 def _asked(library: Any) -> Callable[[Array], Array]:

@@ -105,7 +105,7 @@ class Version:
     """A version: by which run it was made, when it served, and how its first window compared with what it replaced.
 
     `judged_for` is the version that serves in its place: of one that was judged, and fitted anew on everything that was known. `published` are the days
-    whose predictions are its own now, in words, of which there are `published_days`.
+    whose predictions are its own now, in words, of which there are `published_days`. `engine` says by what it is scored, and where it is not compiled, why.
     """
 
     number: int
@@ -116,6 +116,7 @@ class Version:
     judged_for: int | None = None
     published: str = ""
     published_days: int = 0
+    engine: str = ""
 
     @property
     def why(self) -> str:
@@ -181,6 +182,7 @@ def _version(known: State, number: int, made: Registered | None, held: Mapping[d
         None if promoted is None else promoted.version,
         ranges(published),
         len(published),
+        "" if made is None else "compiled" if made.compiled else f"scikit-learn: {made.engine}".removesuffix(": "),
     )
 
 
