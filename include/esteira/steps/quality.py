@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
 
@@ -105,11 +106,13 @@ def _reasons(bad: pd.DataFrame) -> dict[str, int]:
 
 def _empty_values(spec: ModelSpec, day: date) -> Iterator[str]:
     asked = {name: each.max_null for name, each in spec.expect.items() if each.max_null is not None}
-    rows = _raw(spec, [day], ["day", *asked]) if asked else pd.DataFrame()
+    rows, empty = 0, Counter[str]()
+    for some in lake.batches("raw", spec.name, columns=["day", *asked], day=day) if asked else ():
+        rows += len(some)
+        empty.update({name: int(some[name].isna().sum()) for name in asked if name in some})
     for name, most in asked.items():
-        share = float(rows[name].isna().mean()) if len(rows) and name in rows else 0.0
-        if share > most:
-            yield f"{name!r} is empty in {int(rows[name].isna().sum())} of {counted(len(rows), 'row')}, more than expect.{name}.max_null ({most:.0%})"
+        if rows and empty[name] / rows > most:
+            yield f"{name!r} is empty in {empty[name]} of {counted(rows, 'row')}, more than expect.{name}.max_null ({most:.0%})"
 
 
 def _unusual(spec: ModelSpec, day: date) -> str:
@@ -136,22 +139,17 @@ def _stale(spec: ModelSpec, day: date) -> str:
     if hours is None:
         return ""
     end = pd.Timestamp(day) + pd.Timedelta(days=1)
-    span = [day - timedelta(days=math.ceil(hours / 24)), day]
-    newest = _raw(spec, span, ["event_time"], between=True)["event_time"].max()
-    if newest is not pd.NaT and end - newest <= pd.Timedelta(hours=hours):
+    span = (day - timedelta(days=math.ceil(hours / 24)), day)
+    moments = [
+        some["event_time"].max()
+        for some in lake.batches("raw", spec.name, columns=["day", "event_time"], day=span)
+        if "event_time" in some
+    ]
+    newest = max((moment for moment in moments if moment is not pd.NaT), default=None)
+    if newest is not None and end - newest <= pd.Timedelta(hours=hours):
         return ""
-    found = f"the newest row is of {newest}" if newest is not pd.NaT else f"there is no row since {span[0]}"
+    found = f"the newest row is of {newest}" if newest is not None else f"there is no row since {span[0]}"
     return f"{found}, and quality.freshness wants one within {counted(hours, 'hour')} before the day's end"
-
-
-def _raw(spec: ModelSpec, days: list[date], columns: list[str], *, between: bool = False) -> pd.DataFrame:
-    if lake.version("raw", spec.name) < 0:
-        return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
-    columns = list(dict.fromkeys(["day", *columns]))
-    rows = lake.read("raw", spec.name, columns=columns, day=(min(days), max(days)))
-    if rows.empty:  # which may have had empty days only, and so no other column
-        return pd.DataFrame({name: pd.Series(dtype="datetime64[us]") for name in columns})
-    return rows if between else rows[rows["day"].isin(pd.to_datetime(days))]
 
 
 def _bad(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
