@@ -72,6 +72,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     own = place / "models"
     models.write(own, "clockwork", yaml=CLOCKWORK)
     models.write(own, "untrained", yaml=CLOCKWORK)
+    models.write(own, "sharded", yaml=models.YAML + "score: {{schedule: null, shards: 2}}\n")
     (models.write(own, "doomed", yaml=CLOCKWORK).folder / "features.py").write_text(DOOMED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAULT_URL", VAULT_URL)

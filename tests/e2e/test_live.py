@@ -278,6 +278,35 @@ def test_a_backfill_scores_each_day_as_its_partition(airflow: Airflow) -> None:
 
 
 @pytest.mark.slow
+def test_shards_of_a_day_and_months_of_a_range_are_tasks_by_themselves(airflow: Airflow) -> None:
+    for name in ("sharded", "clockwork"):
+        finished(airflow, f"{name}_train", day=str(AS_OF))
+    first, last = AS_OF + timedelta(days=1), AS_OF + timedelta(days=69)
+
+    def mapped(dag_id: str, **conf: object) -> dict[str, list[str]]:
+        airflow.unpause(dag_id)
+        run_id = airflow.trigger(dag_id, check=False, **conf)
+        assert airflow.wait(dag_id, run_id, 300) == "success", airflow.tasks(dag_id, run_id)
+        found: dict[str, list[str]] = {}
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        for each in airflow.call("GET", path)["task_instances"]:
+            found.setdefault(each["task_id"], []).append(str(each["rendered_map_index"] or each["state"]))
+        return {name: sorted(every) for name, every in found.items()}
+
+    day = mapped("sharded_score", day=str(first))
+    assert day["score"] == ["shard 1 of 2", "shard 2 of 2"]
+    assert day["earlier.publish_span"] == ["skipped"]
+    days = mapped("sharded_score", day=str(first), last_day=str(first + timedelta(days=2)))
+    assert days["earlier.publish_span"] == [str(first), str(first + timedelta(days=1))]
+    months = mapped("clockwork_score", day=str(first), last_day=str(last))
+    assert months["earlier.score_span"] == ["2026-02-01 to 2026-02-28", "2026-03-01 to 2026-03-31"]
+    assert len(lake.read("served", "sharded")) == 72 * 3
+    served = lake.read("served", "clockwork", day=(first, last))
+    assert len(served) == 72 * 69
+    assert not served.duplicated(["day", "site", "at"]).any()
+
+
+@pytest.mark.slow
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
     """Real data with real drift: a week day by day, the rest of a year by range, checked as it goes."""
     model = spec.find("bike_demand")
