@@ -77,12 +77,12 @@ def in_bucket(home: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None
 
 
 QUICK = {"plain", "out_of_range", "latin1_declared"}
-# A few in `make test`, a fourth in `make test-slow`, all in `make test-objects`: each takes four seconds.
+# A few in `make test`, some more in `make test-slow`, all in `make test-objects`: each takes four seconds.
 CASES = [
     pytest.param(
         case,
         id=case.name,
-        marks=[] if case.name in QUICK else pytest.mark.slow if number % 4 == 0 else pytest.mark.objects,
+        marks=[] if case.name in QUICK else pytest.mark.slow if number % 12 == 0 else pytest.mark.objects,
     )
     for number, case in enumerate(corpora.cases())
     if not any(word in case.name for word in LOCAL) and (case.model or {}).get("source", {}).get("kind") != "python"
@@ -251,10 +251,10 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(failing: tuple[ModelSpec
     [
         pytest.param("busy", "Please reduce your request rate|SLOW_DOWN|SlowDown", marks=pytest.mark.slow),
         pytest.param("broken", "InternalError|internal error", marks=pytest.mark.objects),
-        pytest.param("cut", "out of reach|be reached|refuses", marks=pytest.mark.slow),
+        pytest.param("cut", "out of reach|be reached|refuses", marks=pytest.mark.objects),
         pytest.param("half", "out of reach|be reached|refuses", marks=pytest.mark.objects),
         ("keys", "InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|key is not known"),
-        pytest.param("token", "ExpiredToken|EXPIRED_TOKEN|token has expired", marks=pytest.mark.slow),
+        pytest.param("token", "ExpiredToken|EXPIRED_TOKEN|token has expired", marks=pytest.mark.objects),
     ],
 )
 def test_a_store_that_keeps_failing_is_out_of_reach_and_a_rerun_completes(
