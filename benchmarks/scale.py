@@ -200,9 +200,9 @@ def _run(part: str, place: Path, core: int = 0) -> dict[str, float]:
 def _told(part: Callable[[Path], float], place: Path) -> None:
     import resource
 
-    os.sched_setaffinity(
-        0, {sorted(os.sched_getaffinity(0))[-1]}
-    )  # one thread for all: Delta's and Arrow's own ones, too
+    # One thread for all: Delta's and Arrow's own ones, too.
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    os.sched_setaffinity(0, {cores[int(os.environ.get("ESTEIRA_BENCH_CORE", "0")) % len(cores)]})
     took = part(place)
     print(json.dumps({"seconds": took, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
