@@ -77,14 +77,14 @@ def in_bucket(home: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None
 
 
 QUICK = {"plain", "out_of_range", "latin1_declared"}
-# A few in `make test`, some more in `make test-slow`, all in `make test-objects`: each takes four seconds.
+# A few in `make test`, all in `make test-objects`: each takes four seconds.
 CASES = [
     pytest.param(
         case,
         id=case.name,
-        marks=[] if case.name in QUICK else pytest.mark.slow if number % 12 == 0 else pytest.mark.objects,
+        marks=[] if case.name in QUICK else pytest.mark.objects,
     )
-    for number, case in enumerate(corpora.cases())
+    for case in corpora.cases()
     if not any(word in case.name for word in LOCAL) and (case.model or {}).get("source", {}).get("kind") != "python"
 ]
 
