@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from tests.objects import require_answer
 from tests.ports import free_port
 
 CONTROL = "/_fault"
@@ -29,7 +30,6 @@ ANSWERS = {
     "keys": (403, "InvalidAccessKeyId", "The key is not known."),
     "token": (400, "ExpiredToken", "The provided token has expired."),
 }
-READY_WITHIN = 30  # seconds
 
 
 @dataclass
@@ -148,15 +148,7 @@ def before(target: str) -> Iterator[Faulty]:
     process = subprocess.Popen([sys.executable, "-m", "tests.faulty", str(port), target])
     found = Faulty(f"http://127.0.0.1:{port}")
     try:
-        limit = time.monotonic() + READY_WITHIN
-        while True:
-            try:
-                found.set("")
-                break
-            except httpx.HTTPError:
-                assert process.poll() is None, "the proxy has ended"
-                assert time.monotonic() < limit, f"the proxy does not answer within {READY_WITHIN} s"
-                time.sleep(0.1)
+        require_answer(process, lambda: found.set(""))
         yield found
     finally:
         process.terminate()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -31,22 +31,25 @@ def server() -> Iterator[str]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env={**os.environ, **KEYS}, **quiet)  # type: ignore[call-overload]
     try:
-        limit = time.monotonic() + READY_WITHIN
-        while not _answers(address):
-            assert process.poll() is None, "moto's server has ended"
-            assert time.monotonic() < limit, f"moto's server does not answer within {READY_WITHIN} s"
-            time.sleep(0.1)
+        require_answer(process, lambda: httpx.get(f"{address}/moto-api/", timeout=5).raise_for_status())
         yield address
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/moto-api/", timeout=5).status_code < 500
-    except httpx.HTTPError:
-        return False
+def require_answer(process: subprocess.Popen[bytes], ask: Callable[[], object]) -> None:
+    """Wait until a server that was started answers."""
+    limit = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            ask()
+        except httpx.HTTPError:
+            assert process.poll() is None, f"{process.args} has ended"
+            assert time.monotonic() < limit, f"{process.args} does not answer within {READY_WITHIN} s"
+            time.sleep(0.1)
+        else:
+            return
 
 
 def settings(address: str) -> dict[str, str]:

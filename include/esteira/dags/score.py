@@ -145,7 +145,7 @@ def _scored(spec: ModelSpec) -> None:
 
         *before, last = _spans(spec)
         get_current_context()["name"] = f"shard {number + 1} of {len(every)}"  # type: ignore[typeddict-unknown-key]
-        begun = _begun(spec, before)
+        begun = _begun(spec, before) if spec.score.shards == 1 else []  # of shards the task spans has begun them
         _leave(spec, last, Share(number, len(every)))
         return begun
 
