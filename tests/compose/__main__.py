@@ -29,7 +29,7 @@ from tests.compose.stack import PROJECT, READY_WITHIN, REFUSAL, Stack, copy_proj
 from tests.e2e import browser
 from tests.soak import crashes
 from tests.soak.crashes import Outcome
-from tests.soak.runs import count, prepared, started, undisturbed, write_models
+from tests.soak.runs import RANGE, count, prepared, started, undisturbed, write_models
 
 # In the middle of what it is killed: one of these tasks of a score, and of a check, the first before the others.
 KILLED = {
@@ -39,6 +39,8 @@ KILLED = {
     "redis": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
     "mlflow": (("score", "publish"), ("attempt_1.retrain", "attempt_2.retrain")),
 }
+
+CUT = {f"cut{index}": task for index, task in enumerate(RANGE)}  # sharded models, and where their worker is killed
 
 
 def refuses(stack: Stack) -> None:
@@ -72,18 +74,18 @@ def secrets(stack: Stack) -> None:
 
 
 def build(stack: Stack) -> None:
-    """make image: not root, no compiler, the lock and nothing else, the official entrypoint."""
+    """make image: not root, the lock and nothing else, a compiler for models' trees, the official entrypoint."""
     with stack.step("make image") as notes:
         stack.call("make", "image")
         size = stack.call("docker", "image", "inspect", "--format", "{{.Size}}", "esteira:test").stdout
         notes.append(f"{int(size) / 1e9:.1f} GB")
-    with stack.step("the image: user, compilers, packages, entrypoint") as notes:
+    with stack.step("the image: user, compiler, packages, entrypoint") as notes:
         # The official entrypoint waits for a database first, and says so, unless it is told not to.
         run = ("docker", "run", "--rm", "--network=none", "--env=CONNECTION_CHECK_MAX_COUNT=0", "esteira:test")
         user = stack.call(*run, "bash", "-c", "id -u; id -g; pwd").stdout.split()
         stack.expect(user == ["50000", "0", "/opt/airflow"], f"user, group, folder are {user}")
-        found = stack.call(*run, "bash", "-c", "type -P gcc cc g++ c++ clang make ld; true").stdout
-        stack.expect(not found.strip(), f"compilers are left in the image: {found}")
+        found = stack.call(*run, "bash", "-c", "type -P gcc; type -P g++ c++ clang make; true").stdout.split()
+        stack.expect(found == ["/usr/bin/gcc"], f"compilers in the image: {found}")
         stack.call(*run, "python", "-m", "pip", "check")
         foreign = stack.call(*run, "python", "-c", _AS_LOCKED).stdout
         stack.expect(not foreign.strip(), f"not as in the lock: {foreign}")
@@ -93,7 +95,7 @@ def build(stack: Stack) -> None:
         stack.expect(stack.call(*run, "bash", "-c", "echo yes").stdout.strip() == "yes", "`bash -c` is not bash")
         same = _of_image("esteira:test") == _of_image(_base(stack.folder / "Dockerfile"))
         stack.expect(same, "the image has another entrypoint than the official image")
-        notes.append("50000:0, none, as locked, as the official image's")
+        notes.append("50000:0, gcc alone, as locked, as the official image's")
 
 
 _AS_LOCKED = r"""
@@ -241,17 +243,45 @@ def kills(stack: Stack, victims: Sequence[str]) -> list[Outcome]:
     return outcomes
 
 
+def kills_of_shards(stack: Stack) -> list[Outcome]:
+    """A range of two days in shards on both workers, and the worker of a shard, or of a publishing task, killed."""
+    stack.airflow.wait_for_dags([f"{name}_check" for name in ("cut", *CUT)])
+    with stack.step(f"{len(CUT) + 1} models of three shards: trained, a range undisturbed") as notes:
+        prepared(stack, ["cut", *CUT])
+        wanted = undisturbed(stack, "cut", "range")
+        run = stack.airflow.call("GET", "/dags/cut_score/dagRuns?order_by=-run_after&limit=1")["dag_runs"][0]
+        notes.append(f"on {len(stack.hosts(('cut_score', run['dag_run_id'])))} workers")
+    outcome = Outcome("airflow-worker killed during a range in shards")
+    for name, task in CUT.items():
+        with stack.step(f"{outcome.fault}, at {task}") as notes:
+            run = started(stack, name, "range")
+            _, container = _running(stack, "airflow-worker", run, [task])
+            stack.kill(container)
+            state = stack.ended(run)
+            stack.airflow.until(lambda: stack.healthy("airflow-worker"), 180, "the workers to be well again")
+            count(
+                outcome,
+                wanted,
+                stack.image(name),
+                "" if state == "success" else f"{state}: {stack.airflow.tasks(*run)}",
+            )
+            again = [task for task, tries in stack.tries(*run).items() if tries > 1]
+            notes.append(f"{state}; ran again: {', '.join(again) or 'none'}")
+    stack.wrong += [f"{outcome.fault}: {each}" for each in outcome.examples]
+    return [outcome]
+
+
 def _running(stack: Stack, victim: str, run: tuple[str, str], tasks: Sequence[str]) -> tuple[str, str]:
     """Wait until the first of the tasks runs, or one of them after it has; returns which, and the container to kill."""
     ids = stack.containers(victim)
     while True:
         found = stack.airflow.call("GET", f"/dags/{run[0]}/dagRuns/{run[1]}/taskInstances")["task_instances"]
-        states = {task["task_id"]: task for task in found}
-        wanted = tasks[:1] if states[tasks[0]]["state"] not in ENDED else tasks
-        for name in wanted:
-            host = states[name]["hostname"]
-            if states[name]["state"] == "running" and (victim != "airflow-worker" or host):
-                return name, next(each for each in ids if victim != "airflow-worker" or each.startswith(host))
+        first = [each for each in found if each["task_id"] == tasks[0]]
+        wanted = tasks if first and all(each["state"] in ENDED for each in first) else tasks[:1]
+        for each in found:  # of a mapped task each instance by itself
+            host = each["hostname"]
+            if each["task_id"] in wanted and each["state"] == "running" and (victim != "airflow-worker" or host):
+                return each["task_id"], next(id for id in ids if victim != "airflow-worker" or id.startswith(host))
         assert stack.state(run) not in ENDED, f"{run} ended before {victim} was killed at {tasks}"
         time.sleep(0.02)
 
@@ -267,7 +297,8 @@ def main() -> int:
     place = Path(tempfile.mkdtemp(prefix="esteira-compose-"))
     stack = Stack(place)
     copy_project(stack.folder)
-    write_models(stack.models, ["calm", *(f"killed{index}" for index in range(len(asked.victims)))])
+    names = ["calm", "cut", *CUT, *(f"killed{index}" for index in range(len(asked.victims)))]
+    write_models(stack.models, names)
     outcomes: list[Outcome] = []
     began = time.monotonic()
     try:
@@ -279,9 +310,9 @@ def main() -> int:
         closed(stack, before)
         story(stack)
         looked_at(stack)
-        outcomes = kills(stack, asked.victims)
+        outcomes = kills_of_shards(stack) + kills(stack, asked.victims)
         scale(stack)
-        saved(stack, place, ["calm", *SIMULATED, *(f"killed{index}" for index in range(len(asked.victims)))])
+        saved(stack, place, [*SIMULATED, *names])
         deployed(stack, place)
     except Exception as error:
         stack.wrong.append(f"stopped: {type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -249,11 +249,10 @@ def copied(base: Path, home: Path) -> Path:
 
 
 @contextmanager
-def watched(home: Path, scenario: Scenario) -> Iterator[set[int]]:
-    """Read the predictions of a score all the while, as anybody may; the numbers of rows that were seen: none, and all."""
-    seen: set[int] = set()
+def watched(place: Path) -> Iterator[dict[str, set[int]]]:
+    """Read a table all the while, as anybody may; the numbers of rows that were seen of each day that had any."""
+    seen: dict[str, set[int]] = {}
     ended = threading.Event()
-    place = home / "lake" / "predictions" / "sales"
 
     def read() -> None:
         from deltalake import DeltaTable
@@ -261,18 +260,24 @@ def watched(home: Path, scenario: Scenario) -> Iterator[set[int]]:
 
         while not ended.is_set():
             with suppress(TableNotFoundError):  # not made yet
-                seen.add(len(DeltaTable(place).to_pyarrow_table(columns=["day"])))
+                table = DeltaTable(place).to_pyarrow_table(columns=["day"])
+                for each in table["day"].value_counts().to_pylist():
+                    seen.setdefault(str(each["values"]), set()).add(each["counts"])
             ended.wait(0.02)
 
     reader = threading.Thread(target=read, daemon=True)
-    if scenario.name == "score":
-        reader.start()
+    reader.start()
     try:
         yield seen
     finally:
         ended.set()
-        if reader.ident:
-            reader.join(LIMIT)
+        reader.join(LIMIT)
+
+
+def parts_of_days(seen: dict[str, set[int]]) -> str:
+    """What a reader saw that nobody may see: a day of which there were once fewer rows than at another time."""
+    torn = {day: sorted(numbers) for day, numbers in seen.items() if len(numbers) > 1}
+    return f"a reader saw parts of days, rows by day: {torn}" if torn else ""
 
 
 def trial(
@@ -284,12 +289,13 @@ def trial(
         base, number = scenario.before(*armed)
         armed = armed[0], number
     home = copied(base, scenario.base.parent / f"trial-{slot}")
-    with watched(home, scenario) as seen:
+    polled = watched(home / "lake" / "predictions" / "sales") if scenario.name == "score" else nullcontext({})
+    with polled as seen:
         code, _ = in_a_process(context, home, victim.live, scenario.name, armed, kill_after=after)
         killed = code == -signal.SIGKILL
         again, _ = in_a_process(context, home, victim.live, scenario.name, None)
-    if len(seen) > 2:
-        return killed, 0, 0, [f"a reader saw a part of a day: {sorted(seen)} rows of predictions"]
+    if torn := parts_of_days(seen):
+        return killed, 0, 0, [torn]
     if again != 0:
         return killed, 1, 0, [f"the run after it failed ({again}): {(home / 'output.txt').read_text()[-1500:]}"]
     got = in_a_process(context, home, image, "sales", home)[1]

@@ -25,7 +25,7 @@ from ops.layout import BIN, Stack
 from tests.ports import free_port
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import CHECK, QUICK, SCORE, Runs, count, prepared, started, undisturbed, write_models
+from tests.soak.runs import CHECK, QUICK, RANGE, SCORE, Runs, count, prepared, started, undisturbed, write_models
 
 VICTIMS = ("task", "worker", "scheduler", "api-server")
 SIZE = "96m"  # of the lake's own file system
@@ -246,11 +246,14 @@ def trials(place: Path, times: int) -> list[Outcome]:
     kills = [(victim, number) for number in range(times) for victim in VICTIMS]
     killed = [f"killed{index}" for index in range(len(kills))]
     out = [f"outage{index}" for index in range(len(OUTAGES))]
-    live = Live(place, ["calm", "hopeless", *killed, *out])
+    cuts = [(victim, task) for _ in range(times) for victim in ("task", "worker") for task in RANGE]
+    cut = [f"cut{index}" for index in range(len(cuts))]
+    live = Live(place, ["calm", "cut", "hopeless", *killed, *cut, *out])
     try:
-        prepared(live, ["calm", "hopeless", *killed, *out])
+        prepared(live, ["calm", "cut", "hopeless", *killed, *cut, *out])
         wanted = [undisturbed(live, "calm", kind) for kind in ("score", "check")]
         rows = _kills(live, dict(zip(killed, kills, strict=True)), wanted)
+        rows += _kills_of_shards(live, dict(zip(cut, cuts, strict=True)), undisturbed(live, "cut", "range"))
         rows += [
             row for name, outage in zip(out, OUTAGES, strict=True) for row in _outage(live, name, outage, wanted[0])
         ]
@@ -274,6 +277,21 @@ def _kills(live: Live, chosen: dict[str, tuple[str, int]], wanted: Sequence[Imag
             print(f"{outcome.fault}, at {at}: {state} {time.monotonic() - began:.0f} s later", flush=True)
             wrong = "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}"
             count(outcome, image, live.image(name), wrong)
+    return list(rows.values())
+
+
+def _kills_of_shards(live: Live, chosen: dict[str, tuple[str, str]], wanted: Image) -> list[Outcome]:
+    """A range of two days in shards, whose tasks are killed while a reader polls."""
+    rows: dict[str, Outcome] = {}
+    for name, (victim, task) in chosen.items():
+        outcome = rows.setdefault(victim, Outcome(f"live: the {victim} killed during a range in shards"))
+        with crashes.watched(live.lake / "predictions" / name) as seen:
+            run = started(live, name, "range")
+            at = kill(live, victim, run, [task], 0)
+            state = live.ended(run)
+        print(f"{outcome.fault}, at {at}: {state}", flush=True)
+        wrong = "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}"
+        count(outcome, wanted, live.image(name), wrong, crashes.parts_of_days(seen))
     return list(rows.values())
 
 

@@ -19,6 +19,7 @@ CHANGE = models.AS_OF + timedelta(days=8)
 LAST = CHANGE + timedelta(days=14)
 DAY = LAST + timedelta(days=1)
 BYSTANDERS = models.YAML + "score: {{schedule: null}}\n"
+SHARDED = models.YAML + "score: {{schedule: null, shards: 3}}\n"
 # A dead worker is noticed within seconds, not within Airflow's five minutes.
 QUICK = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
@@ -26,6 +27,8 @@ QUICK = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
 }
 SCORE = ("score", "publish")
+# Of the sharded models, whose names begin with `cut`: a range of two days, of which the first is published by itself.
+RANGE = ("score", "earlier.score_span", "earlier.publish_span", "publish")
 CHECK = ("labels", "measure", "attempt_1.retrain", "attempt_2.retrain", "commit_notebook", "promote", "rescore")
 LIMIT = 420  # seconds that no run may take, with its retries
 
@@ -87,25 +90,30 @@ def write_models(folder: Path, names: Sequence[str]) -> None:
     """Write models that are alike but for their names; the world of `hopeless` turns to noise, that of the others changes."""
     for name in names:
         world = {"noise": str(CHANGE)} if name == "hopeless" else {"change": str(CHANGE)}
-        models.write(folder, name, yaml=BYSTANDERS, **world)
+        models.write(folder, name, yaml=SHARDED if name.startswith("cut") else BYSTANDERS, **world)
 
 
 def prepared(site: Runs, names: Sequence[str]) -> None:
-    """Train every model, and score its days up to the check's."""
-    for kind, conf in (
-        ("train", {"day": models.AS_OF}),
-        ("score", {"day": models.AS_OF + timedelta(days=1), "last_day": LAST, "check": False}),
+    """Train every model, and score its days up to the check's; those of shards are not checked."""
+    checked = [name for name in names if not name.startswith("cut")]
+    for kind, which, conf in (
+        ("train", names, {"day": models.AS_OF}),
+        ("score", checked, {"day": models.AS_OF + timedelta(days=1), "last_day": LAST, "check": False}),
     ):
-        for some in (names[index : index + 4] for index in range(0, len(names), 4)):
+        for some in (which[index : index + 4] for index in range(0, len(which), 4)):
             runs = [site.start(kind, name, **conf) for name in some]
             for run in runs:
                 assert site.ended(run) == "success", (run, site.airflow.tasks(*run))
 
 
 def started(site: Runs, name: str, kind: str) -> tuple[str, str]:
-    """Start the score, or the check, that is disturbed."""
-    conf: dict[str, object] = {"day": DAY, "check": False} if kind == "score" else {"day": LAST}
-    return site.start(kind, name, **conf)
+    """Start the score, the range of two days, or the check, that is disturbed."""
+    asked: dict[str, dict[str, object]] = {
+        "score": {"day": DAY, "check": False},
+        "range": {"day": DAY, "last_day": DAY + timedelta(days=1), "check": False},
+        "check": {"day": LAST},
+    }
+    return site.start("score" if kind == "range" else kind, name, **asked[kind])
 
 
 def undisturbed(site: Runs, name: str, kind: str) -> Image:
