@@ -19,7 +19,7 @@ from esteira.learning.compiled import CantCompile
 from esteira.lifecycle.events import Registered
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, engines
-from esteira.store import lake, ledger, runs
+from esteira.store import copies, lake, ledger, runs
 from esteira.store.lineage import DaysSeen
 
 from tests import models
@@ -134,6 +134,18 @@ def test_a_library_that_was_not_registered_is_never_loaded(
 
     monkeypatch.setattr(compiled, "loaded", loaded)
     scores_by_scikit_learn(spec, "is not the one that was registered", caplog)
+
+
+def test_a_copy_of_a_library_that_was_changed_is_read_again(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
+    spec = trained(own=True, yaml=COMPILED)
+    sha256 = engine(spec).compiled
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    content = copies.read(f"{sha256}.zip")
+    assert content is not None
+    copies.keep(f"{sha256}.zip", content + b"\0")
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert copies.read(f"{sha256}.zip") == content
+    assert not caplog.text
 
 
 def test_a_library_that_is_gone_costs_time_only(

@@ -7,6 +7,7 @@ import errno
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from esteira.__main__ import main
 from esteira.errors import NoChampion, OutOfReach
 from esteira.outages import is_outage
 from esteira.spec import ModelSpec
-from esteira.store import lake, runs
+from esteira.store import lake, places, runs
 
 from tests import models
 from tests.models import AS_OF, FIRST, score_days
@@ -187,3 +188,36 @@ def test_an_attempt_that_meets_an_outage_is_no_attempt_that_failed(
     checked = steps.check(spec, day, keep_notebook=False)
     assert checked.promoted == 2
     assert checked.outcomes[-1].value == "recovers"
+
+
+SCORED = f"""
+import sys
+from datetime import date
+from esteira import steps
+from esteira.spec import find
+spec = find("sales")
+print(steps.score_from_source(spec, [date.fromisoformat("{NEXT}")], "r"))
+print("mlflow" in sys.modules)
+"""
+
+
+def _in_a_process() -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", SCORED], capture_output=True, text=True, timeout=120)
+
+
+def test_a_day_is_scored_without_mlflow_from_the_copy_of_its_model(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained(own=True)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    steps.score_from_source(spec, [FIRST], "r")  # this machine has read the model once
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert _in_a_process().stdout.splitlines() == ["72 rows read = 72 published + 0 in quarantine", "False"]
+        for path in (places.home() / "copies").glob("*.skops"):
+            path.write_bytes(path.read_bytes() + b"changed")
+        failed = _in_a_process()
+        assert failed.returncode
+        assert "127.0.0.1" in failed.stderr, "a copy that is not as it was is not loaded, and MLflow is asked"
+    again = _in_a_process()
+    assert again.stdout.splitlines() == ["72 rows read = 72 published + 0 in quarantine", "True"], again.stderr

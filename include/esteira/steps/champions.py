@@ -72,9 +72,15 @@ def load_version(spec: ModelSpec, version: int) -> Model:
 
 
 def load_scorer(spec: ModelSpec, version: int) -> Model:
-    """The model of a version, to score with: by its compiled trees where it has some."""
-    model, known = load_version(spec, version), ledger.registered(spec, version)
-    return engines.by_engine(spec, known.by, model, known.compiled) if known else model
+    """The model of a version, to score with: by its compiled trees where it has some.
+
+    The ledger says of which run it is: where this machine has a copy of its file, MLflow is not asked, which may be down.
+    """
+    known = ledger.registered(spec, version)
+    if known is None or not known.sha256:
+        return load_version(spec, version)
+    model = runs.load(spec, known.by, version, known.sha256)
+    return engines.by_engine(spec, known.by, model, known.compiled)
 
 
 def load_judges(spec: ModelSpec, version: int) -> tuple[Model, ...]:

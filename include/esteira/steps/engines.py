@@ -15,7 +15,7 @@ from esteira.learning import compiled
 from esteira.learning.compiled import CantCompile
 from esteira.learning.pipelines import Model, design
 from esteira.spec import ModelSpec
-from esteira.store import lake, runs
+from esteira.store import copies, lake, runs
 from esteira.store.lineage import DataVersions, DaysSeen
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def by_engine(spec: ModelSpec, run_id: str, model: Model, sha256: str) -> Model:
     """The model with its libraries in the place of its pipelines, if these are the ones that were registered; else as it is."""
     if not sha256 or spec.score.engine == "sklearn":
         return model
-    content = runs.kept(run_id, _name(sha256))
+    content = _kept(run_id, sha256)
     why = "is gone" if content is None else "is not the one that was registered"
     if content is not None and hashlib.sha256(content).hexdigest() == sha256:
         try:
@@ -107,6 +107,18 @@ def by_engine(spec: ModelSpec, run_id: str, model: Model, sha256: str) -> Model:
         why,
     )
     return model
+
+
+def _kept(run_id: str, sha256: str) -> bytes | None:
+    """The libraries that a run kept: from the copy on this machine, where there is one."""
+    name = f"{sha256}.zip"
+    content = copies.read(name)
+    if content is not None and hashlib.sha256(content).hexdigest() == sha256:
+        return content
+    content = runs.kept(run_id, _name(sha256))
+    if content is not None and hashlib.sha256(content).hexdigest() == sha256:
+        copies.keep(name, content)
+    return content
 
 
 def _name(sha256: str) -> str:

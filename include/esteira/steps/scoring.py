@@ -50,7 +50,6 @@ def score(
 def choose(spec: ModelSpec, days: list[date], run: str, version: int | None, *, by: str, champion: bool) -> None:
     """Say in the ledger which version was chosen by hand for the days, or that none is any more; see score()."""
     lake.require_all(spec.name)
-    champions.repair_aliases(spec)
     ledger.settle(spec)
     if version:
         require_usable(spec, version)  # before it is chosen for good

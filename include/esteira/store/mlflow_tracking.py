@@ -1,4 +1,4 @@
-"""Runs, versions and aliases in MLflow."""
+"""Runs, versions and aliases in MLflow, which is imported where it is needed: a day is scored without it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import mlflow
 import pandas as pd
 import psutil
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
 
 from esteira.data import skip_instance_metadata
 from esteira.errors import EsteiraError, UnknownVersion
@@ -30,10 +25,16 @@ from esteira.learning.drift import Profile
 from esteira.learning.pipelines import Model, design
 from esteira.settings import settings
 from esteira.spec import ModelSpec
-from esteira.store import model_files, places
+from esteira.store import copies, places
 from esteira.store.lineage import described
-from esteira.store.model_files import ALLOWED_TYPES
 from esteira.store.tracking import Run, Version
+
+if TYPE_CHECKING:
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+T = TypeVar("T")
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 SAME_START = 2  # seconds by which a clock that is set may move the time at which a process started
@@ -65,6 +66,8 @@ def _running_server(home: Path) -> str:
 
 def client() -> MlflowClient:
     """A client of the tracking server."""
+    import mlflow
+
     skip_instance_metadata()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -81,7 +84,7 @@ def client() -> MlflowClient:
         _require_database(Path(uri().removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri())
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # warns of pip's own version at each model
-    return MlflowClient()
+    return mlflow.MlflowClient()
 
 
 def _require_database(path: Path) -> None:
@@ -103,6 +106,8 @@ def _require_database(path: Path) -> None:
 
 def experiment(spec: ModelSpec) -> str:
     """The id of the model's experiment, made if need be."""
+    from mlflow.exceptions import MlflowException
+
     api = client()
     found = api.get_experiment_by_name(spec.name)
     if found is not None and found.lifecycle_stage == "deleted":
@@ -124,6 +129,9 @@ def experiment(spec: ModelSpec) -> str:
 
 
 def _signature(spec: ModelSpec, model: Model, matrix: pd.DataFrame) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
     def kind(name: str) -> str:
         return "double" if pd.api.types.is_numeric_dtype(matrix[name]) else "string"
 
@@ -137,6 +145,18 @@ def unknown(name: str, version: int) -> UnknownVersion:
         f"model {name} has no version {version}; see `esteira status {name}`. If it was deleted in MLflow, restore it there, go to "
         f"another one (`esteira rollback {name} --to …`), or train anew"
     )
+
+
+def _found(call: Callable[[], T]) -> T | None:
+    """What a call of MLflow's returns; None where what it asks for does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 class MlflowTracking:
@@ -208,6 +228,10 @@ class MlflowTracking:
 
     def log_model(self, spec: ModelSpec, run_id: str, model: Model, example: pd.DataFrame, profile: Profile) -> None:
         """Keep the model (skops) with its signature."""
+        import mlflow
+
+        from esteira.store.model_files import ALLOWED_TYPES
+
         matrix = design(spec, example, model.columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hints of MLflow's about its own formats
@@ -241,23 +265,34 @@ class MlflowTracking:
         return found
 
     def load(self, run_id: str, digest: str) -> Model | None:
-        """The model, if its file has the digest."""
+        """The model, if its file has the digest: from the copy on this machine, where there is one."""
+        if digest and (model := _from_copy(digest)) is not None:
+            return model
+        from esteira.store import model_files
+
         tags = client().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             path = _model_file(tags["model_uri"], folder)
-            if digest and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            content = path.read_bytes() if digest else b""
+            if digest and _sha256(content) != digest:
                 return None
-            pipeline = model_files.load(path)
-        return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]))
+            model = _model(model_files.load(path), tags)
+        if digest:
+            about = json.dumps({name: tags[name] for name in ("classes", "trained_through")})
+            copies.keep(f"{digest}.json", about.encode())
+            copies.keep(f"{digest}.skops", content)
+        return model
 
     def digest(self, run_id: str) -> str:
         """The SHA-256 of the model's file."""
         with tempfile.TemporaryDirectory() as folder:
             path = _model_file(client().get_run(run_id).data.tags["model_uri"], folder)
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return _sha256(path.read_bytes())
 
     def register(self, spec: ModelSpec, run_id: str) -> int:
         """Register a run's model with the run's lineage."""
+        from mlflow.exceptions import MlflowException
+
         api = client()
         tags = api.get_run(run_id).data.tags
         try:
@@ -278,33 +313,23 @@ class MlflowTracking:
 
     def run_of(self, model: str, version: int) -> str:
         """The run of a version."""
-        try:
-            return str(client().get_model_version(model, str(version)).run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise unknown(model, version) from None
+        found = _found(lambda: client().get_model_version(model, str(version)))
+        if found is None:
+            raise unknown(model, version)
+        return str(found.run_id)
 
     def aliases(self, spec: ModelSpec) -> dict[str, int]:
         """The model's aliases."""
-        try:
-            return {name: int(version) for name, version in client().get_registered_model(spec.name).aliases.items()}
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return {}
+        found = _found(lambda: client().get_registered_model(spec.name))
+        return {name: int(version) for name, version in found.aliases.items()} if found else {}
 
     def set_alias(self, spec: ModelSpec, name: str, version: int | None) -> None:
         """Point an alias at a version, or remove it."""
         if version is None:
             client().delete_registered_model_alias(spec.name, name)
             return
-        try:
-            client().set_registered_model_alias(spec.name, name, str(version))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise unknown(spec.name, version) from None
+        self.run_of(spec.name, version)  # there must be one
+        client().set_registered_model_alias(spec.name, name, str(version))
 
     def link(self, spec: ModelSpec, run_id: str) -> str:
         """By ESTEIRA_MLFLOW_URL, else the tracking server's own pages; a database file has none."""
@@ -319,4 +344,26 @@ def _run(found: mlflow.entities.Run) -> Run:
 
 
 def _model_file(model_uri: str, folder: str) -> Path:
+    import mlflow
+
     return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)) / "model.skops"
+
+
+def _from_copy(digest: str) -> Model | None:
+    from esteira.store import model_files
+
+    content, about = copies.read(f"{digest}.skops"), copies.read(f"{digest}.json")
+    if content is None or about is None or _sha256(content) != digest:
+        return None
+    try:
+        return _model(model_files.loads(content), json.loads(about))
+    except (ValueError, KeyError, TypeError):  # what was written beside it is no such text
+        return None
+
+
+def _model(pipeline: Any, tags: Mapping[str, str]) -> Model:
+    return Model(pipeline, tuple(json.loads(tags["classes"])), date.fromisoformat(tags["trained_through"]))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

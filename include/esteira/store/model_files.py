@@ -38,10 +38,15 @@ def load(path: Path) -> Any:
         raise ModelRefused(
             f"{path.name} is not in the model's folder: only models in the skops format are loaded; log it again"
         )
+    return loads(path.read_bytes())
+
+
+def loads(content: bytes) -> Any:
+    """The same of a file's content."""
     try:
-        return skops.io.load(path, trusted=list(ALLOWED_TYPES))  # it looks at every type before it makes anything
+        return skops.io.loads(content, trusted=list(ALLOWED_TYPES))  # it looks at every type before it makes anything
     except UntrustedTypesFoundException as error:
-        foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(ALLOWED_TYPES))
+        foreign = sorted(set(skops.io.get_untrusted_types(data=content)) - set(ALLOWED_TYPES))
         raise ModelRefused(
             f"the model file holds types that are not allowed: {', '.join(foreign)}; allowed beside scikit-learn's own: "
             f"{', '.join(ALLOWED_TYPES)}. If it is yours and safe, add the type to store/model_files.py's ALLOWED_TYPES"
