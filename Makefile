@@ -14,7 +14,7 @@ LOCKS := requirements.txt requirements-dev.txt
 # With it every start of Python would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-objects test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
+.PHONY: help setup demo up down test test-quick test-slow test-dags test-live test-objects test-year test-compose lint audit format lock bench-parse bench-day bench-scale bench-loop bench-start soak simulate simulate-broken \
 	secrets image scan deploy first-day backup restore mails screenshots bench-alternatives bench-web clean
 
 help: ## Show this help
@@ -57,9 +57,12 @@ test-live: $(READY) ## Run the tests with a live Airflow and a browser
 test-quick: $(READY) ## Run the tests that need no live Airflow and are quick
 	@$(BIN)/python -m pytest -m "not live and not slow and not objects" -n 2 --dist worksteal --durations=15
 
-test-slow: $(READY) ## Run the slow tests: the whole corpus by DAG, replays, a year of real data live, every command of the docs
+test-slow: $(READY) ## Run the slow tests: the whole corpus by DAG, replays, real data live, every command of the docs
 	@$(BIN)/python -m pytest -m "slow and not live and not objects" -n 2 --dist worksteal --durations=15
-	@$(BIN)/python -m pytest -m "slow and live" --durations=15
+	@$(BIN)/python -m pytest -m "slow and live and not year" --durations=15
+
+test-year: $(READY) ## Run a year of real data on a live Airflow: bike_demand, day by day and by month (5 minutes)
+	@$(BIN)/python -m pytest -m year
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests
 	@$(BIN)/python -m pytest tests/dags/test_integrity.py

@@ -307,6 +307,7 @@ def test_shards_of_a_day_and_months_of_a_range_are_tasks_by_themselves(airflow: 
 
 
 @pytest.mark.slow
+@pytest.mark.year
 def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None:
     """Real data with real drift: a week day by day, the rest of a year by range, checked as it goes."""
     model = spec.find("bike_demand")

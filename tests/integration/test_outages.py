@@ -205,16 +205,14 @@ def _in_a_process() -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", SCORED], capture_output=True, text=True, timeout=120)
 
 
-def test_a_day_is_scored_without_mlflow_from_the_copy_of_its_model(
-    trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_day_is_scored_without_mlflow_from_the_copy_of_its_model(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trained(own=True)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     steps.score_from_source(spec, [FIRST], "r")  # this machine has read the model once
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         assert _in_a_process().stdout.splitlines() == ["72 rows read = 72 published + 0 in quarantine", "False"]
-        for path in (places.home() / "copies").glob("*.skops"):
+        for path in (places.home() / "cache" / "models").glob("*.skops"):
             path.write_bytes(path.read_bytes() + b"changed")
         failed = _in_a_process()
         assert failed.returncode

@@ -254,9 +254,7 @@ def trials(place: Path, times: int) -> list[Outcome]:
         wanted = [undisturbed(live, "calm", kind) for kind in ("score", "check")]
         rows = _kills(live, dict(zip(killed, kills, strict=True)), wanted)
         rows += _kills_of_shards(live, dict(zip(cut, cuts, strict=True)), undisturbed(live, "cut", "range"))
-        rows += [
-            row for name, outage in zip(out, OUTAGES, strict=True) for row in _outage(live, name, outage, wanted[0])
-        ]
+        rows += [row for name, outage in zip(out, OUTAGES, strict=True) for row in _outage(live, name, outage, wanted)]
         return [*rows, _no_mail_server(live)]
     finally:
         live.down()
@@ -295,7 +293,7 @@ def _kills_of_shards(live: Live, chosen: dict[str, tuple[str, str]], wanted: Ima
     return list(rows.values())
 
 
-def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome]:
+def _outage(live: Live, name: str, what: str, wanted: Sequence[Image]) -> Iterator[Outcome]:
     taken_away, words = OUTAGES[what]
     if taken_away in NEEDS_MOUNT and not live.mounted:
         print(f"live: {what}: not tried, this machine does not let us mount a file system", flush=True)
@@ -310,19 +308,20 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
             meanwhile.enter_context(taken_away(live))
         time.sleep(12)
     state = live.ended(run)
-    count(outcome, wanted, live.image(name), "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}")
+    count(outcome, wanted[0], live.image(name), "" if state == "success" else f"{state}: {live.airflow.tasks(*run)}")
     print(f"{outcome.fault}: {state}", flush=True)
     yield outcome
     if not words:
         return
     # It lasts: the run fails in bounded time, its mail names the cause, and cleared afterwards it ends well.
-    outcome = Outcome(f"live: {what} until the run has failed")
+    kind = "check" if "MLflow" in what else "score"  # a score has a copy of its model, and does not ask for MLflow
+    outcome = Outcome(f"live: {what} until a {kind} has failed")
     began = time.monotonic()
     with taken_away(live):
-        run = started(live, name, "score")
+        run = started(live, name, kind)
         failed = live.ended(run)
         seconds = time.monotonic() - began
-        told = any(words in _flat(mail) for mail in live.mails(f"{name}_score", run[1][:30]))
+        told = any(words in _flat(mail) for mail in live.mails(f"{name}_{kind}", run[1][:30]))
     state = live.again(run)
     wrong = [
         "" if failed == "failed" else f"it ended in {failed} while {what}",
@@ -333,7 +332,7 @@ def _outage(live: Live, name: str, what: str, wanted: Image) -> Iterator[Outcome
     # The failure itself is told in a mail and, where that could be written, in the ledger.
     got["ledger"] = Counter({row: count for row, count in got["ledger"].items() if ":failed/" not in row})
     got["mails"] = Counter({mail: count for mail, count in got["mails"].items() if "failed" not in mail})
-    count(outcome, wanted, got, *wrong)
+    count(outcome, wanted[kind == "check"], got, *wrong)
     print(f"{outcome.fault}: failed after {seconds:.0f} s, {state} when it was cleared", flush=True)
     yield outcome
 

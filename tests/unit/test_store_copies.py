@@ -14,15 +14,15 @@ def test_a_copy_is_read_until_nobody_has_read_it_for_long(home: Path) -> None:
     copies.keep("read", b"2")
     long_ago = time.time() - copies.UNUSED - 60
     for name in ("old", "read"):
-        os.utime(home / "copies" / name, (long_ago, long_ago))
+        os.utime(home / "cache" / "models" / name, (long_ago, long_ago))
     assert copies.read("read") == b"2"
     copies.keep("new", b"3")
     assert [copies.read(name) for name in ("old", "read", "new")] == [None, b"2", b"3"]
-    assert sorted(path.name for path in (home / "copies").iterdir()) == ["new", "read"]
-    assert (home / "copies").stat().st_mode & 0o077 == 0
+    assert sorted(path.name for path in (home / "cache" / "models").iterdir()) == ["new", "read"]
+    assert (home / "cache" / "models").stat().st_mode & 0o077 == 0
 
 
 def test_a_copy_that_can_not_be_kept_is_no_fault(home: Path) -> None:
-    (home / "copies").write_text("a file in its place")
+    (home / "cache").write_text("a file in its place")
     copies.keep("name", b"1")
     assert copies.read("name") is None

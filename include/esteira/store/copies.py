@@ -35,7 +35,7 @@ def keep(name: str, content: bytes) -> None:
     """Keep a copy, whole or not at all, and remove those that nobody has read for long."""
     try:
         places.make_home()
-        _folder().mkdir(mode=0o700, exist_ok=True)
+        _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=_folder(), delete=False) as file:
             file.write(content)
         Path(file.name).replace(_folder() / name)
@@ -52,4 +52,4 @@ def _remove_unused() -> None:
 
 
 def _folder() -> Path:
-    return places.home() / "copies"
+    return places.home() / "cache" / "models"
