@@ -251,12 +251,17 @@ def _preparation(pipeline: Any) -> Callable[[pd.DataFrame], Prepared]:
     def prepared(matrix: pd.DataFrame) -> Prepared:
         made = [part(matrix) for part in parts]
         whole = made[0] if len(made) == 1 else np.hstack(made)
-        left = (np.abs(whole) > LARGE).any(axis=1)
+        left = _any_of_row(np.abs(whole) > LARGE)
         whole = whole if kept is None else whole[:, kept]
         whole = np.ascontiguousarray(whole.astype(np.float32) if single else whole, dtype="float64")
-        return whole, left | (whole.view(np.int32)[:, LOW::2] == MISSING).any(axis=1)
+        return whole, left | _any_of_row(whole.view(np.int32)[:, LOW::2] == MISSING)
 
     return prepared
+
+
+def _any_of_row(found: Array) -> Array:
+    """Which rows have any: as nearly always none has, the rows are looked at only then."""
+    return found.any(axis=1) if found.any() else np.zeros(len(found), dtype=bool)
 
 
 def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame], Array]:
@@ -269,9 +274,10 @@ def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame
 
     def numbers(matrix: pd.DataFrame) -> Array:
         values = matrix[list(columns)].to_numpy(dtype="float64", na_value=np.nan)
-        values = np.where(np.isnan(values), filled, values)
+        missing = np.isnan(values)
+        values = np.where(missing, filled, values) if missing.any() else values
         if scaler is not None:
-            values -= scaler.mean_
+            values = values - scaler.mean_
             values /= scaler.scale_
         return values
 

@@ -29,10 +29,17 @@ def digests(rows: pd.DataFrame, names: list[str], by: str = FIRST) -> Digests:
 
 def among(values: Digests, known: Digests) -> Flags:
     """Which values are known; `known` is in order."""
+    return placed(values, known)[1]
+
+
+def placed(values: Digests, known: Digests) -> tuple[Array, Flags]:
+    """Where each value is in `known`, which is in order, and whether it is there at all."""
     if not len(known):
-        return np.zeros(len(values), dtype=bool)
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.asarray(known[at] == values)
+        return np.zeros(len(values), dtype="int64"), np.zeros(len(values), dtype=bool)
+    order = np.argsort(values)  # looked for in order, they are found in half the time
+    at = np.empty(len(values), dtype="int64")
+    at[order] = np.minimum(np.searchsorted(known, values[order]), len(known) - 1)
+    return at, np.asarray(known[at] == values)
 
 
 def sampled(found: Digests, share: Any) -> Flags:

@@ -271,10 +271,9 @@ class _Before:
         """The predictions with `replaces`: the version whose prediction of the row each takes the place of, if it is another."""
         if not len(self.digests):
             return predictions.assign(replaces=pd.Series(pd.NA, index=predictions.index, dtype="Int64"))
-        found = keys.digests(predictions, self.names)
-        had = keys.among(found, self.digests)
+        at, had = keys.placed(keys.digests(predictions, self.names), self.digests)
         replaced = np.zeros(len(predictions), dtype="int64")
-        version, replaces = self.told[np.searchsorted(self.digests, found[had])].T
+        version, replaces = self.told[at[had]].T
         # The same version again, as a retry does, replaces what that version did.
         replaced[had] = np.where(version == predictions["version"].to_numpy()[had], replaces, version)
         values = pd.Series(replaced, predictions.index, dtype="Int64")

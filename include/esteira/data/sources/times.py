@@ -37,8 +37,9 @@ def _parsed(spec: ModelSpec, given: pd.Series) -> pd.Series:
     form = spec.time.format or "ISO8601"
     if given.dtype == object:  # a file's dates among text: each as it is written
         given = given.map(str, na_action="ignore")
+    has_times = pd.api.types.is_datetime64_any_dtype(given)  # among these none is looked for that is there twice
     try:
-        return pd.to_datetime(given, format=form, errors="coerce")
+        return pd.to_datetime(given, format=form, errors="coerce", cache=not has_times)
     except ValueError:  # offsets that differ, as they do over a year with summer time
         moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
     zoned = moments.isna() | given.astype("str").str.contains(OFFSET).fillna(False).astype(bool)
