@@ -29,7 +29,7 @@ from tests.compose.stack import PROJECT, READY_WITHIN, REFUSAL, Stack, copy_proj
 from tests.e2e import browser
 from tests.soak import crashes
 from tests.soak.crashes import Outcome
-from tests.soak.runs import RANGE, count, prepared, started, undisturbed, write_models
+from tests.soak.runs import RANGE, UNCUT, count, prepared, started, undisturbed, write_models
 
 # In the middle of what it is killed: one of these tasks of a score, and of a check, the first before the others.
 KILLED = {
@@ -183,7 +183,7 @@ def story(stack: Stack) -> None:
     stack.expect(worked >= workers and len(workers) == 2, f"not both workers worked: {worked} of {workers}")
     with stack.step("the warning is in the mail catcher") as notes:
         mails = stack.compose("exec", "-T", "mail", "ls", "/mail").stdout.split("\n")
-        warnings = [mail for mail in mails if "queue_time" in mail and "out-of-range" in mail and mail.endswith(".eml")]
+        warnings = [mail for mail in mails if "queue_time" in mail and "did-not-help" in mail and mail.endswith(".eml")]
         stack.expect(len(warnings) == 1, f"not one warning but {mails}")
         notes += warnings
     with stack.step("make first-day, as README says"):
@@ -245,12 +245,12 @@ def kills(stack: Stack, victims: Sequence[str]) -> list[Outcome]:
 
 def kills_of_shards(stack: Stack) -> list[Outcome]:
     """A range of two days in shards on both workers, and the worker of a shard, or of a publishing task, killed."""
-    stack.airflow.wait_for_dags([f"{name}_check" for name in ("cut", *CUT)])
+    stack.airflow.wait_for_dags([f"{name}_check" for name in (UNCUT, *CUT)])
     with stack.step(f"{len(CUT) + 1} models of three shards: trained, a range undisturbed") as notes:
-        prepared(stack, ["cut", *CUT])
-        wanted = undisturbed(stack, "cut", "range")
-        run = stack.airflow.call("GET", "/dags/cut_score/dagRuns?order_by=-run_after&limit=1")["dag_runs"][0]
-        notes.append(f"on {len(stack.hosts(('cut_score', run['dag_run_id'])))} workers")
+        prepared(stack, [UNCUT, *CUT])
+        wanted = undisturbed(stack, UNCUT, "range")
+        run = stack.airflow.call("GET", f"/dags/{UNCUT}_score/dagRuns?order_by=-run_after&limit=1")["dag_runs"][0]
+        notes.append(f"on {len(stack.hosts((run['dag_id'], run['dag_run_id'])))} workers")
     outcome = Outcome("airflow-worker killed during a range in shards")
     for name, task in CUT.items():
         with stack.step(f"{outcome.fault}, at {task}") as notes:
@@ -297,7 +297,7 @@ def main() -> int:
     place = Path(tempfile.mkdtemp(prefix="esteira-compose-"))
     stack = Stack(place)
     copy_project(stack.folder)
-    names = ["calm", "cut", *CUT, *(f"killed{index}" for index in range(len(asked.victims)))]
+    names = ["calm", UNCUT, *CUT, *(f"killed{index}" for index in range(len(asked.victims)))]
     write_models(stack.models, names)
     outcomes: list[Outcome] = []
     began = time.monotonic()

@@ -25,7 +25,7 @@ from ops.layout import BIN, Stack
 from tests.ports import free_port
 from tests.soak import crashes
 from tests.soak.crashes import Image, Outcome
-from tests.soak.runs import CHECK, QUICK, RANGE, SCORE, Runs, count, prepared, started, undisturbed, write_models
+from tests.soak.runs import CHECK, QUICK, RANGE, SCORE, UNCUT, Runs, count, prepared, started, undisturbed, write_models
 
 VICTIMS = ("task", "worker", "scheduler", "api-server")
 SIZE = "96m"  # of the lake's own file system
@@ -248,12 +248,12 @@ def trials(place: Path, times: int) -> list[Outcome]:
     out = [f"outage{index}" for index in range(len(OUTAGES))]
     cuts = [(victim, task) for _ in range(times) for victim in ("task", "worker") for task in RANGE]
     cut = [f"cut{index}" for index in range(len(cuts))]
-    live = Live(place, ["calm", "cut", "hopeless", *killed, *cut, *out])
+    live = Live(place, ["calm", UNCUT, "hopeless", *killed, *cut, *out])
     try:
-        prepared(live, ["calm", "cut", "hopeless", *killed, *cut, *out])
+        prepared(live, ["calm", UNCUT, "hopeless", *killed, *cut, *out])
         wanted = [undisturbed(live, "calm", kind) for kind in ("score", "check")]
         rows = _kills(live, dict(zip(killed, kills, strict=True)), wanted)
-        rows += _kills_of_shards(live, dict(zip(cut, cuts, strict=True)), undisturbed(live, "cut", "range"))
+        rows += _kills_of_shards(live, dict(zip(cut, cuts, strict=True)), undisturbed(live, UNCUT, "range"))
         rows += [row for name, outage in zip(out, OUTAGES, strict=True) for row in _outage(live, name, outage, wanted)]
         return [*rows, _no_mail_server(live)]
     finally:
