@@ -300,8 +300,19 @@ class TestParts:
         lake.publish("raw", "m", staged(0, 1.0, 2.0, 3.0).done(), [day(0)])
         found = [*lake.batches("raw", "m", columns=["value"], day=day(0))]
         assert sorted(pd.concat(found)["value"]) == [1.0, 2.0, 3.0]
+        assert [len(rows) for rows in found] == [2, 1], "what is one file, or one frame, is cut, too"
         assert [*lake.batches("raw", "m", day=day(5))] == []
         assert [*lake.batches("labels", "m")] == []
+
+    def test_what_is_staged_is_read_back_whole_days_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lake, "BATCH", 3)
+        made = staged(0, 1.0, 2.0)
+        for number in (1, 2, 0):
+            made.write(rows(number, 3.0))
+        found = [*made.read_back()]
+        assert [sorted(set(each["day"].dt.day)) for each in found] == [[FIRST.day], [FIRST.day + 1, FIRST.day + 2]]
+        assert [sorted(each["value"]) for each in found] == [[1.0, 2.0, 3.0], [3.0, 3.0]]
+        assert list(found[0].columns) == list(rows(0, 1.0).columns)
 
 
 @pytest.fixture

@@ -250,6 +250,30 @@ def test_a_features_py_that_looks_at_other_rows_is_found_out(given) -> None:
     assert kept["heat"].nunique() > 500, "ranks among all rows, not among those of a batch"
 
 
+def test_of_several_days_features_py_gets_each_day_by_itself(given) -> None:
+    """However their rows lie in the source, and whoever asks: a range's scoring, a day's, a training's."""
+    days = [DAY + timedelta(days=number) for number in range(4)]
+    rows = pd.concat([day_of_rows(day, seed).head(60) for seed, day in enumerate(days)])
+    spec = given(rows)
+    every = rows.sample(frac=1, random_state=1)
+    every.to_parquet(spec.folder / "all.parquet", row_group_size=70, index=False)
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(yaml.read_text().replace("{day}.parquet", "all.parquet"))
+    spec.folder.joinpath("features.py").write_text("def build(rows):\n    return rows.assign(heat=float(len(rows)))\n")
+    spec = load(yaml)
+
+    def heats() -> dict[str, set[float]]:
+        found = lake.read("features", spec.name, columns=["day", "heat"], day=(days[0], days[-1]))
+        return {str(day.date()): set(of["heat"]) for day, of in found.groupby("day")}
+
+    steps.score_from_source(spec, days, "range")
+    assert heats() == {str(day): {60.0} for day in days}
+    assert len(lake.read("predictions", spec.name, day=(days[0], days[-1]))) == 240
+    ingest.ensure_features(spec, days)
+    steps.features(spec, days)
+    assert heats() == {str(day): {60.0} for day in days}
+
+
 def test_a_source_py_may_yield_a_day_and_a_query_gives_it_some_rows_at_a_time(
     given, tmp_path: Path, monkeypatch
 ) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from itertools import chain, islice
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -137,12 +138,29 @@ class Extraction:
         self._taken = self.raw.typed(good)
         return lake.shown(self._taken, good)
 
-    def keep(self, *, shared: bool = False) -> None:
-        """Write the rows that were taken last; those that are `shared` are the feature store's, too, as they are."""
-        self.keeping(shared=shared)()
+    def good(self, share: data.Share = data.ALL) -> Iterator[pd.DataFrame]:
+        """What take() leaves of the rows, batch by batch, each to be kept by keeping().
+
+        Where features.py builds several days, and they are more than one batch, all are kept first, and whole days come together:
+        a source has its rows in any order, and what is built of a day must not depend on which others are read with it.
+        """
+        batches = self.batches(share)
+        some = [*islice(batches, 2)] if self.spec.has_features_code and len(self.days) > 1 else []
+        if len(some) < 2:
+            yield from map(self.take, chain(some, batches))
+            return
+        for rows in chain(some, batches):
+            self.take(rows)
+            self.keep()
+        self._taken = None
+        yield from self.raw.read_back()
+
+    def keep(self) -> None:
+        """Write the rows that were taken last."""
+        self.keeping()()
 
     def keeping(self, *, shared: bool = False) -> Callable[[], None]:
-        """What keep() does, to be done later: when other rows may have been taken."""
+        """What keep() does, to be done later: when other rows may have been taken. Those that are `shared` are the feature store's, too."""
         taken = self._taken
         return (lambda: None) if taken is None else lambda: self.raw.add(taken, shared=shared)
 
@@ -376,9 +394,7 @@ def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
 
     def once(known: Hindsight) -> Examination:
         examination = Examination(spec, known, Bad(spec) if bad else None, features=not bad)
-        batches = lake.batches("raw", spec.name, columns=columns or None, day=(min(days), max(days)))
-        if spec.features.whole_day:
-            batches = iter([lake.read("raw", spec.name, columns=columns or None, day=(min(days), max(days)))])
+        batches = _raw_batches(spec, days, columns or None)
         with lake.whole_or_nothing(examination.features, examination.bad.staging if examination.bad else None):
             for rows in batches:
                 own = rows["day"].isin(wanted)
@@ -387,6 +403,20 @@ def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
         return examination
 
     return in_hindsight(once)
+
+
+def _raw_batches(spec: ModelSpec, days: list[date], columns: list[str] | None) -> Iterator[pd.DataFrame]:
+    """Raw rows from the first to the last of the days; for features.py whole days together, as Extraction.good() gives them."""
+    if spec.features.whole_day:
+        return iter([lake.read("raw", spec.name, columns=columns, day=(min(days), max(days)))])
+    first, last = min(days), max(days)
+    spans = [[first, last]]
+    if spec.has_features_code:
+        known = lake.sizes("raw", spec.name).items()
+        spans = [*lake.whole_days({day: rows for day, (rows, _) in known if first <= day <= last})]
+    return chain.from_iterable(
+        lake.batches("raw", spec.name, columns=columns, day=(span[0], span[-1])) for span in spans
+    )
 
 
 def validate(spec: ModelSpec, days: list[date]) -> int:

@@ -83,8 +83,8 @@ def stage(
         prediction = scoring.Prediction(spec, chosen, run)
         with lake.whole_or_nothing(extraction.raw, bad.staging, examination.features, *prediction.stagings):
             with _Beside() as others:
-                for rows in extraction.batches(share):
-                    built = examination.take(extraction.take(rows))
+                for rows in extraction.good(share):
+                    built = examination.take(rows)
                     others.do(extraction.keeping(shared=examination.are_raw), partial(prediction.take, built))
             examination.require_unlike()
         parts: dict[Kind, tuple[Part, ...]] = {

@@ -102,6 +102,9 @@ class Lake(Protocol):
     def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
         """Write a part of a day; `number` tells its place among those of the day. Nobody sees it before it is published."""
 
+    def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
+        """The rows of a part, with their day, some at a time."""
+
     def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
         """The rows of a part of another place, of which the columns of the schema are, as a part of this one; nothing is written anew
         where the storage can name a file twice.

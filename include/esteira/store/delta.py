@@ -154,6 +154,10 @@ class DeltaLake:
         """A parquet file beside the table's own."""
         return parts.ParquetPart(place, day, schema, number)
 
+    def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
+        """The row groups of the file."""
+        return parts.rows_of(place, part)
+
     def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
         """The same file by another name, or a copy of it; a table has the columns that its log names, whatever its files have."""
         return parts.linked(place, part, source, schema)

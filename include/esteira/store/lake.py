@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esteira.data.sources.reader import BATCH
+from esteira.data.sources.reader import BATCH, in_batches
 from esteira.errors import Conflict, Damaged, OutOfReach, Superseded
 from esteira.settings import settings
 from esteira.store import places
@@ -182,14 +182,26 @@ def batches(
 
 
 def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    held: list[pa.Table] = []
-    for part in parts:
-        if held and sum(map(len, held)) + len(part) > BATCH:
-            yield pa.concat_tables(held)
-            held = []
-        held += [part] if len(part) else []
-    if held:
-        yield pa.concat_tables(held)
+    return in_batches(
+        (part for part in parts if len(part)),
+        BATCH,
+        lambda rows, start: rows.slice(start, BATCH),
+        lambda held: pa.concat_tables(held, promote_options="default"),
+    )
+
+
+def whole_days(counts: Mapping[date, int]) -> Iterator[list[date]]:
+    """Days that may be looked at together, in order: as many as have BATCH rows; one that has more is by itself."""
+    together: list[date] = []
+    rows = 0
+    for day in sorted(counts):
+        if together and rows + counts[day] > BATCH:
+            yield together
+            together, rows = [], 0
+        together.append(day)
+        rows += counts[day]
+    if together:
+        yield together
 
 
 def count(kind: Kind, model: str, days: Iterable[date]) -> int:
@@ -348,6 +360,13 @@ class Staging:
         for day in list(self._open):
             self._close(day)
         return self._done
+
+    def read_back(self) -> Iterator[pd.DataFrame]:
+        """What was written, whole days together; see whole_days()."""
+        place, files = path(self.kind, self.model), self.done()
+        for days in whole_days(self.counts):
+            for rows in _gathered(rows for part in files if part.day in days for rows in _backend.rows(place, part)):
+                yield _to_pandas(rows)
 
     def link(self, other: Staging, names: Iterable[str]) -> None:
         """Take what the other has written `shared` as rows of this one, with the columns named."""

@@ -141,6 +141,10 @@ class MemoryLake:
         """A part in memory."""
         return MemoryPart(f"{place}/{uuid4().hex}", day, schema, self._kept)
 
+    def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
+        """The rows of a part."""
+        yield self._kept[part.path]
+
     def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
         """The columns of a part."""
         rows = self._kept[part.path].select(schema.names)

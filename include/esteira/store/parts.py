@@ -6,6 +6,7 @@ import io
 import json
 import posixpath
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -83,6 +84,16 @@ def linked(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
             below = len(posixpath.dirname(posixpath.dirname(place))) + 1
             system.copy_file(f"{source[below:]}/{part.path}", f"{place[below:]}/{path}")
     return Part(part.day, path, part.size, part.rows, schema)
+
+
+def rows_of(place: str, part: Part) -> Iterator[pa.Table]:
+    """The rows of a part, a row group at a time, with the day that its path says."""
+    with opened.reaching(place), pq.ParquetFile(file_system(place).open_input_file(part.path)) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group)
+            at = part.schema.get_field_index("day")
+            days = pa.repeat(pa.scalar(part.day, part.schema.field(at).type), len(rows))
+            yield rows.add_column(at, part.schema.field(at), days)
 
 
 def remove(place: str, part: Part) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from datetime import date
+from typing import TypeVar
 
 import pandas as pd
 
@@ -13,6 +14,23 @@ from esteira.data.sources.times import event_time
 from esteira.spec import ModelSpec
 
 BATCH = 100_000  # rows that are looked at together
+T = TypeVar("T", bound=Sized)
+
+
+def in_batches(
+    parts: Iterable[T], size: int, cut: Callable[[T, int], T], joined: Callable[[list[T]], T]
+) -> Iterator[T]:
+    """Rows that come in parts, in batches of `size` at most: small parts are joined, and of a larger one `cut` gives `size` rows from one on."""
+    held: list[T] = []
+    for part in parts:
+        for start in range(0, max(len(part), 1), size):
+            rows = cut(part, start) if len(part) > size else part
+            if held and sum(map(len, held)) + len(rows) > size:
+                yield joined(held)
+                held = []
+            held.append(rows)
+    if held:
+        yield joined(held)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from esteira.data.sources.delta import DeltaReader
 from esteira.data.sources.files import require_beside
 from esteira.data.sources.parquet import ParquetReader
 from esteira.data.sources.python import PythonReader
-from esteira.data.sources.reader import ALL, BATCH, Reader, Share
+from esteira.data.sources.reader import ALL, BATCH, Reader, Share, in_batches
 from esteira.data.sources.sql import SqlReader
 from esteira.data.sources.times import event_time, has_offset
 from esteira.errors import DataError
@@ -43,16 +43,9 @@ def batches(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Ite
 
     A share of them has other row groups of parquet than the other shares, or else other keys.
     """
-    held: list[pd.DataFrame] = []
-    for part in _parts(spec, first, last, share):
-        for start in range(0, max(len(part), 1), BATCH):
-            rows = part.iloc[start : start + BATCH] if len(part) > BATCH else part
-            if held and sum(map(len, held)) + len(rows) > BATCH:
-                yield _joined(held)
-                held = []
-            held.append(rows)
-    if held:
-        yield _joined(held)
+    yield from in_batches(
+        _parts(spec, first, last, share), BATCH, lambda rows, start: rows.iloc[start : start + BATCH], _joined
+    )
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
