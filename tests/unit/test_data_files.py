@@ -236,6 +236,14 @@ WHOLE = {
 }
 
 
+@pytest.fixture(params=["whole", "bit by bit"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "bit by bit":
+        monkeypatch.setattr(csv, "LARGE", -1)
+        monkeypatch.setattr(csv, "BATCH", 1)
+
+
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("text", WHOLE.values(), ids=WHOLE.keys())
 def test_a_whole_file_has_no_short_row(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.csv"
@@ -262,6 +270,7 @@ SHORTS = {
 }
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("line", SHORTS.values(), ids=SHORTS.keys())
 @pytest.mark.parametrize("separator", [",", ";", r"\t", "§"])
 def test_a_row_with_too_few_fields_goes_to_quarantine_whole(tmp_path: Path, line: str, separator: str) -> None:
@@ -280,6 +289,17 @@ def test_a_row_with_too_few_fields_goes_to_quarantine_whole(tmp_path: Path, line
     assert SHORT not in bad.columns
 
 
+@pytest.mark.usefixtures("_either_way")
+def test_a_row_may_be_short_where_a_column_has_no_name(tmp_path: Path) -> None:
+    """As DataFrame.to_csv() writes a frame with its index."""
+    lines = [f"{number},{line}\n" for number, line in enumerate([*LINES.splitlines(), LINES[:20] + "C,3,1.5"])]
+    path = put(tmp_path / "x.csv", f",{HEADER}" + "".join(lines))
+    spec = declare(tmp_path, f"kind: csv, path: {path}")
+    good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+    assert (len(good), list(bad["rule"])) == (2, ["short"])
+
+
+@pytest.mark.usefixtures("_either_way")
 def test_rows_between_blanks_may_be_short_too(tmp_path: Path) -> None:
     path = put(
         tmp_path / "x.csv", "at site  hour heat open amount\n2026-01-02T01 A 1 1.5  True 10\n\n 2026-01-02T02 B 2\n"

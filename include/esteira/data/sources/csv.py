@@ -149,7 +149,7 @@ def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) 
     path = file.path
     with _told(path, source):
         head, are_whole = _looked_through(path, handle, source)
-        width = len(_header(head, source))
+        width = _width(head, source)
         lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(file, source)
         handle.seek(0)
         with _text(path, handle, source) as text:
@@ -187,8 +187,7 @@ def _looked_through(path: str, handle: BinaryIO, source: CsvSource) -> tuple[byt
             done, end = done + len(block), (end + block)[-4096:]
     if source.incomplete == "refuse":
         _require_last_line(path, end, source)
-    width = len(_header(head, source))
-    return head, not quotes and source.separator != BLANKS and signs == lines * (width - 1)
+    return head, not quotes and source.separator != BLANKS and signs == lines * (_width(head, source) - 1)
 
 
 @contextmanager
@@ -338,6 +337,11 @@ def _header(text: bytes, source: CsvSource) -> list[str]:
         return list(pd.read_csv(io.BytesIO(text), nrows=1, header=None, dtype=str, sep=BLANKS).iloc[0].dropna())
     lines = csv.reader(_lines(io.BytesIO(text)), delimiter=source.separator)
     return [name for name in next(filter(_is_row, lines), list[str]()) if name not in EMPTY]
+
+
+def _width(head: bytes, source: CsvSource) -> int:
+    """How many columns a file has, those without a name among them."""
+    return next(_fields(io.BytesIO(head), source), 0)
 
 
 def _lines(text: IO[bytes]) -> io.TextIOWrapper:
