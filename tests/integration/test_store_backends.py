@@ -260,7 +260,7 @@ class TestParts:
     def test_a_column_of_another_type_than_before_is_told_with_the_type_of_all(self) -> None:
         made = lake.Staging("raw", "m")
         made.write(rows(0, 1.0, code=7))
-        with pytest.raises(lake.Unlike) as caught:
+        with pytest.raises(lake.TypesDiffer) as caught:
             made.write(rows(0, 1.0, code="x"))
         assert caught.value.kinds["code"] == pa.string()
         made.drop()

@@ -273,7 +273,7 @@ def versions(model: Model, as_json: AsJson = False) -> None:
         by = ", ".join(dict.fromkeys(promoted.by for promoted in each.promotions)) or each.run_id
         judged = "-" if each.verified is None else "worse" if each.verified.worse else "verified"
         published = f"{counted(each.published_days, 'day')}: {each.published}" if each.published_days else "-"
-        rows.append([each.number, served, published, by, judged, each.engine.partition(":")[0] or "-", each.why])
+        rows.append([each.number, served, published, by, judged, each.engine or "-", each.why])
     _table(("version", "served", "published now", "by", "first window", "engine", "why"), rows)
 
 

@@ -261,7 +261,7 @@ def _preparation(pipeline: Any) -> Callable[[pd.DataFrame], Prepared]:
 
 def _any_of_row(found: Array) -> Array:
     """Which rows have any: as nearly always none has, the rows are looked at only then."""
-    return found.any(axis=1) if found.any() else np.zeros(len(found), dtype=bool)
+    return np.asarray(found.any(axis=1)) if found.any() else np.zeros(len(found), dtype=bool)
 
 
 def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame], Array]:

@@ -108,7 +108,7 @@ class Event(ABC):
 class Registered(Event):
     """A version was registered from the run `by`; `sha256` is its model file's, `compiled` that of its libraries.
 
-    Where it has none, `engine` says why scikit-learn scores it.
+    Where it has none, `not_compiled` says why scikit-learn scores it.
     """
 
     state: ClassVar[str] = "challenger"
@@ -116,7 +116,7 @@ class Registered(Event):
     version: int
     sha256: str = ""
     compiled: str = ""
-    engine: str = ""
+    not_compiled: str = ""
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
@@ -125,7 +125,7 @@ class Registered(Event):
             version=kept.of_version,
             sha256=kept.facts.get("sha256", ""),
             compiled=kept.facts.get("compiled", ""),
-            engine=kept.facts.get("engine", ""),
+            not_compiled=kept.facts.get("engine", ""),
             **kept.about,
         )
 
@@ -136,7 +136,7 @@ class Registered(Event):
 
     def evidence(self) -> Mapping[str, Any]:
         """The digests of the model's file, and of what was compiled of it."""
-        engine = {"compiled": self.compiled, "engine": self.engine}
+        engine = {"compiled": self.compiled, "engine": self.not_compiled}
         return {"sha256": self.sha256, **{name: value for name, value in engine.items() if value}}
 
 

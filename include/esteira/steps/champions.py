@@ -50,13 +50,13 @@ def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
     if known is not None and ledger.registered(spec, known) is not None:
         return known
     digest = runs.model_digest(run_id)
-    engine = engines.chosen(spec, run_id, digest)
+    engine = engines.choose(spec, run_id, digest)
     version = runs.register(spec, run_id)
     event = Registered(
         version=version,
         sha256=digest,
         compiled=engine.sha256,
-        engine=engine.why,
+        not_compiled=engine.why,
         day=effective_day(as_of),
         why="registered",
         by=run_id,

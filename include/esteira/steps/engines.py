@@ -36,7 +36,7 @@ class Engine:
         return {"engine": "compiled"} if self.sha256 else {"engine": "sklearn", "engine_why": self.why}
 
 
-def chosen(spec: ModelSpec, run_id: str, digest: str) -> Engine:
+def choose(spec: ModelSpec, run_id: str, digest: str) -> Engine:
     """Compile the model that a run kept, keep the libraries beside it, and note on the run which engine it is to be scored by."""
     try:
         engine = _compiled(spec, run_id, digest)
@@ -111,13 +111,12 @@ def by_engine(spec: ModelSpec, run_id: str, model: Model, sha256: str) -> Model:
 
 def _kept(run_id: str, sha256: str) -> bytes | None:
     """The libraries that a run kept: from the copy on this machine, where there is one."""
-    name = f"{sha256}.zip"
-    content = copies.read(name)
-    if content is not None and hashlib.sha256(content).hexdigest() == sha256:
-        return content
+    found = copies.read(sha256)
+    if found is not None:
+        return found[0]
     content = runs.kept(run_id, _name(sha256))
     if content is not None and hashlib.sha256(content).hexdigest() == sha256:
-        copies.keep(name, content)
+        copies.keep(sha256, content)
     return content
 
 

@@ -48,7 +48,7 @@ class Hindsight:
     twice: keys.Digests | None = None
 
 
-class Twice(Exception):  # the rows are looked at again
+class RepeatedKeys(Exception):  # the rows are looked at again
     """Rows that were taken for different ones may have the same key; `digests` are of the keys."""
 
     def __init__(self, digests: keys.Digests) -> None:
@@ -62,9 +62,9 @@ def in_hindsight(once: Callable[[Hindsight], T]) -> T:
     for _ in range(PASSES):
         try:
             return once(known)
-        except lake.Unlike as error:
+        except lake.TypesDiffer as error:
             known = replace(known, kinds={**known.kinds, **error.kinds})
-        except Twice as error:
+        except RepeatedKeys as error:
             known = replace(known, twice=error.digests)
     raise DataError(
         f"the source gave other rows each of the {PASSES} times that it was read; read it when it is at rest"
@@ -204,7 +204,7 @@ class Examination:
         """The features of those of the rows that are as expected; the others go to quarantine."""
         self.are_raw = False
         hidden = rows.drop(columns=self.spec.target, errors="ignore")  # neither features nor scoring may see it
-        shared = self._may_share and len(rows) >= MANY and self._are_alike(rows)
+        shared = self._may_share and len(rows) >= MANY and self._are_features_already(rows)
         bad, built = data.examine(self.spec, hidden, self._repeated, as_they_are=shared)
         self.rows += len(rows)
         self.quarantined += len(bad)
@@ -217,7 +217,7 @@ class Examination:
             return rows[self._columns]
         return lake.shown(self.features.write(built), built)
 
-    def _are_alike(self, rows: pd.DataFrame) -> bool:
+    def _are_features_already(self, rows: pd.DataFrame) -> bool:
         """Whether raw rows that are all as expected are their own features, and have no column that is not for the feature store."""
         more = {"read_at", self.spec.time.column, self.spec.time.hour, self.spec.target} - {*self.spec.personal}
         numbers, texts = (*self.spec.features.numeric, *self.spec.features.boolean), self.spec.features.categorical
@@ -253,11 +253,11 @@ class Examination:
         """Digests of the keys of all rows that were good."""
         return self._seen.all()
 
-    def require_unlike(self) -> None:
-        """Raises Twice where rows of different batches may have one key."""
+    def require_no_repeats(self) -> None:
+        """Raises RepeatedKeys where rows of different batches may have one key."""
         twice = self._seen.repeated()
         if len(twice):
-            raise Twice(twice)
+            raise RepeatedKeys(twice)
 
 
 def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -> int:
@@ -399,7 +399,7 @@ def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:
             for rows in batches:
                 own = rows["day"].isin(wanted)
                 examination.take((rows if own.all() else rows[own]).reset_index(drop=True))
-            examination.require_unlike()
+            examination.require_no_repeats()
         return examination
 
     return in_hindsight(once)

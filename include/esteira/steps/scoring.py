@@ -44,7 +44,7 @@ def score(
     has no version, DataError where its features are not those of the model.yaml, and Damaged where a table is gone.
     """
     choose(spec, days, run, version, by=by, champion=champion)
-    return written(spec, days, run)[0]
+    return write(spec, days, run)[0]
 
 
 def choose(spec: ModelSpec, days: list[date], run: str, version: int | None, *, by: str, champion: bool) -> None:
@@ -75,7 +75,7 @@ def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:
     ledger.change(spec, made)
 
 
-def written(
+def write(
     spec: ModelSpec, days: list[date], run: str, ready: Predicted | None = None, of: int | None = None
 ) -> tuple[int, bool]:
     """Write the days by the state, and the features, as they are; those that changed meanwhile anew.
@@ -357,7 +357,7 @@ def reconcile(spec: ModelSpec, run: str, days: Iterable[date] | None = None) -> 
             break
         for some in by_version.values():  # by themselves: a version that is not to be had keeps none of the other days
             try:
-                rows += written(spec, some, run)[0]
+                rows += write(spec, some, run)[0]
                 publish(spec, sorted(rebuilt & set(some)), run)
                 done += some
             except (EsteiraError, Unaccounted) as error:

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira.steps import keys
+from esteira.steps.ingest import LATE
 from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
@@ -27,11 +28,12 @@ class Staged:
     """What a pass over a source's rows of some days has written, for nobody to see before it is published.
 
     `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
-    digests of the keys, of a share of the days only. `of` tells of which model.yaml and source it is.
+    digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` the state that the source was in,
+    of a share only.
     """
 
-    of: str
-
+    mark: int
+    source: str
     read: int
     filled: frozenset[date]
     parts: Mapping[Kind, tuple[Part, ...]]
@@ -40,12 +42,13 @@ class Staged:
     predicted: Predicted
 
 
-def written(staged: Staged) -> dict[str, bytes]:
+def to_files(staged: Staged) -> dict[str, bytes]:
     """It as files by name, of which `json` is to be written last."""
     schemas: list[pa.Schema] = []
     predicted = staged.predicted
     told = {
-        "of": staged.of,
+        "mark": staged.mark,
+        "source": staged.source,
         "read": staged.read,
         "filled": sorted(map(str, staged.filled)),
         "parts": {kind: [_told(part, schemas) for part in parts] for kind, parts in staged.parts.items()},
@@ -68,8 +71,8 @@ def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
     return [str(part.day), part.path, part.size, part.rows, schemas.index(part.schema)]
 
 
-def read(content: Callable[[str], bytes | None]) -> Staged | None:
-    """What written() wrote, by a function that gives a file's content; None where that is not there."""
+def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
+    """What to_files() told, by a function that gives a file's content; None where that is not there."""
     given, late, seen = (content(name) for name in NAMES)
     if given is None or late is None or seen is None:
         return None
@@ -84,11 +87,12 @@ def read(content: Callable[[str], bytes | None]) -> Staged | None:
     chosen = {date.fromisoformat(day): version for day, version in told["chosen"].items()}
     served = None if told["served"] is None else parts(told["served"])
     return Staged(
-        told["of"],
-        told["read"],
-        frozenset(map(date.fromisoformat, told["filled"])),
-        {kind: parts(each) for kind, each in told["parts"].items()},
-        pd.read_parquet(io.BytesIO(late)) if late else pd.DataFrame(columns=["row", "name", "digest"]),
-        np.load(io.BytesIO(seen), allow_pickle=False),
-        Predicted(chosen, parts(told["predictions"]), served, told["served_at"]),
+        mark=told["mark"],
+        source=told["source"],
+        read=told["read"],
+        filled=frozenset(map(date.fromisoformat, told["filled"])),
+        parts={kind: parts(each) for kind, each in told["parts"].items()},
+        late=pd.read_parquet(io.BytesIO(late)) if late else pd.DataFrame(columns=[*LATE]),
+        seen=np.load(io.BytesIO(seen), allow_pickle=False),
+        predicted=Predicted(chosen, parts(told["predictions"]), served, told["served_at"]),
     )

@@ -28,7 +28,6 @@ from esteira.text import counted, shown_days
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = "published"  # what is left of a run is published, and may be gone
 MONTH = 31
 SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
 
@@ -74,7 +73,8 @@ def stage(
     share: Share = ALL,
 ) -> Staged:
     """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
-    chosen, of = _expected(spec, days, version, champion), _of(spec, days, share)
+    chosen, source = _expected(spec, days, version, champion), _state(spec, days, share)
+    mark = ingest.features_mark(spec)
 
     def once(known: ingest.Hindsight) -> Staged:
         bad = ingest.Bad(spec)
@@ -86,7 +86,7 @@ def stage(
                 for rows in extraction.good(share):
                     built = examination.take(rows)
                     others.do(extraction.keeping(shared=examination.are_raw), partial(prediction.take, built))
-            examination.require_unlike()
+            examination.require_no_repeats()
         parts: dict[Kind, tuple[Part, ...]] = {
             "raw": tuple(extraction.raw.done()),
             "quarantine": tuple(bad.staging.done()),
@@ -94,7 +94,14 @@ def stage(
         }
         seen = examination.seen() if share != ALL else keys.NONE
         return Staged(
-            of, extraction.read, frozenset(extraction.filled), parts, extraction.late(), seen, prediction.done()
+            mark=mark,
+            source=source,
+            read=extraction.read,
+            filled=frozenset(extraction.filled),
+            parts=parts,
+            late=extraction.late(),
+            seen=seen,
+            predicted=prediction.done(),
         )
 
     return ingest.in_hindsight(once)
@@ -167,7 +174,7 @@ def publish(
     quality.require_fit(spec, days)
     features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
     scoring.choose(spec, days, run, version, by=by, champion=champion)
-    _, are_ready = scoring.written(spec, days, run, whole.predicted, features)
+    _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
     if not (are_ready and whole.predicted.serve(spec)):
         scoring.add_to_served(spec, days, run)
     return scoring.account(spec, days)
@@ -200,9 +207,9 @@ def leave(
 ) -> int:
     """Stage a share of the days, for publish_left() of the same run to take; returns how many rows it has."""
     staged = stage(spec, days, run, version, champion=champion, share=share)
-    handover.remove(spec.name, run, f"{days[0]}.{PUBLISHED}")
-    for name, content in staging.written(staged).items():
-        handover.leave(spec.name, run, f"{days[0]}.{share.number}.{name}", content)
+    handover.remove(spec.name, run, _published(days))
+    for name, content in staging.to_files(staged).items():
+        handover.leave(spec.name, run, _file(days, share.number, name), content)
     return staged.read
 
 
@@ -226,13 +233,11 @@ def publish_left(
     left = [each for number in range(of) if (each := _left(spec, days, run, number)) is not None]
     if len(left) == of:
         said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
-        handover.leave(spec.name, run, f"{days[0]}.{PUBLISHED}", b"")
-        names = (f"{days[0]}.{number}.{name}" for number in range(of) for name in staging.NAMES)
+        handover.leave(spec.name, run, _published(days), b"")
+        names = (_file(days, number, name) for number in range(of) for name in staging.NAMES)
         handover.remove(spec.name, run, *names)
         return said
-    if handover.found(spec.name, run, f"{days[0]}.{PUBLISHED}") is None or lake.unwritten_days(
-        "predictions", spec.name, days
-    ):
+    if handover.found(spec.name, run, _published(days)) is None or lake.unwritten_days("predictions", spec.name, days):
         raise DataError(
             f"model {spec.name}: what the task score has made of {shown_days(days)} is not there any more ({len(left)} of "
             f"{counted(of, 'share')}); clear the task score of this run, and let it run again"
@@ -242,7 +247,17 @@ def publish_left(
 
 
 def _left(spec: ModelSpec, days: list[date], run: str, number: int) -> Staged | None:
-    return staging.read(lambda name: handover.found(spec.name, run, f"{days[0]}.{number}.{name}"))
+    return staging.from_files(lambda name: handover.found(spec.name, run, _file(days, number, name)))
+
+
+def _file(days: list[date], number: int, name: str) -> str:
+    """The name of a file that a share of the days leaves for publish_left()."""
+    return f"{days[0]}.{number}.{name}"
+
+
+def _published(days: list[date]) -> str:
+    """The name of the file that says that what was left of the days is published, and may be gone."""
+    return f"{days[0]}.published"
 
 
 def _expected(spec: ModelSpec, days: list[date], version: int | None, champion: bool) -> dict[date, int]:
@@ -257,10 +272,9 @@ def _expected(spec: ModelSpec, days: list[date], version: int | None, champion: 
     return ledger.require_published(spec, days, known)
 
 
-def _of(spec: ModelSpec, days: list[date], share: Share) -> str:
-    """The model.yaml, and of a share the source as it is."""
-    mark = str(ingest.features_mark(spec))
-    return mark if share == ALL else f"{mark} {data.reader_of(spec.source, spec).state(min(days), max(days))}"
+def _state(spec: ModelSpec, days: list[date], share: Share) -> str:
+    """The state that the source of a share is in; empty where it is read as a whole."""
+    return "" if share == ALL else data.reader_of(spec.source, spec).state(min(days), max(days))
 
 
 def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
@@ -268,11 +282,11 @@ def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
     is in two of them, a column is of two types.
     """
     first, chosen = staged[0], staged[0].predicted.chosen
-    if not first.of.startswith(f"{ingest.features_mark(spec)}"):
+    if any(each.mark != ingest.features_mark(spec) for each in staged):
         return None
     if len(staged) == 1:
         return first
-    same = all(each.of == first.of and each.predicted.chosen == chosen for each in staged)
+    same = all(each.source == first.source and each.predicted.chosen == chosen for each in staged)
     if not same or not _are_alike(staged) or len(keys.repeated([each.seen for each in staged])):
         return None
     served = [each.predicted.served for each in staged]
@@ -283,13 +297,14 @@ def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
         min(each.predicted.served_at for each in staged),
     )
     return Staged(
-        first.of,
-        sum(each.read for each in staged),
-        frozenset().union(*(each.filled for each in staged)),
-        {kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
-        pd.concat([each.late for each in staged], ignore_index=True),
-        keys.NONE,
-        predicted,
+        mark=first.mark,
+        source=first.source,
+        read=sum(each.read for each in staged),
+        filled=frozenset().union(*(each.filled for each in staged)),
+        parts={kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
+        late=pd.concat([each.late for each in staged], ignore_index=True),
+        seen=keys.NONE,
+        predicted=predicted,
     )
 
 

@@ -160,7 +160,7 @@ class DeltaLake:
 
     def link(self, place: str, part: Part, source: str, schema: pa.Schema) -> Part:
         """The same file by another name, or a copy of it; a table has the columns that its log names, whatever its files have."""
-        return parts.linked(place, part, source, schema)
+        return parts.link(place, part, source, schema)
 
     def remove(self, place: str, part: Part) -> None:
         """The file."""

@@ -42,19 +42,16 @@ def remove(model: str, run: str, *names: str) -> None:
             system.delete_file(path)
 
 
-def remove_older(model: str, before: datetime) -> int:
-    """Remove what runs have left that never came to use it; returns of how many runs."""
+def remove_older(model: str, before: datetime) -> None:
+    """Remove what runs have left that never came to use it."""
     system, folder = parts.file_system(lake.root()), f"{FOLDER}/{model}"
-    removed = 0
     with opened.reaching(lake.root()):
         if system.get_file_info(folder).type != pafs.FileType.Directory:
-            return 0
+            return
         for each in system.get_file_info(pafs.FileSelector(folder)):
             files = system.get_file_info(pafs.FileSelector(each.path))
             if all(file.mtime is not None and file.mtime < before for file in files):
                 system.delete_dir(each.path)
-                removed += 1
-    return removed
 
 
 def _place(model: str, run: str, *names: str) -> tuple[pafs.FileSystem, str]:

@@ -277,7 +277,7 @@ def replace_days(
     return _replace(kind, model, plan, None, "day")
 
 
-class Unlike(Exception):  # the rows are read again, with the types that it names
+class TypesDiffer(Exception):  # the rows are read again, with the types that it names
     """A batch whose columns are not those of the batches before it; `kinds` are the types that all of them have."""
 
     def __init__(self, kinds: Mapping[str, pa.DataType]) -> None:
@@ -309,7 +309,7 @@ class Staging:
     def typed(self, rows: pd.DataFrame) -> pa.Table:
         """Rows as the table has them.
 
-        Raises ValueError where a column is not of its type, and Unlike where the batches before had no such column, or had it
+        Raises ValueError where a column is not of its type, and TypesDiffer where the batches before had no such column, or had it
         of another type.
         """
         arrow = pa.Table.from_pandas(rows, preserve_index=False)
@@ -335,7 +335,7 @@ class Staging:
         if given.keys() == first.keys() and all(kind in (None, first[name]) for name, kind in given.items()):
             return
         every = {*first, *given}
-        raise Unlike({name: _joined(first.get(name), given.get(name)) for name in every})
+        raise TypesDiffer({name: _joined(first.get(name), given.get(name)) for name in every})
 
     def _writer(self, day: date, schema: pa.Schema, shared: bool) -> PartWriter:
         known = self._open.get(day)

@@ -278,9 +278,7 @@ class MlflowTracking:
                 return None
             model = _model(model_files.load(path), tags)
         if digest:
-            about = json.dumps({name: tags[name] for name in ("classes", "trained_through")})
-            copies.keep(f"{digest}.json", about.encode())
-            copies.keep(f"{digest}.skops", content)
+            copies.keep(digest, content, {name: tags[name] for name in ("classes", "trained_through")})
         return model
 
     def digest(self, run_id: str) -> str:
@@ -352,12 +350,12 @@ def _model_file(model_uri: str, folder: str) -> Path:
 def _from_copy(digest: str) -> Model | None:
     from esteira.store import model_files
 
-    content, about = copies.read(f"{digest}.skops"), copies.read(f"{digest}.json")
-    if content is None or about is None or _sha256(content) != digest:
+    found = copies.read(digest)
+    if found is None:
         return None
     try:
-        return _model(model_files.loads(content), json.loads(about))
-    except (ValueError, KeyError, TypeError):  # what was written beside it is no such text
+        return _model(model_files.loads(found[0]), found[1])
+    except (KeyError, TypeError, ValueError):  # what is noted about it is not what was noted
         return None
 
 

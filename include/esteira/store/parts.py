@@ -68,7 +68,7 @@ def _new_path(day: date, number: int) -> str:
     return f"day={day}/part-{number:05}-{uuid4()}-c000.snappy.parquet"
 
 
-def linked(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
+def link(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
     """A part of another table as one of this: the same file where a file can have two names, else a copy."""
     path = _new_path(part.day, 0)
     with opened.reaching(place):

@@ -105,7 +105,7 @@ class Version:
     """A version: by which run it was made, when it served, and how its first window compared with what it replaced.
 
     `judged_for` is the version that serves in its place: of one that was judged, and fitted anew on everything that was known. `published` are the days
-    whose predictions are its own now, in words, of which there are `published_days`. `engine` says by what it is scored, and where it is not compiled, why.
+    whose predictions are its own now, in words, of which there are `published_days`. `engine` is what it is scored by, and where that is not compiled trees, `not_compiled` says why.
     """
 
     number: int
@@ -117,6 +117,7 @@ class Version:
     published: str = ""
     published_days: int = 0
     engine: str = ""
+    not_compiled: str = ""
 
     @property
     def why(self) -> str:
@@ -182,7 +183,8 @@ def _version(known: State, number: int, made: Registered | None, held: Mapping[d
         None if promoted is None else promoted.version,
         ranges(published),
         len(published),
-        "" if made is None else "compiled" if made.compiled else f"scikit-learn: {made.engine}".removesuffix(": "),
+        "" if made is None else "compiled" if made.compiled else "scikit-learn",
+        "" if made is None else made.not_compiled,
     )
 
 

@@ -258,7 +258,7 @@ def _require_folders_of_days(spec: ModelSpec, place: Place) -> None:
 
 
 def _walk(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
-    """What matches, in order. Unlike glob's, a folder that can't be read is OutOfReach, and not an empty one."""
+    """What matches, in order. TypesDiffer glob's, a folder that can't be read is OutOfReach, and not an empty one."""
     part, *rest = parts
     try:
         literal = not glob.has_magic(part) or _is_there(os.path.join(folder, part))  # noqa: PTH118
