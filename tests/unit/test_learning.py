@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,9 @@ from esteira.learning import evaluation, pipelines, tuning
 from esteira.learning.metrics import METRICS
 from esteira.lifecycle.policy import gate
 from esteira.spec import Candidate, ModelSpec
+from sklearn import ensemble
 from sklearn import metrics as sk
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests import models
 
@@ -124,6 +127,30 @@ def test_folds_never_look_ahead(spec: ModelSpec, frame: pd.DataFrame) -> None:
         assert past["day"].max() < future["day"].min()
     with pytest.raises(SpecError, match="2 days with mature labels are too few to cross-validate"):
         list(tuning._folds(spec, frame[frame["day"] >= LAST - pd.Timedelta(days=1)]))
+
+
+@pytest.mark.parametrize("estimator", ["HistGradientBoostingRegressor", "RandomForestRegressor"])
+def test_a_candidate_on_several_cores_is_the_same(
+    tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, estimator: str
+) -> None:
+    candidate, found, threads = Candidate(estimator=f"sklearn.ensemble.{estimator}"), [], []
+    kind = getattr(ensemble, estimator)
+    fit = kind.fit
+
+    def counted(self: object, *given: object, **more: object) -> object:
+        openmp = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"]
+        threads.append((max(openmp), joblib.effective_n_jobs(None)))
+        return fit(self, *given, **more)
+
+    monkeypatch.setattr(kind, "fit", counted)
+    with threadpool_limits(1, "openmp"):
+        for cores in (1, 2):
+            yaml = models.YAML.replace("  window: 28d", f"  window: 28d\n  cores: {cores}")
+            spec = models.write(tmp_path / str(cores), yaml=yaml)
+            model = pipelines.fit(spec, candidate, {}, frame)
+            found.append(pipelines.predict(spec, model, frame)["prediction"])
+    assert threads == [(1, 1), (2, 2)]
+    assert found[0].equals(found[1])
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

@@ -86,6 +86,7 @@ WRONG = [
     ('"0 6 * * *"', '"61 6 * * *"', 17, "a schedule is five cron fields"),
     ('"0 6 * * *"', '"@hourly"', 17, "each day is scored once"),
     ('"@monthly"', '"@fortnightly"', 12, "a schedule is five cron fields"),
+    ("window: 180d\n", "window: 180d\n  cores: 0\n", 14, "got 0; a whole number from 1 to 256, or all"),
     ("half_life: 14d", "half_life: 0d", 27, "greater than or equal to 1"),
     ("- {window: 180d}", "- {window: 0d}", 26, "greater than or equal to"),
     ("label_delay: 1d", "labels: {source: {kind: csv, path: x}, key: [order]}", 8, "'order' is not part of the model's key"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+import joblib
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, is_regressor
@@ -20,6 +22,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils.validation import has_fit_parameter
+from threadpoolctl import threadpool_limits
 
 from esteira.errors import SpecError
 from esteira.learning import evaluation
@@ -217,8 +220,20 @@ def fit(
             )
     if weight is not None:
         options["model__sample_weight"] = weight
-    model.fit(design(spec, frame), _target(frame["label"], names), **options)
+    with _on_cores(spec.train.cores):
+        model.fit(design(spec, frame), _target(frame["label"], names), **options)
     return Model(model, names, last)
+
+
+@contextmanager
+def _on_cores(cores: int | str) -> Iterator[None]:
+    """Let histogram boosting, and the trees of a forest, use so many cores; what they come to does not depend on it."""
+    number = joblib.cpu_count() if cores == "all" else int(cores)
+    if number == 1:
+        yield
+        return
+    with threadpool_limits(number, "openmp"), joblib.parallel_config("threading", n_jobs=number):
+        yield
 
 
 def baseline(spec: ModelSpec, frame: pd.DataFrame) -> Model:

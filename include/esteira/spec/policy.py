@@ -142,6 +142,16 @@ class FeatureSelection(Block):
     percentile: int = Field(ge=1, le=100)
 
 
+MOST_SHARDS = 64
+MOST_CORES = 256
+
+
+def _cores(given: object) -> object:
+    if given != "all" and not (type(given) is int and 1 <= given <= MOST_CORES):
+        raise mistake(f"got {given!r}; a whole number from 1 to {MOST_CORES}, or all: those of the machine that trains")
+    return given
+
+
 class Train(Block):
     """When and on what a model is trained, and what it must reach on the test part before it may be promoted."""
 
@@ -152,6 +162,7 @@ class Train(Block):
     feature_selection: FeatureSelection | None = None
     half_life: Days | None = None
     max_rows: int = Field(default=2_000_000, ge=1_000)
+    cores: Annotated[int | Literal["all"], BeforeValidator(_cores)] = 1
     accept: dict[str, Limit] | None = None
     folds: int = Field(default=3, ge=2, le=20)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -166,9 +177,6 @@ class Train(Block):
         if self.window < 7:
             raise mistake(f"got {self.window}d; a window is at least 7d, to be split 70/15/15 by days", "window")
         return self
-
-
-MOST_SHARDS = 64
 
 
 def _shards(given: object) -> object:
