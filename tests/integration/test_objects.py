@@ -27,6 +27,7 @@ from tests import corpora, faulty, models, objects
 from tests.conftest import use_object_store
 from tests.corpora import Case
 from tests.faulty import Faulty
+from tests.soak.crashes import watched
 
 DAY = date(2026, 1, 2)
 HEADER = "at,site,hour,heat,open,amount\n"
@@ -278,14 +279,17 @@ def test_a_store_that_keeps_failing_is_out_of_reach_and_a_rerun_completes(
 )
 @pytest.mark.parametrize("fault", [pytest.param("cut", marks=pytest.mark.objects), "keys"])
 def test_a_store_that_fails_in_the_middle_of_a_day_leaves_nothing_half(
-    failing: tuple[ModelSpec, Faulty], fault: str, after: int
+    failing: tuple[ModelSpec, Faulty], object_store: str, fault: str, after: int
 ) -> None:
-    """Whatever request is the first that fails, all that follow do, too."""
+    """Whatever request is the first that fails, all that follow do, too; a reader beside it, to whom nothing fails, sees no part."""
     spec, server = failing
-    server.set(fault, after=after)
-    with suppress(OutOfReach):
-        scored(spec)
-    server.set("")
-    assert lake.count("predictions", spec.name, [corpora.DAY]) in (0, 6)
-    assert scored(spec).endswith(WHOLE)
+    options = {**opened.PATIENCE, "endpoint": object_store, "allow_http": "true"}
+    with watched(lake.path("predictions", spec.name), options) as seen:
+        server.set(fault, after=after)
+        with suppress(OutOfReach):
+            scored(spec)
+        server.set("")
+        assert lake.count("predictions", spec.name, [corpora.DAY]) in (0, 6)
+        assert scored(spec).endswith(WHOLE)
+    assert seen == {str(corpora.DAY): {6}}
     assert len(lake.read("served", spec.name)) == len(lake.read("predictions", spec.name)) == 6

@@ -249,8 +249,11 @@ def copied(base: Path, home: Path) -> Path:
 
 
 @contextmanager
-def watched(place: Path) -> Iterator[dict[str, set[int]]]:
-    """Read a table all the while, as anybody may; the numbers of rows that were seen of each day that had any."""
+def watched(place: Path | str, options: dict[str, str] | None = None) -> Iterator[dict[str, set[int]]]:
+    """Read a table all the while, as anybody may; the numbers of rows that were seen of each day that had any.
+
+    `options` are those of an object store.
+    """
     seen: dict[str, set[int]] = {}
     ended = threading.Event()
 
@@ -258,12 +261,13 @@ def watched(place: Path) -> Iterator[dict[str, set[int]]]:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
-        while not ended.is_set():
+        over = False
+        while not over:  # once more when it is over
+            over = ended.wait(0.02)
             with suppress(TableNotFoundError):  # not made yet
-                table = DeltaTable(place).to_pyarrow_table(columns=["day"])
+                table = DeltaTable(place, storage_options=options).to_pyarrow_table(columns=["day"])
                 for each in table["day"].value_counts().to_pylist():
                     seen.setdefault(str(each["values"]), set()).add(each["counts"])
-            ended.wait(0.02)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
