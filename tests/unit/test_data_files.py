@@ -399,6 +399,7 @@ LARGE = [
     ("rows that are short", "2026-01-02 03:00,A,3\n2026-01-02 04:00,A,3,1,True,9\n", ""),
     ("accepted as they are", "2026-01-02 03:00,A,3\n", ", incomplete: accept"),
     ("blank lines", "\n\n2026-01-02 03:00,C,3,3.5,True,30\n\n", ""),
+    ("a form feed", "\x0c\n", ""),
     ("another encoding", "2026-01-02 03:00,\u00e9,3,3.5,True,30\n", ", encoding: utf-16"),
 ]
 
@@ -439,6 +440,42 @@ def test_a_large_file_that_is_damaged_is_refused_as_a_small_one_is(
         monkeypatch.setattr(csv, "LARGE", large)
         with pytest.raises(error, match=match):
             data.read(spec, DAY, DAY)
+
+
+MIXED = {
+    "codes, then words": ["001", "002", "X9"],
+    "whole numbers, then others": ["1", "2", "2.5"],
+    "whole numbers, then none": ["1", "2", ""],
+    "truth, then none": ["True", "False", ""],
+    "truth, then numbers": ["True", "1", "0"],
+    "negative, then beyond 63 bits": ["-1", "2", "18446744073709551615"],
+    "beyond 63 bits": ["1", "2", "18446744073709551615"],
+    "none at first": ["", "", "7"],
+    "words at first": ["a", "1", "2"],
+    "beyond all bits": ["1", "2", "99999999999999999999999"],
+}
+
+
+@pytest.mark.parametrize("values", MIXED.values(), ids=MIXED.keys())
+@pytest.mark.parametrize("has_code", [True, False])
+def test_of_a_large_file_each_column_has_the_type_that_all_its_rows_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[str], has_code: bool
+) -> None:
+    lines = [f"2026-01-02 0{n}:00,A,{n},1.5,True,10,{value}\n" for n, value in enumerate([*values, *values[::-1]])]
+    path = put(tmp_path / "x.csv", HEADER.replace("\n", ",more\n") + "".join(lines))
+    spec = declare(tmp_path, f"kind: csv, path: {path}")
+    if has_code:
+        spec.folder.joinpath("features.py").write_text("def build(rows):\n    return rows\n")
+    wanted = data.read(spec, DAY, DAY)
+    monkeypatch.setattr(csv, "LARGE", -1)
+    monkeypatch.setattr(csv, "BATCH", 1)
+    parts = [rows for rows, _ in csv.CsvReader(spec, spec.source).parts(DAY, DAY)]  # type: ignore[arg-type]
+    assert len(parts) == 6
+    kinds = {part["more"].dtype for part in parts}
+    if wanted["more"].dtype != object:
+        assert kinds == {wanted["more"].dtype}
+    found = pd.concat([part["more"] for part in parts], ignore_index=True)
+    assert list(map(repr, found)) == list(map(repr, wanted["more"]))
 
 
 def test_of_the_file_of_another_day_only_rows_of_the_days_are_kept(

@@ -10,7 +10,8 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -104,7 +105,7 @@ def _read(path: str, content: bytes, source: CsvSource, spec: ModelSpec) -> pd.D
         _require_no_nul(path, text)
         if source.incomplete == "refuse":
             _require_last_line(path, text, source)
-        rows = next(_parsed(path, io.BytesIO(text), text, source, spec))
+        rows = _parsed(path, io.BytesIO(text), _how(path, text, source, spec), spec)
         return rows if source.incomplete == "accept" else _with_short(path, text, rows, source)
 
 
@@ -142,18 +143,19 @@ def _told(path: str, source: CsvSource) -> Iterator[None]:
 
 
 def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) -> Iterator[pd.DataFrame]:
-    """The rows of a large file, BATCH at a time, after a look at all of it: is it whole, may rows be too short?
-
-    Columns that no type is known of have that of these rows, and not of all of the file.
-    """
+    """The rows of a large file, BATCH at a time, after a look at all of it: is it whole, may rows be too short, what are its types?"""
     path = file.path
     with _told(path, source):
         head, are_whole = _looked_through(path, handle, source)
         width = _width(head, source)
         lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(file, source)
+        how = _how(path, head, source, spec)
         handle.seek(0)
         with _text(path, handle, source) as text:
-            for rows in _parsed(path, text, head, source, spec, some=BATCH):
+            types = _types_of_all(text, head, how, spec)
+        handle.seek(0)
+        with _text(path, handle, source) as text:
+            for rows in _parsed_by_batch(path, text, how, types, spec):
                 if lengths is None:
                     yield rows
                     continue
@@ -265,10 +267,16 @@ def _require_last_line(path: str, text: bytes, source: CsvSource) -> None:
         )
 
 
-def _parsed(
-    path: str, text: IO[bytes], head: bytes, source: CsvSource, spec: ModelSpec, some: int | None = None
-) -> Iterator[pd.DataFrame]:
-    """The rows of a text; `some` of them at a time, or all at once."""
+@dataclass(frozen=True)
+class _How:
+    """How read_csv is to read a text: `keys` and `plain` are columns whose texts are looked at by themselves afterwards."""
+
+    options: dict[str, Any]
+    keys: list[str]
+    plain: list[str]
+
+
+def _how(path: str, head: bytes, source: CsvSource, spec: ModelSpec) -> _How:
     options: dict[str, Any] = {"sep": source.separator, "encoding": "ascii" if _is_ascii(source) else "utf-8"}
     options |= {"low_memory": False} if source.separator.isascii() else {"engine": "python"}
     once(pd.DataFrame(columns=_header(head, source)), path)  # read_csv would give the second one another name
@@ -279,21 +287,70 @@ def _parsed(
         names = [str(name) for name in pd.read_csv(io.BytesIO(head), nrows=0, **options).columns]
         empty = {name: [""] if name in texts else EMPTY for name in names}
         options |= {"keep_default_na": False, "na_values": empty}
-    options |= {"dtype": dict.fromkeys([*texts, *keys, *plain], "str")}
-    if some is None:
-        yield _typed(path, pd.read_csv(text, **options), keys, plain, spec)
-        return
-    with pd.read_csv(text, chunksize=some, **options) as chunks:
+    return _How(options | {"dtype": dict.fromkeys([*texts, *keys, *plain], "str")}, keys, plain)
+
+
+def _types_of_all(text: IO[bytes], head: bytes, how: _How, spec: ModelSpec) -> dict[str, str]:
+    """The types that read_csv would give to columns if it saw all rows at once, where a look at some of them could mislead.
+
+    Without a features.py numbers and truth values need none: each is what it is.
+    """
+    safe = () if spec.has_features_code else (*spec.features.numeric, *spec.features.boolean)
+    names = pd.read_csv(io.BytesIO(head), nrows=0, **how.options).columns
+    asked = [name for name in names if name not in {*how.options["dtype"], *safe}]
+    kinds, gaps = defaultdict[str, set[str]](set), set[str]()
+    if not asked:
+        return {}
+    with pd.read_csv(text, usecols=asked, chunksize=BATCH, **how.options) as chunks:
         for rows in chunks:
-            yield _typed(path, rows, keys, plain, spec)
+            for name, values in rows.items():
+                there = values.dropna()
+                kinds[str(name)] |= {_kind_of(there)} if len(there) else set()
+                gaps |= {str(name)} if len(there) < len(values) else set()
+    found = {name: _joint(seen, gaps=name in gaps) for name, seen in kinds.items()}
+    return {name: kind for name, kind in found.items() if kind}
 
 
-def _typed(path: str, rows: pd.DataFrame, keys: list[str], plain: list[str], spec: ModelSpec) -> pd.DataFrame:
+def _kind_of(values: pd.Series) -> str:
+    """The type of a column's values, empty ones left out: bool, int64, negative (int64, too), uint64, float64, str, object."""
+    kind = pd.Series(values.to_list()).dtype.name if values.dtype == object else values.dtype.name
+    return "negative" if kind == "int64" and values.min() < 0 else kind
+
+
+def _joint(kinds: set[str], *, gaps: bool) -> str:
+    """The type of a column that has these in some of its rows; empty where read_csv says the same of whatever rows."""
+    if "str" in kinds or ("bool" in kinds and len(kinds) > 1) or {"negative", "uint64"} <= kinds:
+        return "str"
+    if kinds == {"bool"}:
+        return "object" if gaps else ""
+    if "float64" in kinds or (gaps and kinds <= {"int64", "negative", "uint64"}):
+        return "float64"
+    return "uint64" if kinds == {"int64", "uint64"} else ""
+
+
+def _parsed(path: str, text: IO[bytes], how: _How, spec: ModelSpec) -> pd.DataFrame:
+    """The rows of a text."""
+    return _typed(path, pd.read_csv(text, **how.options), how, spec)
+
+
+def _parsed_by_batch(
+    path: str, text: IO[bytes], how: _How, types: Mapping[str, str], spec: ModelSpec
+) -> Iterator[pd.DataFrame]:
+    """BATCH rows at a time, of the types given."""
+    truths = [name for name, kind in types.items() if kind == "object"]  # with gaps: read_csv can't be told
+    told = {name: kind for name, kind in types.items() if kind != "object"}
+    options = how.options | {"dtype": how.options["dtype"] | told}
+    with pd.read_csv(text, chunksize=BATCH, **options) as chunks:
+        for rows in chunks:
+            yield _typed(path, rows.assign(**{name: rows[name].astype(object) for name in truths}), how, spec)
+
+
+def _typed(path: str, rows: pd.DataFrame, how: _How, spec: ModelSpec) -> pd.DataFrame:
     if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
         raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
-    own = {name: _key(rows[name]) if name in keys else rows[name] for name in spec.key if name in rows.columns}
+    own = {name: _key(rows[name]) if name in how.keys else rows[name] for name in spec.key if name in rows.columns}
     own = {name: _without_empty(values) for name, values in own.items()}
-    words = {name: _word(rows[name]) for name in plain if name in rows.columns}
+    words = {name: _word(rows[name]) for name in how.plain if name in rows.columns}
     return rows.assign(**words, **own)
 
 
@@ -350,8 +407,8 @@ def _lines(text: IO[bytes]) -> io.TextIOWrapper:
 
 
 def _is_row(row: list[str]) -> bool:
-    """Whether a line is one that read_csv takes for a row: blank ones are none."""
-    return bool(row) and (len(row) > 1 or not row[0].isspace())
+    """Whether a line is one that read_csv takes for a row: empty ones, and those of blanks and tabs, are none."""
+    return bool(row) and (len(row) > 1 or row[0] == "" or row[0].strip(" \t") != "")
 
 
 def _without_empty(key: pd.Series) -> pd.Series:
@@ -436,4 +493,6 @@ def _fields(text: IO[bytes], source: CsvSource) -> Iterator[int]:
     if source.separator == BLANKS:
         yield from (len(re.findall(FIELD, line)) for block in text for line in block.splitlines() if line.strip())
         return
-    yield from map(len, filter(_is_row, csv.reader(_lines(text), delimiter=source.separator)))
+    lines = _lines(text)
+    yield from map(len, filter(_is_row, csv.reader(lines, delimiter=source.separator)))
+    lines.detach()  # or it would close the text, which is another's
