@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from esteira.data.sources import parquet, reading, sql
 from esteira.errors import DataError, NoChampion
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, load
-from esteira.steps import champions, ingest, maintenance, streaming
+from esteira.steps import champions, ingest, maintenance, staging, streaming
 from esteira.store import handover, lake
 from sqlalchemy import create_engine
 
@@ -131,13 +132,13 @@ def test_publishing_again_changes_nothing(given) -> None:
     spec = given(day_of_rows())
     for number in range(2):
         steps.leave(spec, [DAY], "run", data.Share(number, 2))
-    left = [streaming._left(spec, [DAY], "run", number) for number in range(2)]
+    left = [streaming._left(spec, [DAY], "run", number, 2) for number in range(2)]
     said = streaming.publish(spec, [DAY], "run", left)  # type: ignore[arg-type]
     before = {kind: lake.version(kind, spec.name) for kind in TABLES}  # type: ignore[arg-type]
     assert streaming.publish(spec, [DAY], "run", left) == said  # type: ignore[arg-type]
     assert steps.publish_left(spec, [DAY], "run", 2) == said
     assert {kind: lake.version(kind, spec.name) for kind in TABLES} == before  # type: ignore[arg-type]
-    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is None
     assert steps.publish_left(spec, [DAY], "run", 2) == said, "all was taken, and is there"
 
 
@@ -148,11 +149,11 @@ def test_two_tries_of_a_publish_at_once_are_both_well(given, monkeypatch: pytest
         steps.leave(spec, [DAY], "run", data.Share(number, 2))
     real, said = streaming._left, []
 
-    def left(spec: ModelSpec, days: list[date], run: str, number: int) -> object:
+    def left(spec: ModelSpec, days: list[date], run: str, number: int, of: int) -> object:
         if number == 1 and not said:
             said.append("")
             said[0] = steps.publish_left(spec, [DAY], "run", 2)
-        return real(spec, days, run, number)
+        return real(spec, days, run, number, of)
 
     monkeypatch.setattr(streaming, "_left", left)
     assert steps.publish_left(spec, [DAY], "run", 2) == said[0]
@@ -162,18 +163,77 @@ def test_what_is_left_for_a_publish_that_never_comes_is_removed(given, monkeypat
     spec = given(day_of_rows())
     steps.leave(spec, [DAY], "run", data.ALL)
     maintenance.maintain(spec)
-    assert handover.found(spec.name, "run", f"{DAY}.0.json") is not None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is not None
     later = datetime.now(UTC) + timedelta(days=8)
     monkeypatch.setattr(lake, "clock", lambda: later)
     maintenance.maintain(spec)
-    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is None
 
 
-def test_a_share_that_is_gone_is_a_sentence(given) -> None:
+def test_a_share_that_is_gone_is_read_again(given, caplog) -> None:
     spec = given(day_of_rows())
     steps.leave(spec, [DAY], "run", data.Share(0, 2))
-    with pytest.raises(DataError, match=r"is not there any more \(1 of 2 shares\); clear the task score"):
-        steps.publish_left(spec, [DAY], "run", 2)
+    assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 900 published + 0 in quarantine"
+    assert "1 of 2 shares that were left of 2026-02-01 are there; it is read again as a whole" in caplog.text
+
+
+def test_shares_of_another_number_are_not_taken_for_those_of_this(given) -> None:
+    """Where model.yaml's shards were changed, and the tasks cleared one by one."""
+    spec = given(day_of_rows())
+    for number in range(3):
+        steps.leave(spec, [DAY], "run", data.Share(number, 3))
+    assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 900 published + 0 in quarantine"
+
+
+def mended(spec: ModelSpec) -> None:
+    day_of_rows().to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_what_another_run_has_read_since_is_not_overwritten(given, shares: int) -> None:
+    spec = given(day_of_rows().assign(heat=0.0))
+    for number in range(shares):
+        steps.leave(spec, [DAY], "old", data.Share(number, shares))
+    mended(spec)
+    steps.requeue(spec, [DAY], "new")
+    wanted = tables(spec)
+    steps.publish_left(spec, [DAY], "old", shares)
+    for kind, rows in tables(spec).items():
+        pd.testing.assert_frame_equal(rows, wanted[kind], obj=kind)
+
+
+def test_a_day_that_was_refused_is_read_again_when_its_task_is_cleared(given) -> None:
+    spec = given(day_of_rows().assign(heat=99.0), "quality: {max_quarantined: 0}\n")
+    steps.leave(spec, [DAY], "run", data.ALL)
+    with pytest.raises(DataError, match="max_quarantined"):
+        steps.publish_left(spec, [DAY], "run", 1)
+    with pytest.raises(DataError, match="max_quarantined"):
+        steps.publish_left(spec, [DAY], "run", 1)
+    mended(spec)
+    assert steps.publish_left(spec, [DAY], "run", 1) == "900 rows read = 900 published + 0 in quarantine"
+    assert steps.publish_left(spec, [DAY], "run", 1) == "900 rows read = 900 published + 0 in quarantine"
+
+
+@pytest.mark.parametrize("kind", ["raw", "predictions"])
+def test_what_maintenance_has_removed_is_read_again(given, kind: lake.Kind) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.ALL)
+    for path in Path(lake.path(kind, spec.name)).glob(f"day={DAY}/*.parquet"):
+        path.unlink()
+    assert steps.publish_left(spec, [DAY], "run", 1) == "900 rows read = 900 published + 0 in quarantine"
+    assert len(lake.read(kind, spec.name, day=DAY)) == 900
+
+
+def test_of_a_run_that_goes_on_what_is_old_is_removed(given) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.Share(0, 2))
+    kept = [path for path in Path(lake.root(), "handover").rglob("*") if path.is_file()]
+    for path in kept:
+        os.utime(path, (1, 1))
+    steps.leave(spec, [DAY], "run", data.Share(1, 2))
+    handover.remove_older(spec.name, datetime.now(UTC) - timedelta(days=7))
+    left = {path.name for path in Path(lake.root(), "handover").rglob("*") if path.is_file()}
+    assert left == {f"{DAY}.1-of-2.{name}" for name in staging.NAMES}
 
 
 def test_a_source_that_changes_between_two_shares_is_read_again_as_a_whole(given, caplog) -> None:
@@ -184,7 +244,7 @@ def test_a_source_that_changes_between_two_shares_is_read_again_as_a_whole(given
     rows.to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
     steps.leave(spec, [DAY], "run", data.Share(1, 2))
     assert steps.publish_left(spec, [DAY], "run", 2) == "450 rows read = 450 published + 0 in quarantine"
-    assert "don't fit together" in caplog.text
+    assert "can't be published as it is" in caplog.text
 
 
 def test_a_change_of_champion_between_score_and_publish_is_seen(given) -> None:
@@ -327,7 +387,7 @@ def test_a_day_in_shards_on_an_object_store(given, monkeypatch: pytest.MonkeyPat
         steps.leave(spec, [DAY], "run", data.Share(number, 3))
         assert lake.count("predictions", spec.name, [DAY]) == 0
     assert "9 in quarantine" in steps.publish_left(spec, [DAY], "run", 3)
-    assert handover.found(spec.name, "run", f"{DAY}.0.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is None
     found = tables(spec)
     for kind in ("quarantine", "features", "served"):
         pd.testing.assert_frame_equal(found[kind], wanted[kind], obj=kind)

@@ -20,6 +20,7 @@ from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
 
+FORM = 2  # of what is told
 NAMES = ("json", "late", "seen")  # of its files; the first is written last, and goes first
 
 
@@ -29,11 +30,12 @@ class Staged:
 
     `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
     digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` the state that the source was in,
-    of a share only.
+    of a share only; `raw_at` is the version that the raw table had before.
     """
 
     mark: int
     source: str
+    raw_at: int
     read: int
     filled: frozenset[date]
     parts: Mapping[Kind, tuple[Part, ...]]
@@ -47,7 +49,9 @@ def to_files(staged: Staged) -> dict[str, bytes]:
     schemas: list[pa.Schema] = []
     predicted = staged.predicted
     told = {
+        "form": FORM,
         "mark": staged.mark,
+        "raw_at": staged.raw_at,
         "source": staged.source,
         "read": staged.read,
         "filled": sorted(map(str, staged.filled)),
@@ -72,11 +76,13 @@ def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
 
 
 def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
-    """What to_files() told, by a function that gives a file's content; None where that is not there."""
+    """What to_files() told, by a function that gives a file's content; None where that is not there, or of another version of this code."""
     given, late, seen = (content(name) for name in NAMES)
     if given is None or late is None or seen is None:
         return None
     told = json.loads(given)
+    if told.get("form") != FORM:
+        return None
     schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(each))) for each in told["schemas"]]
 
     def parts(given: list[list[Any]]) -> tuple[Part, ...]:
@@ -88,6 +94,7 @@ def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
     served = None if told["served"] is None else parts(told["served"])
     return Staged(
         mark=told["mark"],
+        raw_at=told["raw_at"],
         source=told["source"],
         read=told["read"],
         filled=frozenset(map(date.fromisoformat, told["filled"])),

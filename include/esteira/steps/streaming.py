@@ -74,7 +74,7 @@ def stage(
 ) -> Staged:
     """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
     chosen, source = _expected(spec, days, version, champion), _state(spec, days, share)
-    mark = ingest.features_mark(spec)
+    mark, raw_at = ingest.features_mark(spec), lake.version("raw", spec.name)
 
     def once(known: ingest.Hindsight) -> Staged:
         bad = ingest.Bad(spec)
@@ -96,6 +96,7 @@ def stage(
         return Staged(
             mark=mark,
             source=source,
+            raw_at=raw_at,
             read=extraction.read,
             filled=frozenset(extraction.filled),
             parts=parts,
@@ -159,10 +160,11 @@ def publish(
 
     Each table's rows are there all at once, or not at all. Raises as score_from_source() does.
     """
-    whole = _joined(spec, staged)
+    whole = _joined(spec, days, staged)
     if whole is None:
         log.info(
-            "model %s: the shares of %s don't fit together; the days are read again as a whole",
+            "model %s: what was made of %s can't be published as it is: the source, the model or the tables have changed since, or "
+            "something is gone; it is read again as a whole",
             spec.name,
             shown_days(days),
         )
@@ -209,7 +211,7 @@ def leave(
     staged = stage(spec, days, run, version, champion=champion, share=share)
     handover.remove(spec.name, run, _published(days))
     for name, content in staging.to_files(staged).items():
-        handover.leave(spec.name, run, _file(days, share.number, name), content)
+        handover.leave(spec.name, run, _file(days, share.number, share.of, name), content)
     return staged.read
 
 
@@ -226,33 +228,43 @@ def publish_left(
 ) -> str:
     """Publish what the tasks of a run have left of the days; returns what became of their rows, as a sentence.
 
-    Said again it changes nothing. Raises DataError where something is not there any more.
+    Said again it changes nothing. What is not there any more is read again, and so is what was refused: a person may have
+    mended the source since. Raises as score_from_source() does.
     """
     if not days:
         return quality.accounted(spec, days)
-    left = [each for number in range(of) if (each := _left(spec, days, run, number)) is not None]
-    if len(left) == of:
-        said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
-        handover.leave(spec.name, run, _published(days), b"")
-        names = (_file(days, number, name) for number in range(of) for name in staging.NAMES)
-        handover.remove(spec.name, run, *names)
-        return said
-    if handover.found(spec.name, run, _published(days)) is None or lake.unwritten_days("predictions", spec.name, days):
-        raise DataError(
-            f"model {spec.name}: what the task score has made of {shown_days(days)} is not there any more ({len(left)} of "
-            f"{counted(of, 'share')}); clear the task score of this run, and let it run again"
+    left = [each for number in range(of) if (each := _left(spec, days, run, number, of)) is not None]
+    if len(left) < of:
+        is_done = handover.found(spec.name, run, _published(days)) is not None
+        if is_done and not lake.unwritten_days("predictions", spec.name, days):
+            scoring.publish(spec, days, run)  # by this task's try before, or by one that is taken for dead
+            return quality.accounted(spec, days)
+        log.warning(
+            "model %s: %d of %s that were left of %s are there; it is read again as a whole",
+            spec.name,
+            len(left),
+            counted(of, "share"),
+            shown_days(days),
         )
-    scoring.publish(spec, days, run)  # all of it was taken: by this task's try before, or by one that is taken for dead
-    return quality.accounted(spec, days)
+        left = [stage(spec, days, run, version, champion=champion)]
+    names = [_file(days, number, of, name) for number in range(of) for name in staging.NAMES]
+    try:
+        said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
+    except DataError:
+        handover.remove(spec.name, run, *names)
+        raise
+    handover.leave(spec.name, run, _published(days), b"")
+    handover.remove(spec.name, run, *names)
+    return said
 
 
-def _left(spec: ModelSpec, days: list[date], run: str, number: int) -> Staged | None:
-    return staging.from_files(lambda name: handover.found(spec.name, run, _file(days, number, name)))
+def _left(spec: ModelSpec, days: list[date], run: str, number: int, of: int) -> Staged | None:
+    return staging.from_files(lambda name: handover.found(spec.name, run, _file(days, number, of, name)))
 
 
-def _file(days: list[date], number: int, name: str) -> str:
-    """The name of a file that a share of the days leaves for publish_left()."""
-    return f"{days[0]}.{number}.{name}"
+def _file(days: list[date], number: int, of: int, name: str) -> str:
+    """The name of a file that a share of so many leaves of the days for publish_left()."""
+    return f"{days[0]}.{number}-of-{of}.{name}"
 
 
 def _published(days: list[date]) -> str:
@@ -277,12 +289,14 @@ def _state(spec: ModelSpec, days: list[date], share: Share) -> str:
     return "" if share == ALL else data.reader_of(spec.source, spec).state(min(days), max(days))
 
 
-def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
-    """All shares as one; None where they don't fit together: they are of another source or model.yaml, or of other versions, a key
-    is in two of them, a column is of two types.
+def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Staged | None:
+    """All shares as one; None where they can't be published: they are of another source or model.yaml, or of other versions, a key
+    is in two of them, a column is of two types, the day was read by another run since, or their files are gone.
     """
     first, chosen = staged[0], staged[0].predicted.chosen
     if any(each.mark != ingest.features_mark(spec) for each in staged):
+        return None
+    if not _are_last(spec, days, staged) or not _are_there(spec, staged):
         return None
     if len(staged) == 1:
         return first
@@ -299,6 +313,7 @@ def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
     return Staged(
         mark=first.mark,
         source=first.source,
+        raw_at=first.raw_at,
         read=sum(each.read for each in staged),
         filled=frozenset().union(*(each.filled for each in staged)),
         parts={kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
@@ -306,6 +321,23 @@ def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
         seen=keys.NONE,
         predicted=predicted,
     )
+
+
+def _are_last(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> bool:
+    """Whether nobody has written the days' raw rows since these were read, unless it is that they were published before."""
+    since = min(each.raw_at for each in staged)
+    if lake.version("raw", spec.name) == since or not lake.changed_days("raw", spec.name, days, since):
+        return True
+    return lake.holds("raw", spec.name, [part for each in staged for part in each.parts["raw"]])
+
+
+def _are_there(spec: ModelSpec, staged: Sequence[Staged]) -> bool:
+    """Whether the files are there still."""
+    for each in staged:
+        named = {**each.parts, "predictions": each.predicted.parts, "served": each.predicted.served or ()}
+        if not all(lake.are_there(kind, spec.name, parts) for kind, parts in named.items()):
+            return False
+    return True
 
 
 def _are_alike(staged: Sequence[Staged]) -> bool:

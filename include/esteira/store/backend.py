@@ -102,6 +102,9 @@ class Lake(Protocol):
     def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
         """Write a part of a day; `number` tells its place among those of the day. Nobody sees it before it is published."""
 
+    def has(self, place: str, part: Part) -> bool:
+        """Whether a part is there still."""
+
     def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
         """The rows of a part, with their day, some at a time."""
 

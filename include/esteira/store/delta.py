@@ -154,6 +154,10 @@ class DeltaLake:
         """A parquet file beside the table's own."""
         return parts.ParquetPart(place, day, schema, number)
 
+    def has(self, place: str, part: Part) -> bool:
+        """Whether the file is there."""
+        return parts.exists(place, part)
+
     def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
         """The row groups of the file."""
         return parts.rows_of(place, part)

@@ -50,8 +50,12 @@ def remove_older(model: str, before: datetime) -> None:
             return
         for each in system.get_file_info(pafs.FileSelector(folder)):
             files = system.get_file_info(pafs.FileSelector(each.path))
-            if all(file.mtime is not None and file.mtime < before for file in files):
+            old = [file.path for file in files if file.mtime is not None and file.mtime < before]
+            if len(old) == len(files):
                 system.delete_dir(each.path)
+                continue
+            for path in old:  # of a run that goes on: the parts that they name are as old, and go, too
+                system.delete_file(path)
 
 
 def _place(model: str, run: str, *names: str) -> tuple[pafs.FileSystem, str]:

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -403,6 +403,17 @@ def _by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
     days = pc.unique(rows["day"]).to_pylist()
     for day in days:
         yield day, rows if len(days) == 1 else rows.filter(pc.equal(rows["day"], pa.scalar(day, pa.date32())))
+
+
+def holds(kind: Kind, model: str, parts: Collection[Part]) -> bool:
+    """Whether parts are published, and all still in the table."""
+    table = open_table(kind, model)
+    return bool(parts) and table is not None and table.holds(parts)
+
+
+def are_there(kind: Kind, model: str, parts: Iterable[Part]) -> bool:
+    """Whether parts can be published: the weekly maintenance removes files that are old and of no table."""
+    return all(_backend.has(path(kind, model), part) for part in parts)
 
 
 def publish(

@@ -141,6 +141,10 @@ class MemoryLake:
         """A part in memory."""
         return MemoryPart(f"{place}/{uuid4().hex}", day, schema, self._kept)
 
+    def has(self, place: str, part: Part) -> bool:
+        """Whether it is known."""
+        return part.path in self._kept
+
     def rows(self, place: str, part: Part) -> Iterator[pa.Table]:
         """The rows of a part."""
         yield self._kept[part.path]

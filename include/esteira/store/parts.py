@@ -86,6 +86,12 @@ def link(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
     return Part(part.day, path, part.size, part.rows, schema)
 
 
+def exists(place: str, part: Part) -> bool:
+    """Whether the file of a part is there."""
+    with opened.reaching(place):
+        return bool(file_system(place).get_file_info(part.path).type == pafs.FileType.File)
+
+
 def rows_of(place: str, part: Part) -> Iterator[pa.Table]:
     """The rows of a part, a row group at a time, with the day that its path says."""
     with opened.reaching(place), pq.ParquetFile(file_system(place).open_input_file(part.path)) as file:
