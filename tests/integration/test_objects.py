@@ -213,6 +213,18 @@ def test_models_and_reports_may_be_in_an_object_store(
     assert steps.score_from_source(spec, [models.FIRST], "r").startswith("72 rows read = 72 published")
 
 
+def test_a_bucket_that_is_not_there_is_told_when_the_lake_is_made(
+    home: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_object_store(object_store, monkeypatch)
+    assert lake.create_lake() == lake.root()
+    monkeypatch.setattr(opened, "PATIENCE", {**opened.PATIENCE, "max_retries": "0"})
+    monkeypatch.setenv("ESTEIRA_LAKE", "s3://no-such-bucket/x")
+    monkeypatch.setattr(sys, "argv", ["esteira", "init"])
+    with pytest.raises(SystemExit, match="s3://no-such-bucket/x is out of reach.*NoSuchBucket"):
+        main()
+
+
 # ----------------------------------------------------------------------------------------------------------- outages
 
 

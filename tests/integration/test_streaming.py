@@ -138,7 +138,7 @@ def test_publishing_again_changes_nothing(given) -> None:
     assert streaming.publish(spec, [DAY], "run", left) == said  # type: ignore[arg-type]
     assert steps.publish_left(spec, [DAY], "run", 2) == said
     assert {kind: lake.version(kind, spec.name) for kind in TABLES} == before  # type: ignore[arg-type]
-    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-2.json") is None
     assert steps.publish_left(spec, [DAY], "run", 2) == said, "all was taken, and is there"
 
 
@@ -387,7 +387,7 @@ def test_a_day_in_shards_on_an_object_store(given, monkeypatch: pytest.MonkeyPat
         steps.leave(spec, [DAY], "run", data.Share(number, 3))
         assert lake.count("predictions", spec.name, [DAY]) == 0
     assert "9 in quarantine" in steps.publish_left(spec, [DAY], "run", 3)
-    assert handover.found(spec.name, "run", f"{DAY}.0-of-1.json") is None
+    assert handover.found(spec.name, "run", f"{DAY}.0-of-3.json") is None
     found = tables(spec)
     for kind in ("quarantine", "features", "served"):
         pd.testing.assert_frame_equal(found[kind], wanted[kind], obj=kind)

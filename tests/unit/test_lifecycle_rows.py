@@ -31,6 +31,7 @@ EVERY = [
     Warned(version=4, last=DAY, **ABOUT),
     Drifted(version=4, last=DAY, **ABOUT),
     Noted(name="queued:failed/x:1", to_state="queued", facts={"mail": {"to": ["a@b"]}}, **ABOUT),
+    Registered(version=3, sha256="ab", classes=("no", "yes"), trained_through="2026-01-30", **ABOUT),
 ]
 
 

@@ -147,7 +147,9 @@ def loaded(model: Model, content: bytes) -> Model:
             try:
                 library = tl2cgen.Predictor(path, nthread=_threads())  # what is loaded stays, when its file is gone
             except tl2cgen.TL2cgenError as error:
-                raise CantCompile(f"it was compiled for another machine: {error}") from error
+                raise CantCompile(
+                    f"it can't be loaded: compiled for another machine, or nothing may run from {folder}: {error}"
+                ) from error
             found.append((ClassTrees if model.classes else Trees)(pipeline, _asked(library)))
     whole = model.pipeline
     pipeline = Blend(found, whole.weights, whole.kind, whole.value) if isinstance(whole, Blend) else found[0]

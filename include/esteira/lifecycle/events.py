@@ -108,7 +108,8 @@ class Event(ABC):
 class Registered(Event):
     """A version was registered from the run `by`; `sha256` is its model file's, `compiled` that of its libraries.
 
-    Where it has none, `not_compiled` says why scikit-learn scores it.
+    Where it has none, `not_compiled` says why scikit-learn scores it. `classes` and `trained_through` are what else it takes to
+    score with the file; versions of before 0.3 have no day there.
     """
 
     state: ClassVar[str] = "challenger"
@@ -117,6 +118,8 @@ class Registered(Event):
     sha256: str = ""
     compiled: str = ""
     not_compiled: str = ""
+    classes: tuple[str, ...] = ()
+    trained_through: str = ""
 
     @classmethod
     def of_row(cls, kept: Kept) -> Self:
@@ -126,6 +129,8 @@ class Registered(Event):
             sha256=kept.facts.get("sha256", ""),
             compiled=kept.facts.get("compiled", ""),
             not_compiled=kept.facts.get("engine", ""),
+            classes=tuple(kept.facts.get("classes", ())),
+            trained_through=kept.facts.get("trained_through", ""),
             **kept.about,
         )
 
@@ -135,9 +140,14 @@ class Registered(Event):
         return f"challenger:{self.version}"
 
     def evidence(self) -> Mapping[str, Any]:
-        """The digests of the model's file, and of what was compiled of it."""
-        engine = {"compiled": self.compiled, "engine": self.not_compiled}
-        return {"sha256": self.sha256, **{name: value for name, value in engine.items() if value}}
+        """The digests of the model's file, and of what was compiled of it, and what belongs to it."""
+        more = {
+            "compiled": self.compiled,
+            "engine": self.not_compiled,
+            "classes": list(self.classes),
+            "trained_through": self.trained_through,
+        }
+        return {"sha256": self.sha256, **{name: value for name, value in more.items() if value}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import date
@@ -51,12 +52,14 @@ def register(spec: ModelSpec, run_id: str, as_of: date) -> int:
         return known
     digest = runs.model_digest(run_id)
     engine = engines.choose(spec, run_id, digest)
-    version = runs.register(spec, run_id)
+    version, tags = runs.register(spec, run_id), runs.get(run_id).tags
     event = Registered(
         version=version,
         sha256=digest,
         compiled=engine.sha256,
         not_compiled=engine.why,
+        classes=tuple(json.loads(tags["classes"])),
+        trained_through=tags["trained_through"],
         day=effective_day(as_of),
         why="registered",
         by=run_id,
@@ -77,9 +80,9 @@ def load_scorer(spec: ModelSpec, version: int) -> Model:
     The ledger says of which run it is: where this machine has a copy of its file, MLflow is not asked, which may be down.
     """
     known = ledger.registered(spec, version)
-    if known is None or not known.sha256:
+    if known is None or not known.trained_through:
         return load_version(spec, version)
-    model = runs.load(spec, known.by, version, known.sha256)
+    model = runs.copy_of(known) or runs.load(spec, known.by, version, known.sha256)
     return engines.by_engine(spec, known.by, model, known.compiled)
 
 

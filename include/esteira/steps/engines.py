@@ -111,9 +111,9 @@ def by_engine(spec: ModelSpec, run_id: str, model: Model, sha256: str) -> Model:
 
 def _kept(run_id: str, sha256: str) -> bytes | None:
     """The libraries that a run kept: from the copy on this machine, where there is one."""
-    found = copies.read(sha256)
-    if found is not None:
-        return found[0]
+    content = copies.read(sha256)
+    if content is not None:
+        return content
     content = runs.kept(run_id, _name(sha256))
     if content is not None and hashlib.sha256(content).hexdigest() == sha256:
         copies.keep(sha256, content)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from esteira.data.sources.reader import BATCH, in_batches
 from esteira.errors import Conflict, Damaged, OutOfReach, Superseded
 from esteira.settings import settings
-from esteira.store import places
+from esteira.store import opened, parts, places
 from esteira.store.backend import Filter, Lake, Marks, Part, PartWriter, Table
 from esteira.store.delta import DeltaLake
 from esteira.store.schemas import SCHEMAS, Kind
@@ -51,12 +51,14 @@ def root() -> str:
 def create_lake() -> str:
     """Make the folder of ESTEIRA_LAKE, or of the default, a lake; returns where it is. One that is a lake already stays."""
     place = settings().lake or str(places.home() / "lake")
-    if "://" not in place:
-        try:
-            Path(place).mkdir(parents=True, exist_ok=True)
-            Path(place, MARKER).touch()
-        except OSError as error:
-            raise OutOfReach(f"{place} can't be made a lake: {error}; name another folder in ESTEIRA_LAKE") from error
+    if "://" in place:
+        with opened.reaching(place), parts.file_system(place).open_output_stream(MARKER):
+            return place
+    try:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        Path(place, MARKER).touch()
+    except OSError as error:
+        raise OutOfReach(f"{place} can't be made a lake: {error}; name another folder in ESTEIRA_LAKE") from error
     return place
 
 

@@ -265,9 +265,7 @@ class MlflowTracking:
         return found
 
     def load(self, run_id: str, digest: str) -> Model | None:
-        """The model, if its file has the digest: from the copy on this machine, where there is one."""
-        if digest and (model := _from_copy(digest)) is not None:
-            return model
+        """The model, if its file has the digest; a copy of it is kept on this machine then."""
         from esteira.store import model_files
 
         tags = client().get_run(run_id).data.tags
@@ -278,7 +276,7 @@ class MlflowTracking:
                 return None
             model = _model(model_files.load(path), tags)
         if digest:
-            copies.keep(digest, content, {name: tags[name] for name in ("classes", "trained_through")})
+            copies.keep(digest, content)
         return model
 
     def digest(self, run_id: str) -> str:
@@ -345,18 +343,6 @@ def _model_file(model_uri: str, folder: str) -> Path:
     import mlflow
 
     return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)) / "model.skops"
-
-
-def _from_copy(digest: str) -> Model | None:
-    from esteira.store import model_files
-
-    found = copies.read(digest)
-    if found is None:
-        return None
-    try:
-        return _model(model_files.loads(found[0]), found[1])
-    except (KeyError, TypeError, ValueError):  # what is noted about it is not what was noted
-        return None
 
 
 def _model(pipeline: Any, tags: Mapping[str, str]) -> Model:

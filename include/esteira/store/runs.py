@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import pandas as pd
 from esteira.errors import ModelRefused, OutOfReach
 from esteira.learning.drift import Profile
 from esteira.learning.pipelines import Model
+from esteira.lifecycle.events import Registered
 from esteira.settings import PROJECT, settings
 from esteira.spec import ModelSpec, digest
+from esteira.store import copies
 from esteira.store.mlflow_tracking import MlflowTracking
 from esteira.store.tracking import Run, Tracking, Version
 
@@ -201,6 +204,18 @@ def load(spec: ModelSpec, run_id: str, version: int = 0, digest: str = "") -> Mo
 @lru_cache(maxsize=8)  # by its digest: an attempt asks again and again for what serves, its twin, and three from before
 def _loaded(_: str, run_id: str, digest: str) -> Model | None:
     return _backend.load(run_id, digest)
+
+
+def copy_of(known: Registered) -> Model | None:
+    """The model of a version from the copy of its file on this machine, which no registry is asked for; None where there is none."""
+    from esteira.store import model_files  # skops takes half a second to import
+
+    content = copies.read(known.sha256)
+    if content is None:
+        return None
+    return Model(
+        model_files.loads(content), known.classes, date.fromisoformat(known.trained_through), version=known.version
+    )
 
 
 def model_digest(run_id: str) -> str:
