@@ -37,6 +37,27 @@ def test_labels_keep_when_they_were_first_seen_and_are_read_until_complete(
     assert labelling.store(spec, FIRST, as_of) == 0
 
 
+def test_labels_of_many_rows_are_looked_at_some_days_at_a_time(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    last = FIRST + timedelta(days=4)
+    days = data.days(FIRST, last)
+    score_days(spec, days)
+    monkeypatch.setattr(labelling, "AT_ONCE", 150)
+    asked: list[tuple[date, date]] = []
+    real = data.read_labels
+
+    def noted(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+        asked.append((first, last))
+        return real(spec, first, last)
+
+    monkeypatch.setattr(data, "read_labels", noted)
+    assert labelling.store(spec, FIRST, last + timedelta(days=1)) == 5
+    assert asked == [(days[0], days[1]), (days[2], days[3]), (days[4], days[4])]
+    assert len(lake.read("labels", spec.name, day=(FIRST, last))) == 5 * 72
+    assert labelling.store_again(spec, days) == 5
+    assert len(asked) == 6
+
+
 def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
     spec = trained()
     before = lake.read("labels", spec.name)["label"].mean()

@@ -22,6 +22,7 @@ from esteira.store.lineage import DataVersions
 from esteira.text import counted, shown_days
 
 TRIES = 20  # to store labels while others do
+AT_ONCE = 1_000_000  # rows whose labels are looked at together
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,17 @@ def store(spec: ModelSpec, first: date, as_of: date) -> int:
     A day is read until each of its feature rows has a label, while its labels settle and once after, and again when the
     spec's labels changed.
     """
-    days = data.days(first, known_through(spec, as_of))
-    if not days:
-        return 0
+    return sum(_store_open(spec, span, as_of) for span in _spans(spec, data.days(first, known_through(spec, as_of))))
+
+
+def _spans(spec: ModelSpec, days: list[date]) -> list[list[date]]:
+    """Those of the days that have feature rows, as many together as have AT_ONCE: more need not be in memory."""
+    wanted = set(days)
+    counts = {day: rows for day, (rows, _) in lake.sizes("features", spec.name).items() if day in wanted}
+    return [*lake.whole_days(counts, AT_ONCE)]
+
+
+def _store_open(spec: ModelSpec, days: list[date], as_of: date) -> int:
     had = _labels_of(spec, days)
     known = lake.read("features", spec.name, columns=["day", *spec.key], day=(days[0], days[-1]))
     pending = _open_days(spec, known, had) | _unsettled(spec, known, days)
@@ -75,13 +84,11 @@ def store_again(spec: ModelSpec, days: list[date]) -> int:
     Days whose labels nothing has asked for are left to a check, or a training. Returns how many days were read.
     """
     read = [day for day, mark in lake.marks("labels", spec.name, days).items() if mark is not None]
-    if not read:
-        return 0
-    known = lake.read("features", spec.name, columns=["day", *spec.key], day=(read[0], read[-1]))
-    asked = sorted({moment.date() for moment in known["day"]} & set(read))
-    if asked:
-        _store_labels(spec, asked, known, None)
-    return len(asked)
+    spans = _spans(spec, read)
+    for span in spans:
+        known = lake.read("features", spec.name, columns=["day", *spec.key], day=(span[0], span[-1]))
+        _store_labels(spec, span, known, None)
+    return sum(map(len, spans))
 
 
 def _labels_of(spec: ModelSpec, days: list[date]) -> pd.DataFrame:

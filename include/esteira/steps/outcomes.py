@@ -43,7 +43,11 @@ def judged(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFra
     The latter by its own model, or by its twin, where that has not seen them: so a new champion can be compared on days before it served.
     """
     rows = served(spec, version, first, last)
-    frame = labelling.labelled(spec, first, last)
+    own = {moment.date() for moment in rows["day"].unique()}
+    others = [day for day in lake.days_of("labels", spec.name) if first <= day <= last and day not in own]
+    if not others:  # as of a champion that served them all: their features need not be read
+        return rows
+    frame = labelling.labelled(spec, others[0], others[-1])
     frame = frame[~frame["day"].isin(rows["day"])]
     try:
         models = [each for each in champions.load_judges(spec, version) if {*each.columns} <= {*spec.features.all}]

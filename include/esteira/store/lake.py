@@ -192,12 +192,12 @@ def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     )
 
 
-def whole_days(counts: Mapping[date, int]) -> Iterator[list[date]]:
-    """Days that may be looked at together, in order: as many as have BATCH rows; one that has more is by itself."""
+def whole_days(counts: Mapping[date, int], most: int | None = None) -> Iterator[list[date]]:
+    """Days that may be looked at together, in order: as many as have `most` rows (BATCH); one that has more is by itself."""
     together: list[date] = []
     rows = 0
     for day in sorted(counts):
-        if together and rows + counts[day] > BATCH:
+        if together and rows + counts[day] > (most or BATCH):
             yield together
             together, rows = [], 0
         together.append(day)
