@@ -221,7 +221,7 @@ def test_a_bucket_that_is_not_there_is_told_when_the_lake_is_made(
     monkeypatch.setattr(opened, "PATIENCE", {**opened.PATIENCE, "max_retries": "0"})
     monkeypatch.setenv("ESTEIRA_LAKE", "s3://no-such-bucket/x")
     monkeypatch.setattr(sys, "argv", ["esteira", "init"])
-    with pytest.raises(SystemExit, match="s3://no-such-bucket/x is out of reach.*NoSuchBucket"):
+    with pytest.raises(SystemExit, match=r"s3://no-such-bucket/x is out of reach.*NoSuchBucket"):
         main()
 
 

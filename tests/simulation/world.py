@@ -151,6 +151,9 @@ class Stepping:
     def part(self, place: str, day: date, schema: pa.Schema, number: int) -> PartWriter:
         return self.inner.part(place, day, schema, number)  # which nobody sees
 
+    def has(self, place: str, part: Part) -> bool:
+        return self.inner.has(place, part)
+
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
     ) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 
 import pandas as pd
 import pyarrow as pa
 
 from esteira.data import kinds
-from esteira.data.sources import event_time, read, rows_of
+from esteira.data.sources import batches, event_time, rows_of
 from esteira.data.validating import typed
 from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
@@ -23,19 +24,14 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """
     elsewhere = spec.labels if spec.labels is not None and spec.labels.source is not None else None
     if elsewhere is None or elsewhere.source is None:
-        rows = read(spec, first, last)
-        rows = rows[(rows["event_time"].dt.normalize() == rows["day"]) & (rows["day"] >= pd.Timestamp(first))]
+        rows = _own_rows(spec, first, last)
     else:
         found = rows_of(elsewhere.source, spec, first, last)
         rows = _with_day(spec, found) if found is not None else pd.DataFrame()
     key = list(elsewhere.key or spec.key if elsewhere else spec.key)
     if rows.empty:
         return pd.DataFrame(columns=[*key, "label", "disputed"])
-    missing = [name for name in (*key, spec.target) if name not in rows.columns]
-    if missing:
-        raise DataError(
-            f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}"
-        )
+    _require_columns(spec, rows, key)
     rows = rows.dropna(subset=[name for name in ("day", "event_time", *key) if name in rows.columns])
     key = [*(["day"] if "day" in rows.columns else []), *key]
     columns = {name: typed(spec, name, rows[name]) for name in key}
@@ -54,6 +50,24 @@ def read_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
         )
     labels = labels.drop_duplicates([*key, "label"])
     return labels.assign(disputed=labels.duplicated(key, keep=False)).drop_duplicates(key)
+
+
+def _own_rows(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """What labels are made of in the model's own source: its other columns are never all in memory."""
+    wanted, parts = {*spec.key, spec.target, kinds.SHORT, "event_time", "day"}, []
+    for rows in batches(spec, first, last):
+        _require_columns(spec, rows, spec.key)
+        of_its_day = (rows["event_time"].dt.normalize() == rows["day"]) & (rows["day"] >= pd.Timestamp(first))
+        parts.append(rows.loc[of_its_day, [name for name in rows.columns if name in wanted]])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _require_columns(spec: ModelSpec, rows: pd.DataFrame, key: Iterable[str]) -> None:
+    missing = [name for name in (*key, spec.target) if name not in rows.columns]
+    if missing:
+        raise DataError(
+            f"model {spec.name}: its labels' source has no column {missing}; it has: {', '.join(map(str, rows.columns))}"
+        )
 
 
 def _with_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
