@@ -38,7 +38,7 @@ def break_the_second_look(patch: pytest.MonkeyPatch) -> None:
         known, chosen = ledger.state(spec), ledger.require_published(spec, days)
         return sum(scoring._predicted(spec, days, chosen, run).publish(spec, days, known).values()), False
 
-    patch.setattr(scoring, "written", once)
+    patch.setattr(scoring, "write", once)
     patch.setattr(scoring, "reconcile", lambda *_: scoring.Reconciled())
 
 
