@@ -50,7 +50,7 @@ OWN = (
         "logs",
         "mail",
     ),
-    *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "train-*.lock"),
+    *("mlflow", "notebooks", "notebooks.lock", "postgres", "replays", "check-*.lock", "train-*.lock"),
     *("supervisor.sock*", "supervisord.conf", "supervisord.pid", "up.lock"),
 )
 FAULTS = (StackError, places.PlaceError, database.UrlError)

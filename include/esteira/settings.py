@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from esteira.errors import EsteiraError
@@ -38,6 +39,13 @@ class Settings(BaseSettings):
     api_url: str = ""  # Airflow's API as tasks reach it; by default where they tell Airflow how they fare
     api_user: str = "watchdog"  # who may read runs and their tasks
     api_password: SecretStr = SecretStr("")
+
+    @field_validator("lake")
+    @classmethod
+    def _is_folder_or_bucket(cls, given: str) -> str:
+        if "://" in given and not re.match(r"s3://[^/]+", given):
+            raise ValueError("it is a folder, or s3://bucket/path")
+        return given
 
     @property
     def state_folder(self) -> Path:

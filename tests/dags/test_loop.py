@@ -296,7 +296,7 @@ def test_a_task_that_fails_for_good_is_mailed(run, tmp_path: Path, monkeypatch: 
     assert (states["measure"], states["decide"], states[""]) == ("failed", "upstream_failed", "failed")
     assert [mail.subject for mail in sent] == [f"sales: task measure for {FIRST} failed"]
     assert "the lake is gone" in sent[0].lead
-    assert "airflow tasks clear sales_check --run-id " in sent[0].lead
+    assert f"esteira check sales --day {FIRST}" in sent[0].lead
 
 
 @pytest.mark.slow

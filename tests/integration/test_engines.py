@@ -74,7 +74,7 @@ def test_a_compiled_version_scores_what_scikit_learn_would(trained: Trained, cap
 @pytest.mark.parametrize(
     ("yaml", "why"),
     [
-        (BOOSTED, "days of 72 rows are scored in no time"),
+        (BOOSTED, "days of 72 rows at most are scored in no time"),
         (BOOSTED + "score: {{engine: sklearn}}\n", "model.yaml asks for it"),
         (LINEAR + "score: {{engine: compiled}}\n", "Ridge is not of trees"),
     ],

@@ -58,6 +58,23 @@ def test_labels_of_many_rows_are_looked_at_some_days_at_a_time(trained, monkeypa
     assert len(asked) == 6
 
 
+def test_labels_are_counted_without_their_keys_unless_they_came_at_several_times(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trained()
+    days = data.days(FIRST, FIRST + timedelta(days=1))
+    score_days(spec, days)
+    labelling.store(spec, FIRST, days[-1] + timedelta(days=1))
+    rows = lake.read("labels", spec.name, day=FIRST)
+    again = rows.head(3).assign(label=0.0, first_seen=rows["first_seen"].max() + pd.Timedelta(days=1))
+    lake.replace_days("labels", spec.name, pd.concat([rows, again]), [FIRST])
+    asked: list[object] = []
+    real = labels.read
+    monkeypatch.setattr(labels, "read", lambda *given: asked.append(given[1]) or real(*given))
+    assert labels.counts(spec, days[0], days[-1]) == dict.fromkeys(days, 72)
+    assert asked == [FIRST]
+
+
 def test_another_target_makes_old_labels_stale(trained, tmp_path: Path) -> None:
     spec = trained()
     before = lake.read("labels", spec.name)["label"].mean()

@@ -213,6 +213,18 @@ def test_models_and_reports_may_be_in_an_object_store(
     assert steps.score_from_source(spec, [models.FIRST], "r").startswith("72 rows read = 72 published")
 
 
+def test_a_folder_that_was_never_there_is_no_day_without_rows(
+    corpus_home: Path, object_store: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in corpora.cases() if case.name == "plain")
+    in_bucket(corpus_home, monkeypatch, object_store)
+    spec = moved(case, corpora.declare(case, tmp_path / "models"), bucket)
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(yaml.read_text().replace("{day}.csv", "nope/{day}.csv"))
+    with pytest.raises(OutOfReach, match=r"there is nothing under s3://.*/nope/; correct source.path in model.yaml"):
+        steps.score_from_source(specs.load(yaml), [corpora.DAY], "r")
+
+
 def test_a_bucket_that_is_not_there_is_told_when_the_lake_is_made(
     home: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,15 @@ class TestParts:
         assert values(0) == values(1) == []
         assert lake.unwritten_days("raw", "m", [day(0), day(1)]) == []
 
+    def test_a_table_whose_first_day_is_empty_takes_times_later(self) -> None:
+        lake.publish("raw", "m", [], [day(0)])
+        lake.publish("raw", "m", staged(1, 1.0, at=pd.Timestamp("2026-01-01 01:00")).done(), [day(1)])
+        more = staged(1, 2.0, at=pd.Timestamp("2026-01-01 02:00"), seen=pd.Timestamp("2026-01-02")).done()
+        lake.publish("raw", "m", more, [day(1)], add_to=lake.version("raw", "m"))
+        found = lake.read("raw", "m", day=day(1)).sort_values("value")
+        assert [at.hour for at in found["at"]] == [1, 2]
+        assert found["seen"].isna().tolist() == [True, False]
+
     def test_the_first_parts_make_the_table_and_later_ones_its_columns(self) -> None:
         lake.publish("raw", "m", staged(0, 1.0).done(), [day(0)])
         lake.publish("raw", "m", staged(1, 2.0, name="x").done(), [day(1)])

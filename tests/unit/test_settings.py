@@ -41,3 +41,12 @@ def test_what_is_isolated_knows_of_no_other_place(tmp_path: Path, monkeypatch: p
         "MLFLOW_TRACKING_URI": "sqlite:///own",
         "PATH": "somewhere",
     }
+
+
+@pytest.mark.parametrize("given", ["gs://bucket/lake", "s3://", "file:///lake"])
+def test_a_lake_is_a_folder_or_in_a_bucket(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("ESTEIRA_LAKE", given)
+    with pytest.raises(
+        EsteiraError, match=r"ESTEIRA_LAKE can't be used: got '.*'; .*it is a folder, or s3://bucket/path"
+    ):
+        settings.settings()

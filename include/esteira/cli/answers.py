@@ -273,7 +273,8 @@ def versions(model: Model, as_json: AsJson = False) -> None:
         by = ", ".join(dict.fromkeys(promoted.by for promoted in each.promotions)) or each.run_id
         judged = "-" if each.verified is None else "worse" if each.verified.worse else "verified"
         published = f"{counted(each.published_days, 'day')}: {each.published}" if each.published_days else "-"
-        rows.append([each.number, served, published, by, judged, each.engine or "-", each.why])
+        engine = " (".join(filter(None, (each.engine or "-", each.not_compiled))) + (")" if each.not_compiled else "")
+        rows.append([each.number, served, published, by, judged, engine, each.why])
     _table(("version", "served", "published now", "by", "first window", "engine", "why"), rows)
 
 
@@ -368,6 +369,9 @@ def quarantine(
         _say({"rules": found, "rows": bad})
         return
     heads = ("rows", "days", "stage", "rule", "reason")
+    if not found:
+        typer.echo(f"nothing from {span[0]} to {span[1]}; --weeks looks further back")
+        return
     _table(heads, [[each.rows, each.days, each.stage, each.rule, each.reason] for each in found])
     for each in bad:
         typer.echo(f"{each.day}  {each.rule}: {json.dumps(each.values, ensure_ascii=False)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
@@ -104,11 +105,17 @@ def mail_failure_of(spec: ModelSpec) -> Any:
             context.get("exception"),
             instance.log_url,
             getattr(dag_run, "clear_number", 0) or 0,  # which a run by DAG.test() does not have
-            _days(spec, dag_run),
+            _days_of_span(context) or _days(spec, dag_run),
         )
         queue(spec, mail, today(spec.time.timezone), run)
 
     return mail_failure
+
+
+def _days_of_span(context: Mapping[str, Any]) -> tuple[date, date] | None:
+    """The first and the last day of the span that a task of a long range is about, as it is named; None of other tasks."""
+    found = [date.fromisoformat(day) for day in re.findall(r"\d{4}-\d\d-\d\d", str(context.get("name", "")))]
+    return (found[0], found[-1]) if found else None
 
 
 def _days(spec: ModelSpec, dag_run: Any) -> tuple[date, date] | None:

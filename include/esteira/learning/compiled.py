@@ -5,6 +5,7 @@ Only the trees are compiled. What comes before them is whole-column arithmetic, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -12,7 +13,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -127,10 +129,27 @@ def _library(pipeline: Any, compiler: str, path: Path) -> Path:
     trees = _imported(pipeline)
     files = min(trees.num_tree, 1 + _nodes(trees) // NODES_OF_A_FILE)
     try:
-        tl2cgen.export_lib(trees, toolchain=compiler, libpath=path, params={"parallel_comp": files}, options=["-Os"])
+        with _quietly():
+            tl2cgen.export_lib(
+                trees, toolchain=compiler, libpath=path, params={"parallel_comp": files}, options=["-Os"]
+            )
     except (tl2cgen.TL2cgenError, ValueError, OSError, RuntimeError) as error:
         raise CantCompile(f"{compiler} can't: {error}") from error
     return path
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the libraries print: an older treelite in tl2cgen says that it is older. What they make is compared."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def loaded(model: Model, content: bytes) -> Model:

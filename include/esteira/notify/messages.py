@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 
@@ -431,17 +430,23 @@ def failure(
         key=f"{spec.name}/{of_run(run, began)}{task}/cleared-{cleared}",
         to=receivers(spec),
         subject=f"{spec.name}: task {task}{of} failed",
-        todo="Correct what the error says, then clear the task in Airflow, and the run goes on where it was.",
-        lead=f"Task {task} of run {run} failed: {said(error)[:2000]}\n\n{_again(run)}",
+        todo="Correct what the error says, in the source too, then clear the task in Airflow, and the run goes on where it was.",
+        lead=f"Task {task} of run {run} failed: {said(error)[:2000]}\n\n{_again(spec, run, days)}",
         links=(*((("The log in Airflow", log_url),) if log_url else ()), *_pages(spec, log_url)[1:]),
         tasks=(task,),
     )
 
 
-def _again(run: str) -> str:
-    """The command that clears what failed of a run, `dag_id/run_id`."""
-    dag_id, _, run_id = run.partition("/")
-    return f"To clear it on the command line: airflow tasks clear {dag_id} --run-id {shlex.quote(run_id)} --only-failed --yes"
+def _again(spec: ModelSpec, run: str, days: tuple[date, date] | None = None) -> str:
+    """How what failed of a run, `dag_id/run_id`, is done again, on a page of Airflow or by hand."""
+    kind = run.partition("/")[0].removeprefix(f"{spec.name}_")
+    where = "In Airflow: open the run, Clear, Clear only failed tasks; of a run that somebody marked as failed, Clear all tasks."
+    if days is None or kind not in ("score", "check", "train"):
+        return where
+    first, last = days
+    asked = {"train": f"--as-of {last}", "check": f"--day {last}", "score": f"--day {first}"}[kind]
+    asked += f" --last-day {last}" if kind == "score" and last > first else ""
+    return f"{where} Or by hand, though the run stays red: esteira {kind} {spec.name} {asked}"
 
 
 TASKS = ["task", "state", "try", "since"]
@@ -465,7 +470,7 @@ def unreported(
         subject=f"{spec.name}: {f'task {name}' if tasks else 'a run'} failed",
         lead=(
             f"Run {run}: {what}, and could not say why. A task whose process is killed, as the kernel does where memory runs out, "
-            f"or that never began, has no error to tell of. Its log says how far it came.\n\n{_again(run)}"
+            f"or that never began, has no error to tell of. Its log says how far it came.\n\n{_again(spec, run)}"
         ),
         todo="Read the task's log, correct the cause, then clear the task in Airflow.",
         sections=(("Tasks that failed", TASKS, tasks),) if tasks else (),

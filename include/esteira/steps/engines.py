@@ -54,10 +54,11 @@ def _compiled(spec: ModelSpec, run_id: str, digest: str) -> Engine:
     tags = runs.get(run_id).tags
     seen, read = DaysSeen.of(tags), DataVersions.cited(tags)
     span = days(seen.first, seen.last)
-    usual = lake.count("features", spec.name, span) / len(span)
-    if asked == "auto" and usual < WORTH:
+    counts = lake.sizes("features", spec.name)
+    largest = max((counts[day][0] for day in span if day in counts), default=0)  # a model's days may have grown
+    if asked == "auto" and largest < WORTH:
         raise CantCompile(
-            f"days of {usual:,.0f} rows are scored in no time; score.engine: compiled asks for it nevertheless"
+            f"days of {largest:,} rows at most are scored in no time; score.engine: compiled asks for it nevertheless"
         )
     began = time.perf_counter()
     model = runs.load(spec, run_id, digest=digest)

@@ -180,6 +180,7 @@ class DeltaLake:
         wanted = parts.schema_with(table, every)
         try:
             with opened.reaching(place):
+                parts.allow_times(table, wanted)
                 if add:  # which takes no new columns along
                     parts.widen(table, wanted)
                 before = int(table.version())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from datetime import date
+from typing import Any, cast
 
 import pandas as pd
 
@@ -29,6 +31,19 @@ def read(
         parts = [wanted(part) for part in lake.batches("labels", spec.name, columns=columns, at=at, day=(first, last))]
         rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return latest(spec, rows).drop(columns="first_seen", errors="ignore")
+
+
+def counts(spec: ModelSpec, first: date, last: date) -> dict[date, int]:
+    """How many rows of each day have a label. Of a day whose labels all came at once no key is read."""
+    rows, times = Counter[date](), defaultdict[date, set[Any]](set)
+    for part in lake.batches("labels", spec.name, columns=["day", "first_seen"], day=(first, last)):
+        for (moment, seen), count in cast("Iterable[Any]", part.groupby(["day", "first_seen"]).size().items()):
+            rows[moment.date()] += int(count)
+            times[moment.date()].add(seen)
+    for day, every in times.items():
+        if len(every) > 1:  # late ones, or corrections, which are further rows of the same key
+            rows[day] = len(read(spec, day, day))
+    return dict(rows)
 
 
 def latest(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:

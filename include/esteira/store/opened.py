@@ -77,7 +77,10 @@ _files_lock = threading.Lock()
 
 def options(place: str) -> dict[str, str] | None:
     """How deltalake's client is to reach a place: what fails for a moment is asked again, and the rest is for the task's retries."""
-    return None if is_local(place) else PATIENCE
+    if is_local(place):
+        return None
+    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")  # which says that it is meant
+    return PATIENCE | ({"allow_http": "true"} if plain else {})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Schema, TableFeatures
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 
@@ -124,6 +124,14 @@ def schema_with(table: DeltaTable, parts: list[Part]) -> pa.Schema:
                 known = known.append(field.with_nullable(True))
                 names.add(field.name)
     return known
+
+
+def allow_times(table: DeltaTable, wanted: pa.Schema) -> None:
+    """Let a table have times without a zone: one that was made without any, as for an empty day, can't be read once it has."""
+    has_times = any(pa.types.is_timestamp(field.type) and field.type.tz is None for field in wanted)
+    if has_times and "timestampNtz" not in (table.protocol().writer_features or ()):
+        table.alter.add_feature(TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True)
+        table.update_incremental()
 
 
 def widen(table: DeltaTable, wanted: pa.Schema) -> None:

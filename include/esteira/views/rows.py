@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,8 +12,8 @@ import pandas as pd
 
 from esteira.data.kinds import PERSONAL
 from esteira.spec import ModelSpec
+from esteira.store import labels as known_labels
 from esteira.store import lake
-from esteira.store.labels import read as known_labels
 from esteira.store.schemas import Kind
 
 
@@ -29,11 +28,9 @@ class LabelsOf:
 
 def labels(spec: ModelSpec, first: date, last: date) -> tuple[LabelsOf, ...]:
     """The labels' state, day by day."""
-    rows = lake.read("features", spec.name, columns=["day"], day=(first, last))
-    known = known_labels(spec, first, last)
-    labelled = Counter(moment.date() for moment in known["day"])
-    made = Counter(moment.date() for moment in rows["day"])
-    return tuple(LabelsOf(day, made[day], labelled[day]) for day in sorted(made))
+    labelled = known_labels.counts(spec, first, last)
+    made = {day: rows for day, (rows, _) in lake.sizes("features", spec.name).items() if first <= day <= last}
+    return tuple(LabelsOf(day, made[day], labelled.get(day, 0)) for day in sorted(made))
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,13 @@ class BadRow:
 
 def bad_rows(spec: ModelSpec, first: date, last: date, limit: int) -> tuple[BadRow, ...]:
     """Rows that are in quarantine, the newest days first, so many at most."""
-    rows = lake.read("quarantine", spec.name, day=(first, last))
+    sizes = lake.sizes("quarantine", spec.name)
+    newest, held = last, 0
+    for newest in sorted((day for day in sizes if first <= day <= last), reverse=True):
+        held += sizes[newest][0]
+        if held >= limit:
+            break
+    rows = lake.read("quarantine", spec.name, day=(newest, last))
     rows = rows.sort_values("day", ascending=False, kind="stable").head(limit) if len(rows) else rows
     return tuple(
         BadRow(row["day"].date(), str(row["stage"]), str(row["rule"]), str(row["reason"]), _masked(spec, row["row"]))
@@ -139,7 +142,7 @@ def predicted(spec: ModelSpec, first: date, last: date, key: dict[str, str] | No
         return rows
     rows = chosen(rows, key or {})
     on = list(dict.fromkeys(["day", *spec.key]))
-    rows = rows.merge(known_labels(spec, first, last), on=on, how="left")
+    rows = rows.merge(known_labels.read(spec, first, last), on=on, how="left")
     columns = list(dict.fromkeys([*on, *spec.features.all]))
     made = lake.read("features", spec.name, columns=columns, day=(first, last))
     new = [name for name in made if name not in rows or name in on]

@@ -67,7 +67,10 @@ def score_title(spec: ModelSpec, days: list[date]) -> str:
     rows, left = (sum(each[day][0] for day in days if day in each) for each in (sizes, bad))
     held = sorted(set(ledger.held(spec, ledger.state(spec), days).values()))
     by = f" by {' and '.join(map(named, held))}" if held else ""
-    return f"score {span}: {counted(rows, 'row')}{by}" + (f", {left:,} in quarantine" if left else "")
+    lacking = len(lake.unwritten_days("predictions", spec.name, days)) if len(days) > 1 else 0
+    told = [f", {left:,} in quarantine"] if left else []
+    told += [f"; {lacking} of {counted(len(days), 'day')} not published"] if lacking else []
+    return f"score {span}: {counted(rows, 'row')}{by}" + "".join(told)
 
 
 def told(spec: ModelSpec, day: date) -> list[str]:

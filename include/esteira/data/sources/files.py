@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -175,6 +176,9 @@ def _objects(source: FileSource, spec: ModelSpec, key: str, first: date, last: d
             require_beside(day, first, last, error)
             continue
         files += [File(path, os.path.dirname(path), day) for path in found]  # noqa: PTH120
+    if not files:
+        folder = "/".join(takewhile(lambda part: DAY not in part and not glob.has_magic(part), source.path.split("/")))
+        objects.require_folder(folder, key)
     return files
 
 

@@ -105,6 +105,15 @@ def exists(address: str) -> bool:
     return False
 
 
+def require_folder(address: str, key_of_model: str) -> None:
+    """Raise OutOfReach where nothing lies under an address: a path that was never there must not look like a day without rows."""
+    with reaching(address):
+        if file_system().get_file_info(key(address)).type == pafs.FileType.NotFound:
+            raise OutOfReach(
+                f"there is nothing under {address}/; correct {key_of_model} in model.yaml, or see where it is"
+            )
+
+
 def version(address: str) -> tuple[int, str]:
     """Its size, and the store's tag of its content. Raises Unfinished where it is gone."""
     try:

@@ -207,6 +207,7 @@ function Versions({ found, model }) {
     { name: "interval", of: (row) => row.promotions.at(-1)?.facts.gain_lower, plain: (row) => interval(row.promotions.at(-1)?.facts), show: (row) => interval(row.promotions.at(-1)?.facts) || "–" },
     { name: "notebook", of: (row) => row.promotions.at(-1)?.facts.commit, show: (row) => html`<code title=${row.promotions.at(-1)?.facts.commit ?? ""}>${row.promotions.at(-1)?.facts.commit?.slice(0, 10) || "–"}</code>` },
     { name: "MLflow", of: (row) => row.run_id, show: (row) => html`<${MlflowRun} found=${found} run=${row.run_id} />` },
+    { name: "engine", of: (row) => row.engine || null, show: (row) => html`<span title=${row.not_compiled}>${row.engine || "–"}</span>` },
     { name: "first window", of: (row) => (row.verified ? (row.verified.worse ? "worse" : "verified") : null), show: (row) => html`<span title=${row.verified?.why ?? ""}>${row.verified ? say(row.verified.worse ? "worse" : "verified") : "–"}</span>` },
   ];
   return html`<${Rows} name=${`${model}-versions`} rows=${found.versions} columns=${columns} keyOf=${(row) => row.number} first=${{ name: "version", down: true }} />`;

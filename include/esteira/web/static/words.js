@@ -55,6 +55,7 @@ const PORTUGUESE = {
   "why": "por quê",
   "now": "agora",
   "first window": "primeira janela",
+  "engine": "motor",
   "verified": "verificada",
   "worse": "pior",
   "Attempts": "Tentativas",
