@@ -131,7 +131,9 @@ def test_files_of_days_and_patterns(bucket: str, tmp_path: Path, kind: str) -> N
     before = reader.state(DAY, DAY)
     put(f"{bucket}/a/site-2/{DAY}.{kind}", content[:-1] + b" ")
     assert reader.state(DAY, DAY) != before
-    assert data.read(declared(tmp_path, f'kind: {kind}, path: "{bucket}/b/{{day}}.{kind}"'), DAY, DAY).empty
+    assert data.read(declared(tmp_path, f'kind: {kind}, path: "{bucket}/a/{{day}}.{kind}"'), DAY, DAY).empty
+    with pytest.raises(OutOfReach, match=f"there is nothing under {bucket}/b/"):
+        data.read(declared(tmp_path, f'kind: {kind}, path: "{bucket}/b/{{day}}.{kind}"'), DAY, DAY)
 
 
 def test_a_day_without_its_marker_is_not_ready(bucket: str, tmp_path: Path) -> None:
