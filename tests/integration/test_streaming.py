@@ -202,6 +202,68 @@ def test_what_another_run_has_read_since_is_not_overwritten(given, shares: int) 
         pd.testing.assert_frame_equal(rows, wanted[kind], obj=kind)
 
 
+def test_two_runs_of_a_day_whose_steps_meet_leave_one_reading(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one comes whole when this one has published its raw rows: all tables are of what it has read."""
+    spec = given(day_of_rows().assign(heat=0.0))
+    steps.leave(spec, [DAY], "old", data.ALL)
+    wanted: list[dict[str, pd.DataFrame]] = []
+    real = streaming.quality.require_fit
+
+    def meanwhile(spec: ModelSpec, days: list[date]) -> None:
+        monkeypatch.setattr(streaming.quality, "require_fit", real)
+        mended(spec)
+        steps.requeue(spec, [DAY], "new")
+        wanted.append(tables(spec))
+        real(spec, days)
+
+    monkeypatch.setattr(streaming.quality, "require_fit", meanwhile)
+    steps.publish_left(spec, [DAY], "old", 1)
+    for kind, rows in tables(spec).items():
+        pd.testing.assert_frame_equal(rows, wanted[0][kind], obj=kind)
+
+
+def test_what_is_replaced_is_what_stands_there_when_it_is_published(given) -> None:
+    spec = given(day_of_rows())
+    other = models.write(spec.folder.parent / "other", spec.name)  # with a source that has days to train on
+    steps.train(other, AS_OF - timedelta(days=1), "t2", promoted=False)
+    steps.leave(spec, [DAY], "staged", data.ALL, 2)
+    steps.score_from_source(spec, [DAY], "meanwhile")
+    steps.publish_left(spec, [DAY], "staged", 1, 2)
+    found = lake.read("predictions", spec.name, day=DAY)
+    assert (set(found["version"]), set(found["replaces"])) == ({2}, {1})
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@pytest.mark.parametrize("is_first_read", [True, False])
+def test_rows_that_come_a_day_late_are_told_by_the_next_day(given, shares: int, is_first_read: bool) -> None:
+    """Also where the day before was read, and not published yet, when they were seen."""
+    spec, following = given(day_of_rows()), DAY + timedelta(days=1)
+    steps.leave(spec, [DAY], "first", data.ALL)
+    if is_first_read:
+        steps.publish_left(spec, [DAY], "first", 1)
+    late = day_of_rows(seed=5).head(5).assign(at=lambda rows: rows["at"] + pd.Timedelta(seconds=1))
+    rows = pd.concat([late, day_of_rows(following)])
+    rows.to_parquet(spec.folder / f"{following}.parquet", row_group_size=100, index=False)
+    for number in range(shares):
+        steps.leave(spec, [following], "second", data.Share(number, shares))
+    if not is_first_read:
+        steps.publish_left(spec, [DAY], "first", 1)
+    steps.publish_left(spec, [following], "second", shares)
+    told = lake.read("quarantine", spec.name, day=DAY)
+    assert list(told["stage"]) == ["late"] * 5
+
+
+def test_a_run_whose_day_another_one_has_spoilt_reads_it_again(given) -> None:
+    spec = given(day_of_rows(), "quality: {max_quarantined: 0}\n")
+    steps.leave(spec, [DAY], "run", data.ALL)
+    said = steps.publish_left(spec, [DAY], "run", 1)
+    day_of_rows().assign(heat=99.0).to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+    with pytest.raises(DataError, match="max_quarantined"):
+        steps.requeue(spec, [DAY], "other")
+    mended(spec)
+    assert steps.publish_left(spec, [DAY], "run", 1) == said
+
+
 def test_a_day_that_was_refused_is_read_again_when_its_task_is_cleared(given) -> None:
     spec = given(day_of_rows().assign(heat=99.0), "quality: {max_quarantined: 0}\n")
     steps.leave(spec, [DAY], "run", data.ALL)

@@ -290,6 +290,17 @@ def test_a_row_with_too_few_fields_goes_to_quarantine_whole(tmp_path: Path, line
 
 
 @pytest.mark.usefixtures("_either_way")
+def test_a_line_that_a_carriage_return_ends_hides_no_short_row(tmp_path: Path) -> None:
+    """It brings the separators that another row lacks, and no line feed."""
+    text = HEADER + "2026-01-02 01:00,A,1,1.5,True,10\r2026-01-02 02:00,B,2,2.5,False,20\n2026-01-02 03:00\n"
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode())
+    spec = declare(tmp_path, f"kind: csv, path: {path}")
+    good, bad = data.storable(spec, data.read(spec, DAY, DAY), {})
+    assert (len(good), list(bad["rule"])) == (2, ["short"])
+
+
+@pytest.mark.usefixtures("_either_way")
 def test_a_row_may_be_short_where_a_column_has_no_name(tmp_path: Path) -> None:
     """As DataFrame.to_csv() writes a frame with its index."""
     lines = [f"{number},{line}\n" for number, line in enumerate([*LINES.splitlines(), LINES[:20] + "C,3,1.5"])]

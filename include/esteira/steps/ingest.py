@@ -24,7 +24,7 @@ from esteira.text import counted, shown_days
 
 T = TypeVar("T")
 
-LATE = ("row", "name", "digest")  # of a row of the day before
+LATE = {"row": "str", "name": "str", "digest": "UInt64"}  # of a row of the day before
 MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
 PASSES = 5  # over rows that turn out to be other than they looked
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
@@ -106,8 +106,7 @@ class Extraction:
         self._kinds = {**known.kinds, **lake.types("raw", spec.name)}
         self._read_at = pd.Timestamp(lake.clock())
         self.filled: set[date] = set()
-        self._late = [pd.DataFrame(columns=[*LATE])]
-        self._keeps_late = not lake.missing_days("raw", spec.name, [min(days) - timedelta(days=1)])
+        self._late: list[pd.DataFrame] = []
         self._taken: pa.Table | None = None
         self.read = 0
 
@@ -122,7 +121,7 @@ class Extraction:
         column's type) go to quarantine.
         """
         late = rows["day"] < pd.Timestamp(min(self.days))
-        if self._keeps_late and late.any():
+        if late.any():
             self._late.append(self._late_rows(rows[late]))
         own = rows["day"].isin(pd.to_datetime(self.days))
         rows = rows if own.all() else rows[own]
@@ -165,8 +164,8 @@ class Extraction:
         return (lambda: None) if taken is None else lambda: self.raw.add(taken, shared=shared)
 
     def late(self) -> pd.DataFrame:
-        """The rows of the day before, if that was read already; see _keep_late()."""
-        return pd.concat(self._late, ignore_index=True) if len(self._late) > 1 else self._late[0]
+        """The rows of the day before; see _keep_late()."""
+        return joined_late(self._late)
 
     def _late_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Rows of the day before as text, and what tells whether they were read: the digest of the key, where it can be read."""
@@ -288,15 +287,21 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
 
 def publish(
     spec: ModelSpec, days: list[date], raw: Iterable[Part], bad: Iterable[Part], late: pd.DataFrame, *stages: str
-) -> None:
-    """Replace the raw rows of the days, and of these stages what is in quarantine."""
+) -> int:
+    """Replace the raw rows of the days, and of these stages what is in quarantine; returns the version that the raw table has then."""
     if not days:
-        return
+        return lake.version("raw", spec.name)
     _publish_bad(spec, bad, days, *stages)
-    lake.publish("raw", spec.name, raw, days)
+    version = lake.publish("raw", spec.name, raw, days)
     _keep_late(spec, late, min(days))
     if len(lake.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
         quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
+    return version
+
+
+def joined_late(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of the day before of all parts; of the same types where there is none."""
+    return pd.concat([pd.DataFrame(columns=[*LATE]).astype(LATE), *parts], ignore_index=True).astype(LATE)
 
 
 def log_read(spec: ModelSpec, days: list[date], rows: int) -> None:

@@ -89,7 +89,7 @@ def write(
         _require_features(spec, left)
         known, features = ledger.state(spec), lake.version("features", spec.name)
         chosen = ledger.require_published(spec, left, known)
-        taken = ready is not None and of == features and ready.chosen == chosen
+        taken = ready is not None and of == features and ready.chosen == chosen and ready.is_next(spec, left)
         now_ready = ready if ready is not None and taken else _predicted(spec, left, chosen, run)
         ready = None  # a second time they would be of another state
         try:
@@ -139,7 +139,7 @@ class Prediction:
         self.spec, self.chosen, self.run = spec, chosen, run
         days = sorted(chosen)
         self._rows = lake.Staging("predictions", spec.name)
-        self._served_at = lake.version("served", spec.name)
+        self._served_at, self._at = lake.version("served", spec.name), lake.version("predictions", spec.name)
         self._served = None if lake.count("served", spec.name, days) else lake.Staging("served", spec.name)
         self._before = _Before(spec, days)
         self._models: dict[int, tuple[Model, float]] = {}
@@ -187,20 +187,21 @@ class Prediction:
     def done(self) -> Predicted:
         """What was predicted, written and not published yet."""
         served = None if self._served is None else tuple(self._served.done())
-        return Predicted(self.chosen, tuple(self._rows.done()), served, self._served_at)
+        return Predicted(self.chosen, tuple(self._rows.done()), served, self._served_at, self._at)
 
 
 @dataclass(frozen=True)
 class Predicted:
     """Parts of `predictions` by the versions `chosen` for their days, and where nothing of the days was served, of `served`.
 
-    `served_at` is the version of that table by which it was so.
+    `served_at` is the version of that table by which it was so, and `at` that of `predictions` whose place these take.
     """
 
     chosen: Mapping[date, int]
     parts: tuple[Part, ...]
     served: tuple[Part, ...] | None
     served_at: int
+    at: int
 
     def publish(self, spec: ModelSpec, days: list[date], known: State) -> dict[date, int]:
         """Replace the days' predictions, all in one transaction that carries the state's number; returns the rows of each day.
@@ -214,6 +215,10 @@ class Predicted:
         sizes = counted(sum(counts.values()), "row"), counted(len(days), "day")
         log.info("model %s: %s of %s scored by version %s", spec.name, *sizes, versions)
         return counts
+
+    def is_next(self, spec: ModelSpec, days: list[date]) -> bool:
+        """Whether the predictions whose place these take are those that they were compared with."""
+        return lake.untouched("predictions", spec.name, days, self.at, self.parts)
 
     def serve(self, spec: ModelSpec) -> bool:
         """Add the predictions to `served`, where nothing of their days was; returns whether that is still so."""

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira.steps import keys
-from esteira.steps.ingest import LATE
+from esteira.steps.ingest import joined_late
 from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
@@ -60,6 +60,7 @@ def to_files(staged: Staged) -> dict[str, bytes]:
         "predictions": [_told(part, schemas) for part in predicted.parts],
         "served": None if predicted.served is None else [_told(part, schemas) for part in predicted.served],
         "served_at": predicted.served_at,
+        "predictions_at": predicted.at,
     }
     told["schemas"] = [base64.b64encode(schema.serialize().to_pybytes()).decode() for schema in schemas]
     late, seen = io.BytesIO(), io.BytesIO()
@@ -99,7 +100,7 @@ def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
         read=told["read"],
         filled=frozenset(map(date.fromisoformat, told["filled"])),
         parts={kind: parts(each) for kind, each in told["parts"].items()},
-        late=pd.read_parquet(io.BytesIO(late)) if late else pd.DataFrame(columns=[*LATE]),
+        late=joined_late([pd.read_parquet(io.BytesIO(late))] if late else []),
         seen=np.load(io.BytesIO(seen), allow_pickle=False),
-        predicted=Predicted(chosen, parts(told["predictions"]), served, told["served_at"]),
+        predicted=Predicted(chosen, parts(told["predictions"]), served, told["served_at"], told["predictions_at"]),
     )

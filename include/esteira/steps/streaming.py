@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from functools import partial
 from itertools import groupby
 
 import joblib
-import pandas as pd
 
 from esteira import data
 from esteira.data import ALL, Share
-from esteira.errors import DataError
+from esteira.errors import DataError, Superseded, Unaccounted
 from esteira.lifecycle import changes
 from esteira.spec import ModelSpec
 from esteira.spec.policy import MOST_SHARDS
@@ -29,6 +29,7 @@ from esteira.text import counted, shown_days
 log = logging.getLogger(__name__)
 
 MONTH = 31
+TRIES = 5  # to publish days that others read meanwhile
 SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
 
 
@@ -158,7 +159,8 @@ def publish(
 ) -> str:
     """Publish what was staged of the days, all shares together. Returns what became of their rows, as a sentence.
 
-    Each table's rows are there all at once, or not at all. Raises as score_from_source() does.
+    Each table's rows are there all at once, or not at all. Where another run has written the days' raw rows meanwhile, they are
+    read again, so that all tables are of one reading. Raises as score_from_source() does.
     """
     whole = _joined(spec, days, staged)
     if whole is None:
@@ -168,18 +170,24 @@ def publish(
             spec.name,
             shown_days(days),
         )
-        whole = stage(spec, days, run, version, champion=champion)
-    settled = ingest.settled_days(spec, days, whole.filled, when_gone)
-    parts = whole.parts
-    ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, "extract", "rows")
-    ingest.log_read(spec, settled, whole.read)
-    quality.require_fit(spec, days)
-    features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
-    scoring.choose(spec, days, run, version, by=by, champion=champion)
-    _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
-    if not (are_ready and whole.predicted.serve(spec)):
-        scoring.add_to_served(spec, days, run)
-    return scoring.account(spec, days)
+    for _ in range(TRIES):
+        whole = whole or stage(spec, days, run, version, champion=champion)
+        settled = ingest.settled_days(spec, days, whole.filled, when_gone)
+        parts = whole.parts
+        at = ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, "extract", "rows")
+        ingest.log_read(spec, settled, whole.read)
+        quality.require_fit(spec, days)
+        features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
+        scoring.choose(spec, days, run, version, by=by, champion=champion)
+        _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
+        if not (are_ready and whole.predicted.serve(spec)):
+            scoring.add_to_served(spec, days, run)
+        if lake.untouched("raw", spec.name, days, at):
+            return scoring.account(spec, days)
+        whole = None
+    raise Superseded(
+        f"model {spec.name}: other runs have read {shown_days(days)} {TRIES} times meanwhile; score them again"
+    )
 
 
 def shares(spec: ModelSpec, days: list[date]) -> int:
@@ -237,8 +245,9 @@ def publish_left(
     if len(left) < of:
         is_done = handover.found(spec.name, run, _published(days)) is not None
         if is_done and not lake.unwritten_days("predictions", spec.name, days):
-            scoring.publish(spec, days, run)  # by this task's try before, or by one that is taken for dead
-            return quality.accounted(spec, days)
+            with suppress(Unaccounted):  # another run was refused since, and has left its raw rows
+                scoring.publish(spec, days, run)  # by this task's try before, or by one that is taken for dead
+                return quality.accounted(spec, days)
         log.warning(
             "model %s: %d of %s that were left of %s are there; it is read again as a whole",
             spec.name,
@@ -309,6 +318,7 @@ def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Stag
         tuple(part for each in staged for part in each.predicted.parts),
         None if None in served else tuple(part for parts in served for part in parts or ()),
         min(each.predicted.served_at for each in staged),
+        min(each.predicted.at for each in staged),
     )
     return Staged(
         mark=first.mark,
@@ -317,7 +327,7 @@ def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Stag
         read=sum(each.read for each in staged),
         filled=frozenset().union(*(each.filled for each in staged)),
         parts={kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
-        late=pd.concat([each.late for each in staged], ignore_index=True),
+        late=ingest.joined_late(each.late for each in staged),
         seen=keys.NONE,
         predicted=predicted,
     )
@@ -325,10 +335,8 @@ def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Stag
 
 def _are_last(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> bool:
     """Whether nobody has written the days' raw rows since these were read, unless it is that they were published before."""
-    since = min(each.raw_at for each in staged)
-    if lake.version("raw", spec.name) == since or not lake.changed_days("raw", spec.name, days, since):
-        return True
-    return lake.holds("raw", spec.name, [part for each in staged for part in each.parts["raw"]])
+    raw = [part for each in staged for part in each.parts["raw"]]
+    return lake.untouched("raw", spec.name, days, min(each.raw_at for each in staged), raw)
 
 
 def _are_there(spec: ModelSpec, staged: Sequence[Staged]) -> bool:

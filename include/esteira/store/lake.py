@@ -413,6 +413,13 @@ def holds(kind: Kind, model: str, parts: Collection[Part]) -> bool:
     return bool(parts) and table is not None and table.holds(parts)
 
 
+def untouched(kind: Kind, model: str, days: Iterable[date], since: int, parts: Collection[Part] = ()) -> bool:
+    """Whether nobody has written the days since a version of the table, unless it was to publish these parts."""
+    if version(kind, model) == since or not changed_days(kind, model, days, since):
+        return True
+    return holds(kind, model, parts)
+
+
 def are_there(kind: Kind, model: str, parts: Iterable[Part]) -> bool:
     """Whether parts can be published: the weekly maintenance removes files that are old and of no table."""
     return all(_backend.has(path(kind, model), part) for part in parts)

@@ -181,15 +181,17 @@ def _lengths(file: File, source: CsvSource) -> Iterator[int]:
 def _looked_through(path: str, handle: BinaryIO, source: CsvSource) -> tuple[bytes, bool]:
     """How it begins, and whether it is plain that no row is short: no quotes, and as many separators as lines ask for."""
     sign, quotes, signs, lines, done, end, head = source.separator.encode(), 0, 0, 0, 0, b"", b""
+    returns = 0  # that end a line by themselves: such lines are counted one by one
     with _text(path, handle, source) as text:
         while block := text.read(HEAD):
             _require_no_nul(path, block, done)
             head = head or block
+            returns += block.count(b"\r") - block.count(b"\r\n") - (end.endswith(b"\r") and block.startswith(b"\n"))
             quotes, signs, lines = quotes + block.count(b'"'), signs + block.count(sign), lines + block.count(b"\n")
             done, end = done + len(block), (end + block)[-4096:]
     if source.incomplete == "refuse":
         _require_last_line(path, end, source)
-    return head, not quotes and source.separator != BLANKS and signs == lines * (_width(head, source) - 1)
+    return head, not (quotes or returns) and source.separator != BLANKS and signs == lines * (_width(head, source) - 1)
 
 
 @contextmanager
