@@ -46,7 +46,6 @@ ELSEWHERE = {
     "make test-compose": ".github/workflows/compose.yml",
     "make bench-parse": "by hand: it takes ten minutes",
     "make test-objects": "by hand: it takes ten minutes",
-    "make test-year": "by hand: it takes five minutes",
     "make bench-alternatives": "by hand: it takes 20 minutes, and makes three environments",
     "make bench-scale": "by hand: it takes an hour",
     "make bench-loop": "by hand: it takes hours",
