@@ -53,7 +53,7 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
     """
     if kind is None:
         kind = _suggested(values, key=key)
-    if kind is None:
+    if kind is None or (values.dtype == "datetime64[us]" and kind == NAMES["time"]):
         return values
     if key and pa.types.is_integer(kind) and not pd.api.types.is_numeric_dtype(values):
         values = values.mask(values.astype("str").str.match(ZERO_LED).fillna(False).astype(bool))

@@ -74,7 +74,7 @@ def _with_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """The labels' rows with their day, where they have the model's time column."""
     if spec.time.column not in rows.columns or (spec.time.hour and spec.time.hour not in rows.columns):
         return rows
-    return rows.assign(day=event_time(spec, rows).dt.normalize().astype("datetime64[s]"))
+    return rows.assign(day=event_time(spec, rows).dt.normalize())
 
 
 def like(values: pd.Series, wanted: pd.Series) -> pd.Series:

@@ -66,10 +66,11 @@ def _fitted(
 ) -> tuple[pd.DataFrame, list[Failure]]:
     """The rows with their columns' types, and the failures of those whose values do not have them."""
     asked = {name: known.get(name) or kinds.declared(spec, name) for name in rows.columns}
+    asked |= {"day": None}  # it is ours, and of the unit of the times that it is compared with
     texts = [name for name, kind in asked.items() if kind is not None and kinds.is_text(kind)]
     fitted = kinds.as_texts(rows[texts])  # whatever a value is, there is a text for it
     failures: list[Failure] = []
-    for name in (name for name in asked if name not in fitted):
+    for name in (name for name in rows.columns if name not in fitted):
         given, kind = rows[name], asked[name]
         fitted[name] = kinds.fitted(given, kind, key=name in spec.key, feature=name in spec.features.numeric)
         if fitted[name] is given:

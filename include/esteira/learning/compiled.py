@@ -272,7 +272,8 @@ def _preparation(pipeline: Any) -> Callable[[pd.DataFrame], Prepared]:
     def prepared(matrix: pd.DataFrame) -> Prepared:
         made = [part(matrix) for part in parts]
         whole = made[0] if len(made) == 1 else np.hstack(made)
-        left = _any_of_row(np.abs(whole) > LARGE)
+        within = -LARGE <= whole.min(initial=0) and whole.max(initial=0) <= LARGE  # not so where there is a NaN
+        left = np.zeros(len(whole), dtype=bool) if within else _any_of_row(np.abs(whole) > LARGE)
         whole = whole if kept is None else whole[:, kept]
         whole = np.ascontiguousarray(whole.astype(np.float32) if single else whole, dtype="float64")
         return whole, left | _any_of_row(whole.view(np.int32)[:, LOW::2] == MISSING)
@@ -294,13 +295,16 @@ def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame
     scaler = steps[1] if len(steps) > 1 else None
 
     def numbers(matrix: pd.DataFrame) -> Array:
-        values = matrix[list(columns)].to_numpy(dtype="float64", na_value=np.nan)
-        missing = np.isnan(values)
-        values = np.where(missing, filled, values) if missing.any() else values
-        if scaler is not None:
-            values = values - scaler.mean_
-            values /= scaler.scale_
-        return values
+        every = np.empty((len(columns), len(matrix)))
+        for number, (name, values) in enumerate(zip(columns, every, strict=True)):  # a column at a time stays in the cache
+            values[:] = matrix[name].to_numpy(dtype="float64", na_value=np.nan)
+            missing = np.isnan(values)
+            if missing.any():
+                values[missing] = filled[number]
+            if scaler is not None:
+                values -= scaler.mean_[number]
+                values /= scaler.scale_[number]
+        return every.T
 
     return numbers
 

@@ -34,7 +34,7 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """
     parts = [*_parts(spec, first, last)]
     if not parts:
-        return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[s]")})
+        return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[us]")})
     return _joined(parts)
 
 
@@ -82,7 +82,7 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
         )
     rows = rows if rows.index.is_unique else rows.reset_index(drop=True)  # as of frames of a source.py that were joined
     moments = event_time(spec, rows)
-    event_days = moments.dt.normalize().astype("datetime64[s]")
+    event_days = moments.dt.normalize()
     wanted = event_days.between(pd.Timestamp(first), pd.Timestamp(last)) | moments.isna()
     if file_day is not None:
         own = first <= file_day <= last
