@@ -90,6 +90,7 @@ def test_all_models_the_worst_first_and_a_search(page: Any, stack: Stack, screen
     rows.first.wait_for(timeout=SLOW)
     shown = rows.all_inner_texts()
     assert shown[0].startswith("broken"), "its model.yaml is wrong, and the row says so"
+    assert "model.yaml" in shown[0], "and why"
     assert any(MODEL in each for each in shown)
     page.screenshot(path=screenshots / "models.png")
     page.get_by_label("Search").fill("toll_tr")

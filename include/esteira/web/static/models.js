@@ -15,7 +15,8 @@ const COLUMNS = [
       ${row.unread ? html`<${Text} color="fg.muted">${say("loading")}<//>` : html`<${State} of=${row.condition} />`}
       ${row.also.map((each) => html`<span key=${each.condition} title=${each.why}><${State} of=${each.condition} /></span>`)}
       ${row.drifting && html`<${Badge} colorPalette="purple">${say("drifting")}<//>`}
-      ${row.paused && html`<${Badge}>${say("paused")}<//>`}<//>` },
+      ${row.paused && html`<${Badge}>${say("paused")}<//>`}
+      ${row.why && row.condition !== "healthy" && html`<${Text} fontSize="xs" color="fg.muted" w="full" lineClamp=${3}>${row.why}<//>`}<//>` },
   { name: "Metric", of: (row) => last(row)?.value, show: (row) => html`<${Text} whiteSpace="nowrap">${row.metric ?? ""} <b>${number(last(row)?.value)}</b><br /><small>${range(row.limit)}${last(row) ? `, v${last(row).version}, ${last(row).last}` : ""}</small><//>` },
   { name: "8 weeks", of: () => null, show: (row) => html`<${Sparkline} windows=${row.trend} limit=${row.limit} />` },
   { name: "Champion", of: (row) => row.champion?.effective_day, show: (row) => row.champion ? html`<${Text} whiteSpace="nowrap">v${row.champion.version}<br /><small>${row.champion.effective_day}, ${age(row.champion.effective_day)}</small><//>` : never(row, "none yet"),
