@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -83,18 +83,15 @@ class Seen:
         return np.frombuffer(self._file.read((end - start) * NONE.itemsize), dtype="uint64")
 
     def all(self) -> Digests:
-        """All of them."""
-        return self._read(0, self._ends[-1])
+        """All of them, in order."""
+        return np.sort(self._read(0, self._ends[-1]))
 
 
-def _twice(found: Digests) -> Digests:
-    found.sort()
+def _twice(found: Digests, kind: Literal["quicksort", "stable"] = "quicksort") -> Digests:
+    found.sort(kind=kind)
     return np.unique(found[1:][found[1:] == found[:-1]])
 
 
 def repeated(parts: Iterable[Digests]) -> Digests:
-    """Those that are in more than one of the parts, in order."""
-    seen = Seen()
-    for part in parts:
-        seen.add(part)
-    return seen.repeated()
+    """Those that are in more than one of the parts, in order; where each part is in order, they are merged only."""
+    return _twice(np.concatenate([NONE, *parts]), kind="stable")
