@@ -228,6 +228,22 @@ def test_an_operator_rolls_back_and_undoes_it_and_the_tables_follow(
     assert _published().equals(published)
 
 
+def test_an_operator_scores_a_range_again(stack: Stack, airflow: Airflow, check_run: str) -> None:
+    published, dag = _published(), f"{MODEL}_score"
+    with _signed_in(stack, "operator") as page:
+        page.goto(f"{stack.web}/plugin/esteira/{MODEL}")
+        page.get_by_label("Day", exact=True).fill("2026-02-26")
+        page.get_by_label("Last day of a range").fill("2026-02-27")
+        page.get_by_role("button", name="Score again").click()
+        link = page.get_by_role("status").get_by_role("link", name=dag)
+        link.wait_for(timeout=SLOW)
+        run = unquote(link.get_attribute("href").rpartition("/")[2])
+        assert airflow.wait(dag, run) == "success"
+        asked = page.request.get(f"{stack.web}/api/v2/dags/{dag}/dagRuns/{run}").json()["conf"]
+    assert (asked["day"], asked["last_day"]) == ("2026-02-26", "2026-02-27")
+    assert _published().equals(published)
+
+
 def _await_rollback(page: Any, airflow: Airflow) -> None:
     link = page.get_by_role("status").get_by_role("link", name="esteira_rollback")
     link.wait_for(timeout=SLOW)

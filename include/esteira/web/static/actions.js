@@ -37,6 +37,7 @@ async function follow(dag, run, tell) {
 /** The buttons, and what came of the last one. */
 export function Actions({ model, found, changed }) {
   const [day, setDay] = useState(found.health.last_scored ?? "");
+  const [last, setLast] = useState("");
   const [reason, setReason] = useState("");
   const [plan, setPlan] = useState(null);
   const [told, setTold] = useState(null);
@@ -61,7 +62,9 @@ export function Actions({ model, found, changed }) {
     <${HStack} gap=${2} wrap="wrap">
       <${Input} type="date" size="sm" width="10rem" min="1900-01-01" max="9999-12-31" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
       ${found.may.check && button("Check now", () => run(`${model}_check`, { day }), day)}
-      ${found.may.score && button("Score again", () => run(`${model}_score`, { day }), day)}
+      ${found.may.score && button("Score again", () => run(`${model}_score`, { day, ...(last && { last_day: last }) }), day)}
+      ${found.may.score && html`<${Text} fontSize="sm">${say("until")}<//>
+        <${Input} type="date" size="sm" width="10rem" min=${day || "1900-01-01"} max="9999-12-31" aria-label=${say("Last day of a range")} title=${say("For a range: its last day; empty: the one day")} value=${last} onChange=${(event) => setLast(event.target.value)} />`}
       ${found.may.rollback && button("Roll back", () => look(false))}
       ${found.may.rollback && button("Undo the roll-back", () => look(true))}
     <//>
