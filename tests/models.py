@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from esteira import data, steps
 from esteira.spec import ModelSpec, load
+from esteira.steps.scoring import Request
 
 YAML = """\
 name: {name}
@@ -87,7 +88,7 @@ def score_days(spec: ModelSpec, days: list[date], run: str = "r", version: int |
     steps.extract(spec, days)
     steps.validate(spec, days)
     steps.features(spec, days)
-    steps.score(spec, days, run, version)
+    steps.score(spec, days, run, Request(version))
     steps.publish(spec, days, run)
 
 

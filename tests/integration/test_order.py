@@ -21,7 +21,7 @@ from esteira.lifecycle.sequence import RolledBack
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, evaluating, ingest, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
-from esteira.steps.scoring import Reconciled
+from esteira.steps.scoring import Reconciled, Request
 from esteira.store import lake, ledger, measurements, runs
 from esteira.store.measurements import Attempt
 from typer.testing import CliRunner
@@ -178,9 +178,9 @@ def test_what_a_run_has_let_go_it_does_not_let_go_again(trained) -> None:
     spec, day = trained(), FIRST
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
     score_days(spec, [day], "by hand", version=1)
-    steps.score(spec, [day], "let go", champion=True)
+    steps.score(spec, [day], "let go", Request(champion=True))
     score_days(spec, [day], "ana", version=2)
-    steps.score(spec, [day], "let go", champion=True)  # the task runs again
+    steps.score(spec, [day], "let go", Request(champion=True))  # the task runs again
     assert versions(spec)[day] == {2}
 
 
@@ -373,7 +373,7 @@ def test_a_version_that_can_not_score_is_not_gone_back_to(promoted: tuple[ModelS
         with pytest.raises(Refused, match=r"version 1 was trained on \['hour'\], which model.yaml no longer has"):
             perform(fewer, ANA)
     with pytest.raises(Refused, match="no longer has among its features"):
-        steps.score(fewer, [day], "by hand", 1)
+        steps.score(fewer, [day], "by hand", Request(1))
     assert ledger.champion(spec).version == 2  # type: ignore[union-attr]
 
 
@@ -467,9 +467,9 @@ def test_what_is_let_go_for_a_day_stays_chosen_for_the_others(trained) -> None:
     spec, day = lived(trained, change=str(CHANGE))
     steps.train(spec, AS_OF + timedelta(days=2), "t2", promoted=False)
     days = data.days(FIRST, FIRST + timedelta(days=3))
-    steps.score(spec, days, "r1", 2)
-    steps.score(spec, days[:1], "r2", champion=True)
-    steps.score(spec, days[:1], "r1", 2)  # the task of the choice, run again
+    steps.score(spec, days, "r1", Request(2))
+    steps.score(spec, days[:1], "r2", Request(champion=True))
+    steps.score(spec, days[:1], "r1", Request(2))  # the task of the choice, run again
     steps.reconcile(spec, "hourly")
     assert [versions(spec)[each] for each in days] == [{1}, {2}, {2}, {2}]
     assert versions(spec)[day] == {1}

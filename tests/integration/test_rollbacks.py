@@ -16,7 +16,7 @@ from esteira.notify import messages, rendering
 from esteira.spec import ModelSpec
 from esteira.steps import champions, rollbacks, scoring
 from esteira.steps.rollbacks import Asked
-from esteira.steps.scoring import Reconciled
+from esteira.steps.scoring import Reconciled, Request
 from esteira.store import lake, ledger, outbox, runs
 
 from tests.models import AS_OF, FIRST, score_days
@@ -141,10 +141,10 @@ def test_a_finished_rollback_is_not_begun_again_by_its_left_over_rows(trained, m
     steps.train(spec, days[-1], "t3", promoted=False)
     champions.promote(spec, Proposal(3, days[-1], measured=2, why="another", by="x"))
     assert champion_after(spec, Asked(by="ana")) == 2
-    steps.score(spec, days[:1], "by hand", 3)  # rows of the version that was rolled back, again
+    steps.score(spec, days[:1], "by hand", Request(3))  # rows of the version that was rolled back, again
     assert champion_after(spec, Asked(by="ana", to=1)) == 1
     assert versions_by_day(spec, days) == [3, *[1] * (len(days) - 1)]  # what was chosen by hand stays
-    steps.score(spec, days[:1], "by hand", champion=True)
+    steps.score(spec, days[:1], "by hand", Request(champion=True))
     assert versions_by_day(spec, days) == [1] * len(days)
 
 

@@ -15,6 +15,7 @@ from esteira.spec import ModelSpec
 from esteira.spec.sources import CsvSource
 from esteira.spec.words import RESERVED_COLUMNS
 from esteira.steps import champions, labelling, scoring
+from esteira.steps.scoring import Request
 from esteira.store import lake, runs
 
 from tests.models import AS_OF, CHANGE, FIRST, score_days
@@ -142,7 +143,7 @@ def test_a_rescored_row_says_which_version_it_replaces(trained) -> None:
     assert lake.read("predictions", spec.name)["replaces"].isna().all()
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
     for _ in range(2):  # a retry replaces what the version before it had made, not itself
-        steps.score(spec, [FIRST], "again", 2)
+        steps.score(spec, [FIRST], "again", Request(2))
         rows = lake.read("predictions", spec.name)
         assert (set(rows["version"]), set(rows["replaces"])) == ({2}, {1.0})
     assert "replaces" not in lake.columns("served", spec.name)
@@ -161,7 +162,7 @@ def test_requeue_adds_what_was_mended_and_touches_nothing_served(trained, monkey
     score_days(spec, [FIRST])
     assert steps.accounted(spec, [FIRST]) == "72 rows read = 69 published + 3 in quarantine"
     steps.train(spec, AS_OF + timedelta(days=3), "t2", promoted=False)
-    steps.score(spec, [FIRST], "rescored", 2)
+    steps.score(spec, [FIRST], "rescored", Request(2))
     monkeypatch.setattr(data, "batches", lambda *asked: [real(*asked[:3])])
     said = steps.requeue(spec, [FIRST], "requeued")
     assert said == "72 rows read = 72 published + 0 in quarantine"

@@ -16,6 +16,7 @@ from esteira.errors import DataError, NoChampion
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, ingest, maintenance, staging, streaming
+from esteira.steps.scoring import Request
 from esteira.store import handover, lake
 from sqlalchemy import create_engine
 
@@ -226,9 +227,9 @@ def test_what_is_replaced_is_what_stands_there_when_it_is_published(given) -> No
     spec = given(day_of_rows())
     other = models.write(spec.folder.parent / "other", spec.name)  # with a source that has days to train on
     steps.train(other, AS_OF - timedelta(days=1), "t2", promoted=False)
-    steps.leave(spec, [DAY], "staged", data.ALL, 2)
+    steps.leave(spec, [DAY], "staged", data.ALL, Request(2))
     steps.score_from_source(spec, [DAY], "meanwhile")
-    steps.publish_left(spec, [DAY], "staged", 1, 2)
+    steps.publish_left(spec, [DAY], "staged", 1, Request(2))
     found = lake.read("predictions", spec.name, day=DAY)
     assert (set(found["version"]), set(found["replaces"])) == ({2}, {1})
 

@@ -15,6 +15,7 @@ from esteira.lifecycle.episode import LONGEST
 from esteira.lifecycle.events import Unrecovered, Warned
 from esteira.spec import ModelSpec
 from esteira.steps import scoring
+from esteira.steps.scoring import Request
 from esteira.store import lake, ledger, outbox, runs
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
@@ -42,7 +43,7 @@ class Rules(RuleBasedStateMachine):
             task()
 
     def score_days(self, days: list[date], run: str) -> None:
-        steps.score_from_source(self.spec, days, run, when_gone="keep")
+        steps.score_from_source(self.spec, days, run, Request(when_gone="keep"))
 
     def what_was_served_stays(self) -> None:
         now = lake.read("served", self.spec.name)

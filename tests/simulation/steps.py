@@ -30,6 +30,7 @@ from esteira.notify import delivery
 from esteira.spec import ModelSpec
 from esteira.steps import champions, checking, rollbacks, scoring, training
 from esteira.steps.rollbacks import Asked
+from esteira.steps.scoring import Request
 from esteira.store import lake, ledger, runs
 from esteira.store.memory import MemoryLake
 from esteira.store.memory_tracking import MemoryTracking
@@ -259,12 +260,12 @@ class Life(Rules):
         day = self.day(back)
         if all(each.number != version for each in runs.versions(self.spec)):
             return
-        self.do(lambda: scoring.score(self.spec, [day], f"hand/{day}", version), how)
+        self.do(lambda: scoring.score(self.spec, [day], f"hand/{day}", Request(version)), how)
 
     @rule(back=OFFSETS, how=HOWS)
     def let_go(self, back: int, how: tuple[object, ...]) -> None:
         day = self.day(back)
-        self.do(lambda: scoring.score(self.spec, [day], f"let go/{day}", champion=True), how)
+        self.do(lambda: scoring.score(self.spec, [day], f"let go/{day}", Request(champion=True)), how)
 
     @rule(how=HOWS)
     def reconcile(self, how: tuple[object, ...]) -> None:
@@ -303,7 +304,7 @@ class Life(Rules):
             lambda: rollbacks.perform(self.spec, Asked(by="bob")),
             lambda: scoring.reconcile(self.spec, "meets"),
             lambda: rollbacks.perform(self.spec, Asked(by="bob", undo=True)),
-            lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", 1),
+            lambda: scoring.score(self.spec, [day], f"meets by hand/{day}", Request(1)),
         ]
         one, other = (choices[each] for each in which)
         tasks = (lambda: self.told(one)), (lambda: self.told(other))

@@ -60,6 +60,7 @@ def score(
 ) -> None:
     """Score a day, or a range of days, into the predictions table."""
     from esteira import steps
+    from esteira.steps.scoring import Request
     from esteira.store import ledger
 
     spec, days = find(model), days_of(day, last_day)
@@ -68,9 +69,8 @@ def score(
     if version is None:
         ledger.require_published(spec, days)  # before a range of years is read
     with at_work(f"scoring {counted(len(days), 'day')} of {spec.name}"):
-        options: dict[str, Any] = {"by": getuser(), "champion": champion}
-        options["when_gone"] = "replace" if allow_empty else "refuse"
-        said = steps.score_from_source(spec, days, f"cli/{uuid4()}", version, **options)
+        asked = Request(version, champion, getuser(), "replace" if allow_empty else "refuse")
+        said = steps.score_from_source(spec, days, f"cli/{uuid4()}", asked)
     typer.echo(f"{counted(len(days), 'day')}: {said}")
 
 

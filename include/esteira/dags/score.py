@@ -43,6 +43,7 @@ from esteira.spec import ModelSpec, find
 
 if TYPE_CHECKING:
     from esteira.data import Share
+    from esteira.steps.scoring import Request
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def _begun(spec: ModelSpec, earlier: list[list[date]]) -> list[list[str]]:
     if not earlier:
         return []
     params, run, _ = context_of_run()
-    steps.choose(spec, _days(spec), run, _version(params), by=asked_by(), champion=params["champion"])
+    steps.choose(spec, _days(spec), run, _asked(params))
     return [[str(days[0]), str(days[-1])] for days in earlier]
 
 
@@ -217,31 +218,29 @@ def _leave(spec: ModelSpec, days: list[date], share: Share) -> None:
     from esteira import steps
 
     params, run, _ = context_of_run()
-    steps.leave(spec, days, run, share, _version(params), champion=params["champion"])
+    steps.leave(spec, days, run, share, _asked(params))
 
 
 def _published(spec: ModelSpec, days: list[date], shares: int) -> str:
     from esteira import steps
 
     params, run, _ = context_of_run()
-    return steps.publish_left(
-        spec,
-        days,
-        run,
-        shares,
-        _version(params),
+    return steps.publish_left(spec, days, run, shares, _asked(params))
+
+
+def _asked(params: Mapping[str, Any]) -> Request:
+    """What the run's form asks for."""
+    from esteira.steps.scoring import Request
+
+    version, champion = params["version"], params["champion"]
+    if version is not None and champion:
+        raise AirflowFailException("give a version, or the champion again, not both")
+    return Request(
+        version=None if version is None else int(version),  # a form's 1.0 is a whole number, too
+        champion=champion,
         by=asked_by(),
-        champion=params["champion"],
         when_gone="replace" if params["allow_empty"] else "refuse",
     )
-
-
-def _version(params: Mapping[str, Any]) -> int | None:
-    """The version that the run is to score with, if any was given."""
-    if params["version"] is not None and params["champion"]:
-        raise AirflowFailException("give a version, or the champion again, not both")
-    # A form's 1.0 is a whole number, too.
-    return None if params["version"] is None else int(params["version"])
 
 
 def _deadline(spec: ModelSpec) -> DeadlineAlert | None:

@@ -272,7 +272,7 @@ def _preparation(pipeline: Any) -> Callable[[pd.DataFrame], Prepared]:
     def prepared(matrix: pd.DataFrame) -> Prepared:
         made = [part(matrix) for part in parts]
         whole = made[0] if len(made) == 1 else np.hstack(made)
-        within = -LARGE <= whole.min(initial=0) and whole.max(initial=0) <= LARGE  # not so where there is a NaN
+        within = whole.min(initial=0) >= -LARGE and whole.max(initial=0) <= LARGE  # not so where there is a NaN
         left = np.zeros(len(whole), dtype=bool) if within else _any_of_row(np.abs(whole) > LARGE)
         whole = whole if kept is None else whole[:, kept]
         whole = np.ascontiguousarray(whole.astype(np.float32) if single else whole, dtype="float64")
@@ -296,7 +296,9 @@ def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame
 
     def numbers(matrix: pd.DataFrame) -> Array:
         every = np.empty((len(columns), len(matrix)))
-        for number, (name, values) in enumerate(zip(columns, every, strict=True)):  # a column at a time stays in the cache
+        for number, (name, values) in enumerate(
+            zip(columns, every, strict=True)
+        ):  # a column at a time stays in the cache
             values[:] = matrix[name].to_numpy(dtype="float64", na_value=np.nan)
             missing = np.isnan(values)
             if missing.any():

@@ -28,35 +28,43 @@ log = logging.getLogger(__name__)
 TRIES = 20  # to write days while promotions and roll-backs go on
 
 
-def score(
-    spec: ModelSpec,
-    days: list[date],
-    run: str,
-    version: int | None = None,
-    *,
-    by: str = "",
-    champion: bool = False,
-) -> int:
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a scoring beside its days; nothing, as by the schedule.
+
+    `version` is chosen for the days, once for a run, until they are scored with `champion`, which lets it go; `by` names who
+    asked, else it is the run. `when_gone` is for days that had rows, of which the source has none any more.
+    """
+
+    version: int | None = None
+    champion: bool = False
+    by: str = ""
+    when_gone: ingest.WhenGone = "refuse"
+
+
+NOTHING = Request()
+
+
+def score(spec: ModelSpec, days: list[date], run: str, asked: Request = NOTHING) -> int:
     """Predict the days' feature rows, each by the version that is published for its day, and replace the days' predictions.
 
-    With `version` that one is chosen for the days, once for a run, until they are scored with `champion`, which lets it go;
-    `by` names who asked, else it is the run. Returns the number of rows; they keep the `run`. Raises NoChampion where a day
-    has no version, DataError where its features are not those of the model.yaml, and Damaged where a table is gone.
+    Returns the number of rows; they keep the `run`. Raises NoChampion where a day has no version, DataError where its
+    features are not those of the model.yaml, and Damaged where a table is gone.
     """
-    choose(spec, days, run, version, by=by, champion=champion)
+    choose(spec, days, run, asked)
     return write(spec, days, run)[0]
 
 
-def choose(spec: ModelSpec, days: list[date], run: str, version: int | None, *, by: str, champion: bool) -> None:
-    """Say in the ledger which version was chosen by hand for the days, or that none is any more; see score()."""
+def choose(spec: ModelSpec, days: list[date], run: str, asked: Request = NOTHING) -> None:
+    """Say in the ledger which version was chosen by hand for the days, or that none is any more."""
     lake.require_all(spec.name)
     ledger.settle(spec)
+    version, by = asked.version, asked.by or run
     if version:
         require_usable(spec, version)  # before it is chosen for good
-        asked = version
-        ledger.change(spec, lambda known: changes.pin(known, asked, min(days), max(days), by=by or run, run=run))
-    if champion:
-        release(spec, days, by or run, run)
+        ledger.change(spec, lambda known: changes.pin(known, version, min(days), max(days), by=by, run=run))
+    if asked.champion:
+        release(spec, days, by, run)
 
 
 def release(spec: ModelSpec, days: list[date], by: str, run: str) -> None:

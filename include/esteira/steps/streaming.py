@@ -20,6 +20,7 @@ from esteira.lifecycle import changes
 from esteira.spec import ModelSpec
 from esteira.spec.policy import MOST_SHARDS
 from esteira.steps import ingest, keys, labelling, quality, scoring, staging
+from esteira.steps.scoring import NOTHING, Request
 from esteira.steps.staging import Staged
 from esteira.store import handover, lake, ledger
 from esteira.store.backend import Part
@@ -37,11 +38,7 @@ def score_from_source(
     spec: ModelSpec,
     days: list[date],
     run: str,
-    version: int | None = None,
-    *,
-    by: str = "",
-    champion: bool = False,
-    when_gone: ingest.WhenGone = "refuse",
+    asked: Request = NOTHING,
 ) -> str:
     """Read, validate, build the features of, score and publish the days. Returns what became of their rows, as a sentence.
 
@@ -49,8 +46,8 @@ def score_from_source(
     """
     if not days:
         return quality.accounted(spec, days)
-    staged = stage(spec, days, run, version, champion=champion)
-    return publish(spec, days, run, [staged], version, by=by, champion=champion, when_gone=when_gone)
+    staged = stage(spec, days, run, asked)
+    return publish(spec, days, run, [staged], asked)
 
 
 def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenGone = "refuse") -> str:
@@ -61,20 +58,18 @@ def requeue(spec: ModelSpec, days: list[date], run: str, when_gone: ingest.WhenG
     """
     if spec.labels and spec.labels.source:  # which may have them, though the source of the rows has let go the days
         labelling.store_again(spec, days)
-    return score_from_source(spec, days, run, when_gone=when_gone)
+    return score_from_source(spec, days, run, Request(when_gone=when_gone))
 
 
 def stage(
     spec: ModelSpec,
     days: list[date],
     run: str,
-    version: int | None = None,
-    *,
-    champion: bool = False,
+    asked: Request = NOTHING,
     share: Share = ALL,
 ) -> Staged:
     """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
-    chosen, source = _expected(spec, days, version, champion), _state(spec, days, share)
+    chosen, source = _expected(spec, days, asked), _state(spec, days, share)
     mark, raw_at = ingest.features_mark(spec), lake.version("raw", spec.name)
 
     def once(known: ingest.Hindsight) -> Staged:
@@ -151,11 +146,7 @@ def publish(
     days: list[date],
     run: str,
     staged: Sequence[Staged],
-    version: int | None = None,
-    *,
-    by: str = "",
-    champion: bool = False,
-    when_gone: ingest.WhenGone = "refuse",
+    asked: Request = NOTHING,
 ) -> str:
     """Publish what was staged of the days, all shares together. Returns what became of their rows, as a sentence.
 
@@ -171,14 +162,14 @@ def publish(
             shown_days(days),
         )
     for _ in range(TRIES):
-        whole = whole or stage(spec, days, run, version, champion=champion)
-        settled = ingest.settled_days(spec, days, whole.filled, when_gone)
+        whole = whole or stage(spec, days, run, asked)
+        settled = ingest.settled_days(spec, days, whole.filled, asked.when_gone)
         parts = whole.parts
         at = ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, "extract", "rows")
         ingest.log_read(spec, settled, whole.read)
         quality.require_fit(spec, days)
         features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
-        scoring.choose(spec, days, run, version, by=by, champion=champion)
+        scoring.choose(spec, days, run, asked)
         _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
         if not (are_ready and whole.predicted.serve(spec)):
             scoring.add_to_served(spec, days, run)
@@ -212,11 +203,9 @@ def spans(spec: ModelSpec, days: list[date]) -> list[list[date]]:
     return [list(of) for _, of in groupby(days, key=lambda day: (day.year, day.month))]
 
 
-def leave(
-    spec: ModelSpec, days: list[date], run: str, share: Share, version: int | None = None, *, champion: bool = False
-) -> int:
+def leave(spec: ModelSpec, days: list[date], run: str, share: Share, asked: Request = NOTHING) -> int:
     """Stage a share of the days, for publish_left() of the same run to take; returns how many rows it has."""
-    staged = stage(spec, days, run, version, champion=champion, share=share)
+    staged = stage(spec, days, run, asked, share)
     handover.remove(spec.name, run, _published(days))
     for name, content in staging.to_files(staged).items():
         handover.leave(spec.name, run, _file(days, share.number, share.of, name), content)
@@ -228,11 +217,7 @@ def publish_left(
     days: list[date],
     run: str,
     of: int,
-    version: int | None = None,
-    *,
-    by: str = "",
-    champion: bool = False,
-    when_gone: ingest.WhenGone = "refuse",
+    asked: Request = NOTHING,
 ) -> str:
     """Publish what the tasks of a run have left of the days; returns what became of their rows, as a sentence.
 
@@ -255,10 +240,10 @@ def publish_left(
             counted(of, "share"),
             shown_days(days),
         )
-        left = [stage(spec, days, run, version, champion=champion)]
+        left = [stage(spec, days, run, asked)]
     names = [_file(days, number, of, name) for number in range(of) for name in staging.NAMES]
     try:
-        said = publish(spec, days, run, left, version, by=by, champion=champion, when_gone=when_gone)
+        said = publish(spec, days, run, left, asked)
     except DataError:
         handover.remove(spec.name, run, *names)
         raise
@@ -281,13 +266,13 @@ def _published(days: list[date]) -> str:
     return f"{days[0]}.published"
 
 
-def _expected(spec: ModelSpec, days: list[date], version: int | None, champion: bool) -> dict[date, int]:
+def _expected(spec: ModelSpec, days: list[date], asked: Request) -> dict[date, int]:
     """The version that will be published for each day, as it looks now. Raises NoChampion where one has none."""
-    if version:
-        scoring.require_usable(spec, version)
-        return dict.fromkeys(days, version)
+    if asked.version:
+        scoring.require_usable(spec, asked.version)
+        return dict.fromkeys(days, asked.version)
     known = ledger.state(spec)
-    let_go = changes.release(known, min(days), max(days), by="", run="") if champion else None
+    let_go = changes.release(known, min(days), max(days), by="", run="") if asked.champion else None
     if let_go is not None:
         known = replace(known, numbered=(*known.numbered, let_go))
     return ledger.require_published(spec, days, known)
