@@ -61,7 +61,7 @@ test-slow: $(READY) ## Run the slow tests: the whole corpus by DAG, replays, rea
 	@$(BIN)/python -m pytest -m "slow and not live and not objects" -n 2 --dist worksteal --durations=15
 	@$(BIN)/python -m pytest -m "slow and live and not year" --durations=15
 
-test-year: $(READY) ## Run a year of real data on a live Airflow: bike_demand, day by day and by month (5 minutes)
+test-year: $(READY) ## Run real data on a live Airflow: a year of bike_demand, a quarter of electricity (7 minutes)
 	@$(BIN)/python -m pytest -m year
 
 test-dags: $(READY) ## Run the DAGs' integrity and policy tests

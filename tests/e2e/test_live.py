@@ -356,6 +356,7 @@ def test_bike_lives_through_a_year(airflow: Airflow, esteira_data: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.year
 def test_electricity_is_scored_and_checked_by_range(airflow: Airflow, esteira_data: Path) -> None:
     airflow.wait_for_dags(["electricity_check"])
     finished(airflow, "electricity_train", day="1996-12-31")

@@ -246,10 +246,8 @@ def scan(place: str, table: DeltaTable, columns: list[str] | None, filters: list
         parts = [_read(place, file, schema) for file in files]
     rows = pa.concat_tables(parts) if parts else schema.empty_table()
     late = [each for each in filters if each[0] not in table.metadata().partition_columns]
-    if columns is not None:
-        rows = rows.select(list(dict.fromkeys([*columns, *(name for name, _, _ in late)])))
-    found = rows.filter(pq.filters_to_expression(late)) if late else rows
-    return found.select(columns) if columns is not None else found
+    asked = _with(columns, late)
+    return _kept(rows if asked is None else rows.select(asked), late, columns)
 
 
 def batches(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
@@ -257,16 +255,25 @@ def batches(place: str, table: DeltaTable, columns: list[str] | None, filters: l
     with reaching(place):
         files = _files_of(place, table, filters, large=True)
         if files is None:
-            yield from _dataset_batches(place, table, columns, filters)
+            yield from _dataset_batches(table, columns, filters)
             return
         schema = pa.schema(table.schema().to_arrow())
         keys = table.metadata().partition_columns
         late = [each for each in filters if each[0] not in keys]
-        wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
         for file in files:
-            for rows in _pieces(place, file, schema, wanted):
-                found = rows.filter(pq.filters_to_expression(late)) if late else rows
-                yield found.select(columns) if columns is not None else found
+            for rows in _pieces(place, file, schema, _with(columns, late)):
+                yield _kept(rows, late, columns)
+
+
+def _with(columns: list[str] | None, late: list[Filter]) -> list[str] | None:
+    """The columns to read: those of the filters, too, by which rows are kept once they are read."""
+    return None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
+
+
+def _kept(rows: pa.Table, late: list[Filter], columns: list[str] | None) -> pa.Table:
+    """Those of the rows that pass the filters, and of them the columns."""
+    found = rows.filter(pq.filters_to_expression(late)) if late else rows
+    return found if columns is None else found.select(columns)
 
 
 def _pieces(place: str, file: File, schema: pa.Schema, columns: list[str] | None) -> Iterator[pa.Table]:
@@ -285,22 +292,27 @@ def _pieces(place: str, file: File, schema: pa.Schema, columns: list[str] | None
         yield pa.table(parts, schema=pa.schema(fields))
 
 
-def _dataset_batches(
-    place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]
-) -> Iterator[pa.Table]:
-    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
-    dataset = table.to_pyarrow_dataset(file_pruning_predicate=days or None)
-    late = [each for each in filters if isinstance(each[2], str)]  # see _streamed()
-    early = [each for each in filters if each not in late]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
-    condition = pq.filters_to_expression(early) if early else None
+def _dataset_batches(table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> Iterator[pa.Table]:
+    dataset, condition, late = _dataset(table, filters, None)
     options = {"batch_size": BATCH, "use_threads": False, "fragment_scan_options": UNBUFFERED}
     for fragment in dataset.get_fragments(condition):
         for group in fragment.split_by_row_group(condition, dataset.schema):  # a scan of more reads ahead without end
-            for batch in group.to_batches(schema=dataset.schema, columns=wanted, filter=condition, **options):
-                found = pa.Table.from_batches([batch])
-                found = found.filter(pq.filters_to_expression(late)) if late else found
-                yield found.select(columns) if columns is not None else found
+            batches = group.to_batches(schema=dataset.schema, columns=_with(columns, late), filter=condition, **options)
+            for batch in batches:
+                yield _kept(pa.Table.from_batches([batch]), late, columns)
+
+
+def _dataset(
+    table: DeltaTable, filters: list[Filter], system: pafs.FileSystem | None
+) -> tuple[pads.Dataset, pads.Expression | None, list[Filter]]:
+    """The table for pyarrow's scanner, what the scanner is to compare, and the filters that are left for after it."""
+    # Pruning by day while the log is read spares a fragment for each of the other days' files.
+    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
+    dataset = table.to_pyarrow_dataset(filesystem=system, file_pruning_predicate=days or None)
+    # What Delta merges or rewrites it writes as string views, which the scanner can't compare with the bounds of a file.
+    late = [each for each in filters if isinstance(each[2], str)]
+    early = [each for each in filters if each not in late]
+    return dataset, pq.filters_to_expression(early) if early else None, late
 
 
 def _files_of(place: str, table: DeltaTable, filters: list[Filter], *, large: bool = False) -> list[File] | None:
@@ -390,21 +402,12 @@ def _column(kept: pa.Table, field: pa.Field, partition: Mapping[str, Any], rows:
 
 
 def _streamed(place: str, table: DeltaTable, columns: list[str] | None, filters: list[Filter]) -> pa.Table:
-    # Pruning by day while the log is read spares a fragment for each of the other days' files.
-    days = [(name, sign, str(value)) for name, sign, value in filters if isinstance(value, date)]
     # Arrow's own file system: the default asks through Python for every read.
     folder = pafs.SubTreeFileSystem(place, pafs.LocalFileSystem()) if is_local(place) else None
-    dataset = table.to_pyarrow_dataset(filesystem=folder, file_pruning_predicate=days or None)
-    # What Delta merges or rewrites it writes as string views, which pyarrow's scanner can't compare with the bounds of a file.
-    late = [each for each in filters if isinstance(each[2], str)]
-    early = [each for each in filters if each not in late]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _, _ in late)]))
-    condition = pq.filters_to_expression(early) if early else None
+    dataset, condition, late = _dataset(table, filters, folder)
     if not late:
         return dataset.to_table(columns=columns, filter=condition)
     # Batch by batch, so that what is compared late is not all in memory before.
-    text = pq.filters_to_expression(late)
-    batches = dataset.to_batches(columns=wanted, filter=condition)
-    parts = [pa.Table.from_batches([batch]).filter(text) for batch in batches]
-    found = pa.concat_tables(parts) if parts else dataset.schema.empty_table()
-    return found.select(columns) if columns is not None else found
+    batches = dataset.to_batches(columns=_with(columns, late), filter=condition)
+    parts = [_kept(pa.Table.from_batches([batch]), late, columns) for batch in batches]
+    return pa.concat_tables(parts) if parts else _kept(dataset.schema.empty_table(), [], columns)
