@@ -109,10 +109,10 @@ def _compare(
 def _lacking(spec: ModelSpec, model: Model, test: pd.DataFrame) -> str:
     """What the labels of the first champion's test part lack beside those of the days before; empty where nothing. Later ones are compared with it."""
     last = test["day"].max().date()
-    rows = labelling.with_labels(spec, last - timedelta(days=spec.train.window), last)
-    has, is_test = rows["label"].notna(), rows["day"] > pd.Timestamp(model.trained_through)
-    first = rows.loc[has, "day"].min()
-    before, now = float(has[(rows["day"] >= first) & ~is_test].mean()), float(has[is_test].mean())
+    counts = labelling.label_counts(spec, last - timedelta(days=spec.train.window), last)
+    is_test = counts["day"] > pd.Timestamp(model.trained_through)
+    first = counts.loc[counts["label"].notna(), "day"].min()
+    before, now = map(labelling.labelled_share, (counts[(counts["day"] >= first) & ~is_test], counts[is_test]))
     if not now < labelling.COMPLETE * before:
         return ""
     return (

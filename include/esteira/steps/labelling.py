@@ -269,35 +269,63 @@ def usual(spec: ModelSpec, as_of: date) -> dict[str, Any]:
     """
     last = mature_through(spec, as_of)
     first = last - timedelta(days=max(spec.train.window, spec.check.every) - 1)
-    rows = with_labels(spec, first, last)
-    span = (pd.Timestamp(last) - rows["day"]).dt.days // spec.check.every
-    has = rows["label"].notna()
-    shares = has.groupby(np.minimum(span, AGES)).mean() if len(rows) else pd.Series(dtype=float)
+    counts = label_counts(spec, first, last)
+    span = (pd.Timestamp(last) - counts["day"]).dt.days // spec.check.every
+    shares = labelled_shares(counts, np.minimum(span, AGES))
     found: dict[str, Any] = {"shares": [float(shares.get(n, math.nan)) for n in range(AGES + 1)]}
-    if spec.task != "regression" and has.any():
-        whole = has.groupby(span).transform("mean") >= COMPLETE * has.mean()  # what came first may be of one class
-        found["spread"] = _spread(rows.loc[has & whole, "label"], span[has & whole])
+    if spec.task != "regression" and counts["label"].notna().any():
+        whole = span.map(labelled_shares(counts, span)) >= COMPLETE * labelled_share(
+            counts
+        )  # what came first may be of one class
+        kept = counts["label"].notna() & whole
+        found["spread"] = _spread(counts[kept], span[kept])
     return found
 
 
-def _spread(labels: pd.Series, span: pd.Series) -> float:
+def _spread(counts: pd.DataFrame, span: pd.Series) -> float:
     """The design effect of sampling by spans instead of rows (Kish 1965, Survey Sampling), of the most frequent class."""
-    is_most = (labels == labels.mode().iloc[0]).astype(float)
-    spans, share = is_most.groupby(span).agg(["mean", "size"]), float(is_most.mean())
-    by_chance = share * (1 - share) * float((1 / spans["size"]).sum())
-    return max(float(((spans["mean"] - share) ** 2).sum()) / by_chance, 1.0) if by_chance else 1.0
+    most = counts.groupby("label")["rows"].sum().idxmax()
+    sizes, of_most = (
+        each.groupby(span).sum() for each in (counts["rows"], counts["rows"].where(counts["label"] == most, 0))
+    )
+    share, means = float(of_most.sum() / sizes.sum()), of_most / sizes
+    by_chance = share * (1 - share) * float((1 / sizes).sum())
+    return max(float(((means - share) ** 2).sum()) / by_chance, 1.0) if by_chance else 1.0
 
 
 def complete_through(spec: ModelSpec, first: date, as_of: date) -> date | None:
     """The newest day since `first` of whose rows as many have a label as is usual of these days; None where none has."""
-    rows = with_labels(spec, first, known_through(spec, as_of))
-    shares = rows["label"].notna().groupby(rows["day"]).mean() if len(rows) else pd.Series(dtype=float)
+    counts = label_counts(spec, first, known_through(spec, as_of))
+    shares = labelled_shares(counts, counts["day"])
     whole = shares[(shares > 0) & (shares >= COMPLETE * shares.median())]
     return whole.index.max().date() if len(whole) else None
 
 
-def with_labels(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
-    """`day` and key of the feature rows of the days, each with its label, where it has one."""
-    rows = lake.read("features", spec.name, columns=list(dict.fromkeys(["day", *spec.key])), day=(first, last))
-    known = stored.read(spec, first, last)
-    return rows.merge(known, on=["day", *spec.key], how="left") if len(known) else rows.assign(label=None)
+def label_counts(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """How many feature rows (`rows`) of each `day` have which `label`; without one it is empty, and of a regression 0 stands for any.
+
+    A row of the table for each day and label. The keys of some days at a time are in memory (AT_ONCE).
+    """
+    parts = [_label_counts(spec, span) for span in _spans(spec, data.days(first, last))]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["day", "label", "rows"])
+
+
+def _label_counts(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
+    names = list(dict.fromkeys(["day", *spec.key]))
+    rows = lake.read("features", spec.name, columns=names, day=(days[0], days[-1]))
+    known = stored.read(spec, days[0], days[-1])
+    both = rows.merge(known, on=names, how="left") if len(known) else rows.assign(label=None)
+    if spec.task == "regression":
+        both["label"] = np.where(both["label"].notna(), 0.0, np.nan)
+    return both.groupby(["day", "label"], dropna=False).size().rename("rows").reset_index()
+
+
+def labelled_share(counts: pd.DataFrame) -> float:
+    """The share of rows that have a label; NaN of none."""
+    rows = counts["rows"].sum()
+    return float(counts.loc[counts["label"].notna(), "rows"].sum() / rows) if rows else math.nan
+
+
+def labelled_shares(counts: pd.DataFrame, by: pd.Series) -> pd.Series:
+    """The share of rows that have a label, of each group."""
+    return counts["rows"].where(counts["label"].notna(), 0).groupby(by).sum() / counts["rows"].groupby(by).sum()

@@ -256,26 +256,29 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
     takes 10 of the rarer one.
     """
     start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
-    rows = labelling.with_labels(spec, start, end)
-    if rows["label"].isna().all():
+    counts = labelling.label_counts(spec, start, end)
+    if counts["label"].isna().all():
         return []
     reference = runs.profile(runs.run_of(spec, champion.version or 0))
     last = labelling.mature_through(spec, champion.check_day)
     found: list[Record] = []
     for (first, until), window in of:
-        now = rows[rows["day"].between(pd.Timestamp(first), pd.Timestamp(until))]
+        now = counts[counts["day"].between(pd.Timestamp(first), pd.Timestamp(until))]
         about = replace(champion, role=Role.LABELS, segment="", window=window, first_day=first, last_day=until)
         if drift.LABELLED in reference:
             known = reference[drift.LABELLED]
             age = np.minimum((pd.Timestamp(last) - now["day"]).dt.days // spec.check.every, labelling.AGES)
-            share = float(age.map(known["shares"].__getitem__).mean())
+            share = _mean(age.map(known["shares"].__getitem__), now["rows"])
             usual = _Usual(share, partial(drift.category_share, reference, drift.LABEL), known.get("spread", 1.0))
         else:
-            past = rows[rows["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")]
-            past = past[past["day"] >= rows.loc[rows["label"].notna(), "day"].min()]
-            shares = past["label"].value_counts(normalize=True)
-            usual = _Usual(float(past["label"].notna().mean()), partial(shares.get, default=0.0))
-        found += _completeness(spec, now, usual, _sized(about, now))
+            past = counts[
+                counts["day"].between(pd.Timestamp(first - timedelta(days=PAST)), pd.Timestamp(first), "left")
+            ]
+            past = past[past["day"] >= counts.loc[counts["label"].notna(), "day"].min()]
+            sizes = past.groupby("label")["rows"].sum()
+            usual = _Usual(labelling.labelled_share(past), partial((sizes / sizes.sum()).get, default=0.0))
+        size = int(now["rows"].sum())
+        found += _completeness(spec, now, usual, replace(about, n_rows=size, n_days=now["day"].nunique()))
     return found
 
 
@@ -288,25 +291,29 @@ class _Usual:
     spread: float = 1.0
 
 
-def _completeness(spec: ModelSpec, now: pd.DataFrame, usual: _Usual, about: Record) -> Iterator[Record]:
+def _mean(values: pd.Series, weights: pd.Series) -> float:
+    """The weighted mean of the values that are there."""
+    known = values.notna()
+    return float(np.average(values[known], weights=weights[known])) if known.any() else math.nan
+
+
+def _completeness(spec: ModelSpec, counts: pd.DataFrame, usual: _Usual, about: Record) -> Iterator[Record]:
     """Beside what is usual: what can't be known is not asked."""
-    if now.empty or math.isnan(usual.labelled):
+    if counts.empty or math.isnan(usual.labelled):
         return
-    share, least = float(now["label"].notna().mean()), labelling.COMPLETE * usual.labelled
+    share, least = labelling.labelled_share(counts), labelling.COMPLETE * usual.labelled
     yield replace(about, metric="labelled_share", value=share, min=least, in_range=share >= least)
-    came = now["label"].dropna()
-    if spec.task != "regression" and len(came):
-        sizes = came.value_counts()
+    sizes = counts.groupby("label")["rows"].sum()
+    if spec.task != "regression" and len(sizes):
+        only = sizes.index[0] if len(sizes) == 1 else None
         # So many rows of the one class that came would be a rare accident if nothing had changed.
-        is_accident = usual.share_of(came.iloc[0]) ** (len(came) / usual.spread) < ACCIDENT
-        least = 2.0 if len(sizes) == 1 and is_accident else 1.0
-        alone = (
-            f"{spec.target}={canonical(came.iloc[0])}" if len(sizes) == 1 and spec.target not in spec.personal else ""
-        )
+        is_accident = only is not None and usual.share_of(only) ** (sizes.sum() / usual.spread) < ACCIDENT
+        least = 2.0 if is_accident else 1.0
+        alone = f"{spec.target}={canonical(only)}" if only is not None and spec.target not in spec.personal else ""
         here = replace(about, segment=alone)
         yield replace(here, metric="classes", value=len(sizes), min=least, in_range=len(sizes) >= least)
         if spec.task == "binary" and any(is_by_class(name) for name in spec.check.metrics):
-            few = rarer(came)
+            few = int(sizes.min()) if len(sizes) > 1 else 0
             yield replace(about, metric="rarer", value=few, min=OF_CLASS, in_range=few >= OF_CLASS)
 
 
