@@ -251,3 +251,33 @@ def test_a_clock_that_goes_back_takes_no_correction_with_it(trained, monkeypatch
     before = sum_of(spec, FIRST)
     labelling.store_again(spec, [FIRST])
     assert sum_of(spec, FIRST) == pytest.approx(before + 2400)
+
+
+def test_labels_counted_some_days_at_a_time_are_those_of_all_rows(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained()
+    late = lake.read("labels", spec.name, day=AS_OF - timedelta(days=3))
+    lake.replace_days("labels", spec.name, late.head(50), [AS_OF - timedelta(days=3)])
+    first = AS_OF - timedelta(days=10)
+    names = ["day", *spec.key]
+    rows = lake.read("features", spec.name, columns=names, day=(first, AS_OF)).merge(
+        labels.read(spec, first, AS_OF), on=names, how="left"
+    )
+    whole, usual = labelling.label_counts(spec, first, AS_OF), labelling.usual(spec, AS_OF)
+    monkeypatch.setattr(labelling, "AT_ONCE", 1)
+    by_day = labelling.label_counts(spec, first, AS_OF)
+    pd.testing.assert_frame_equal(by_day, whole)
+    assert labelling.usual(spec, AS_OF) == usual
+    assert whole["rows"].sum() == len(rows)
+    assert labelling.labelled_share(whole) == rows["label"].notna().mean() < 1
+    shares = labelling.labelled_shares(whole, whole["day"])
+    assert shares.to_dict() == rows["label"].notna().groupby(rows["day"]).mean().to_dict()
+
+
+def test_of_a_classification_each_label_is_counted(trained) -> None:
+    spec = trained()
+    day = AS_OF - timedelta(days=1)
+    classes = spec.model_copy(update={"task": "multiclass"})
+    rows = labels.read(spec, day, day)["label"].value_counts()
+    found = labelling.label_counts(classes, day, day)
+    assert found.set_index("label")["rows"].to_dict() == rows.to_dict()
+    assert len(rows) > 1

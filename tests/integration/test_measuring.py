@@ -152,6 +152,21 @@ def test_metrics_come_from_what_was_served_out_of_sample_only(trained, monkeypat
     assert outcomes.served(spec, 2, days[0], days[-1]).empty
 
 
+def test_what_was_served_is_joined_some_days_at_a_time(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = trained(yaml=SEGMENTED)
+    days = data.days(FIRST, FIRST + timedelta(days=5))
+    score_days(spec, days)
+    steps.store_labels(spec, days[-1] + timedelta(days=1))
+    whole, models_of = outcomes.served(spec, 1, days[0], days[-1]), champions.load_judges(spec, 1)
+    as_predicted = outcomes.as_predicted_by(spec, models_of, whole)
+    monkeypatch.setattr(lake, "whole_days", lambda counts, _=None: iter([[day] for day in sorted(counts)]))
+    by_day = outcomes.served(spec, 1, days[0], days[-1])
+    pd.testing.assert_frame_equal(by_day, whole)
+    assert len(whole) == 6 * 72
+    pd.testing.assert_frame_equal(outcomes.as_predicted_by(spec, models_of, by_day), as_predicted)
+    assert as_predicted["prediction"].to_list() == whole["prediction"].to_list()
+
+
 def test_metrics_by_segment_count_where_they_have_limits(home: Path, tmp_path: Path) -> None:
     spec = models.write(tmp_path / "models", yaml=SEGMENTED)
     source = spec.folder / "source.py"

@@ -22,19 +22,33 @@ SEGMENTS = 20  # values of one column that are measured
 
 
 def served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
-    """The rows that a version (None: any) served on the days, with their label: out of sample only."""
-    where: dict[str, Any] = {"version": version} if version else {}
-    rows = lake.read("served", spec.name, day=(first, last), **where)
-    known = labels.read(spec, first, last)
-    if rows.empty or known.empty:
+    """The rows that a version (None: any) served on the days, with their label, in order: out of sample only.
+
+    Some days at a time are joined, so that of all of them no more is in memory than what is returned.
+    """
+    counts = {day: rows for day, (rows, _) in lake.sizes("served", spec.name).items() if first <= day <= last}
+    parts = [_served(spec, version, days[0], days[-1]) for days in lake.whole_days(counts)]
+    found = [part for part in parts if len(part)]
+    if not found:
         columns = ["day", *spec.key, "prediction", "probability", "label", *spec.check.segments]
         return pd.DataFrame(columns=list(dict.fromkeys(columns)))
-    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=["day", *spec.key], validate="one_to_one")
+    return pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
+
+
+def _served(spec: ModelSpec, version: int | None, first: date, last: date) -> pd.DataFrame:
+    where: dict[str, Any] = {"version": version} if version else {}
+    names = list(dict.fromkeys(["day", *spec.key]))
+    told = [*names, "version", "trained_through", "prediction", "probability"]
+    rows = lake.read("served", spec.name, columns=told, day=(first, last), **where)
+    known = labels.read(spec, first, last)
+    if rows.empty or known.empty:
+        return pd.DataFrame()
+    joined = rows[rows["day"] > rows["trained_through"]].merge(known, on=names, validate="one_to_one")
     if spec.check.segments:  # a row whose features are gone since belongs to the empty segment
-        columns = list(dict.fromkeys(["day", *spec.key, *spec.check.segments]))
+        columns = list(dict.fromkeys([*names, *spec.check.segments]))
         parts = lake.read("features", spec.name, columns=columns, day=(first, last))
-        joined = joined.merge(parts.reindex(columns=columns), on=["day", *spec.key], how="left", validate="one_to_one")
-    return joined.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
+        joined = joined.merge(parts.reindex(columns=columns), on=names, how="left", validate="one_to_one")
+    return joined.sort_values(names, kind="stable", ignore_index=True)
 
 
 def judged(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFrame:
@@ -71,14 +85,24 @@ def paired(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> tupl
 def as_predicted_by(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> pd.DataFrame:
     """Served rows as a version's models predict them, each by the first that has not seen its day.
 
-    A row that all have seen, or whose features are gone since, is left out.
+    A row that all have seen, or whose features are gone since, is left out. The features of some days at a time are in memory.
     """
     if rows.empty:
         return rows
+    sizes = rows["day"].value_counts()
+    counts = dict(zip(pd.DatetimeIndex(sizes.index).date, sizes.tolist(), strict=True))
+    parts = [_as_predicted_by(spec, models, rows, days) for days in lake.whole_days(counts)]
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+
+
+def _as_predicted_by(
+    spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame, days: Sequence[date]
+) -> pd.DataFrame:
     segments = [name for name in spec.check.segments if name not in spec.key]
-    frame = lake.read("features", spec.name, day=(rows["day"].min().date(), rows["day"].max().date()))
+    frame = lake.read("features", spec.name, day=(days[0], days[-1]))
     columns = ["day", *spec.key, "label", *segments]
-    known = rows[columns].merge(
+    own = rows["day"].between(pd.Timestamp(days[0]), pd.Timestamp(days[-1]))
+    known = rows.loc[own, columns].merge(
         frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
     )
     return pipelines.unseen(spec, models, known)[[*columns, "prediction", "probability"]]
