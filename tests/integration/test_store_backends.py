@@ -302,7 +302,8 @@ class TestParts:
         put(1, 2.0)
         put(2, 3.0)
         assert lake.changed_days("raw", "m", [day(0), day(1), day(2)], seen) == [day(1), day(2)]
-        assert lake.changed_days("labels", "m", [day(0)], -1) == [day(0)]
+        assert lake.changed_days("raw", "m", [day(0), day(5)], -1) == [day(0)]
+        assert lake.changed_days("labels", "m", [day(0)], -1) == []
 
     def test_batches_are_the_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lake, "BATCH", 2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -221,6 +223,95 @@ def test_two_runs_of_a_day_whose_steps_meet_leave_one_reading(given, monkeypatch
     steps.publish_left(spec, [DAY], "old", 1)
     for kind, rows in tables(spec).items():
         pd.testing.assert_frame_equal(rows, wanted[0][kind], obj=kind)
+
+
+@pytest.mark.parametrize("moment", ["quarantine", "raw"])
+def test_another_run_between_two_tables_of_a_reading_leaves_one_reading(
+    given, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Of two readings with the same number of bad rows no count tells that the tables are not of one."""
+    rows = day_of_rows()
+    spec = given(rows.assign(heat=rows["heat"].mask(rows.index == 5, 99.0)))
+    steps.leave(spec, [DAY], "old", data.ALL)
+    real = lake.publish
+
+    def meanwhile(kind: lake.Kind, *args: Any, **options: Any) -> int:
+        if kind == moment:
+            monkeypatch.setattr(lake, "publish", real)
+            others = rows.assign(heat=rows["heat"].mask(rows.index == 9, 99.0))
+            others.to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+            steps.requeue(spec, [DAY], "new")
+        return real(kind, *args, **options)
+
+    monkeypatch.setattr(lake, "publish", meanwhile)
+    assert steps.publish_left(spec, [DAY], "old", 1) == "900 rows read = 899 published + 1 in quarantine"
+    (bad,) = lake.read("quarantine", spec.name, day=DAY)["row"]
+    assert json.loads(bad)["hour"] == rows["hour"][9]
+    assert set(lake.read("predictions", spec.name, day=DAY)["at"]) == set(rows["at"].drop(9))
+
+
+def test_what_is_read_again_is_looked_at_as_what_was_read_first(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is read again the source is mended, and another run reads and publishes it."""
+    spec = given(day_of_rows().assign(heat=1.0))
+    steps.leave(spec, [DAY], "old", data.ALL)
+    day_of_rows().assign(heat=2.0).to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+    steps.requeue(spec, [DAY], "new")
+    real = streaming.stage
+
+    def meanwhile(*args: Any) -> staging.Staged:
+        found = real(*args)
+        monkeypatch.setattr(streaming, "stage", real)
+        mended(spec)
+        steps.requeue(spec, [DAY], "newest")
+        return found
+
+    monkeypatch.setattr(streaming, "stage", meanwhile)
+    steps.publish_left(spec, [DAY], "old", 1)
+    assert sorted(lake.read("features", spec.name, day=DAY)["heat"]) == sorted(day_of_rows()["heat"])
+
+
+def test_a_day_that_another_run_has_found_empty_since_is_read_again(given) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "old", data.ALL)
+    day_of_rows().head(0).to_parquet(spec.folder / f"{DAY}.parquet")
+    steps.score_from_source(spec, [DAY], "new")
+    assert steps.publish_left(spec, [DAY], "old", 1) == "0 rows read = 0 published + 0 in quarantine"
+
+
+def test_rows_that_come_with_the_next_day_while_a_day_is_not_published_yet_are_read(given) -> None:
+    spec, following = given(day_of_rows().iloc[:800]), DAY + timedelta(days=1)
+    steps.leave(spec, [DAY], "first", data.ALL)
+    rows = pd.concat([day_of_rows().iloc[800:], day_of_rows(following)])
+    rows.to_parquet(spec.folder / f"{following}.parquet", row_group_size=100, index=False)
+    steps.score_from_source(spec, [following], "second")
+    told = lake.read("quarantine", spec.name, day=DAY)
+    assert set(told["reason"]) == {f"came in the file of {following}; the run of {DAY} reads it"}
+    assert steps.publish_left(spec, [DAY], "first", 1) == "900 rows read = 900 published + 0 in quarantine"
+    assert lake.read("quarantine", spec.name, day=DAY).empty
+
+
+def test_rows_of_days_before_all_that_was_ever_read_are_nobodys(given) -> None:
+    spec = given(day_of_rows())
+    first = min(lake.days_of("raw", spec.name))
+    rows = day_of_rows(first - timedelta(days=1), seed=3).head(5)
+    pd.concat([rows, day_of_rows(first)]).to_parquet(spec.folder / f"{first}.parquet", index=False)
+    ingest.extract(spec, [first])
+    assert lake.read("quarantine", spec.name, day=first - timedelta(days=1)).empty
+
+
+@pytest.mark.parametrize("name", [*staging.NAMES, "raw", "predictions"])
+def test_what_a_machine_that_stopped_has_left_in_part_is_read_again(given, name: str) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.ALL)
+    files = (
+        Path(lake.root(), "handover").rglob(f"*.{name}")
+        if name in staging.NAMES
+        else Path(lake.path(name, spec.name)).glob(f"day={DAY}/*.parquet")  # type: ignore[arg-type]
+    )
+    for file in files:
+        file.write_bytes(file.read_bytes()[:20] or b"PAR1")
+    assert steps.publish_left(spec, [DAY], "run", 1) == "900 rows read = 900 published + 0 in quarantine"
+    assert len(lake.read("raw", spec.name, day=DAY)) == 900
 
 
 def test_what_is_replaced_is_what_stands_there_when_it_is_published(given) -> None:

@@ -184,7 +184,7 @@ def undo(state: State, *, last_served: date | None, reason: str = "", by: str) -
 
 def pin(state: State, version: int, first: date, last: date, *, by: str, run: str = "") -> Pinned | None:
     """Choose a version for days by hand; None where the `run` has done it before, or where it is so."""
-    done = any(run and each.run == run for each in state.of(Pinned))
+    done = any(_is_done(each, first, last, run) and each.version == version for each in state.of(Pinned))
     held = (state.pinned(day) for day in _days(first, last))
     if done or (not run and all(each is not None and each.version == version for each in held)):
         return None  # by a run it is noted all the same: what it has found done it does not do later either
@@ -194,10 +194,15 @@ def pin(state: State, version: int, first: date, last: date, *, by: str, run: st
 
 def release(state: State, first: date, last: date, *, by: str, run: str = "") -> Released | None:
     """Let go what was chosen by hand for days, and for no others; None where the `run` has done it before, or where nothing was."""
-    done = any(run and each.run == run for each in state.of(Released))
+    done = any(_is_done(each, first, last, run) for each in state.of(Released))
     if done or (not run and all(state.pinned(day) is None for day in _days(first, last))):
         return None
     return Released(number=state.number + 1, day=first, last=last, why="the champion again", by=by, run=run)
+
+
+def _is_done(before: Pinned | Released, first: date, last: date, run: str) -> bool:
+    """Whether a run has done so for the days, or for more: one that was deleted may be started again under its name for others."""
+    return bool(run) and before.run == run and before.day <= first and last <= before.last
 
 
 def _days(first: date, last: date) -> list[date]:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira import data
-from esteira.errors import DataError
+from esteira.errors import DataError, Superseded
 from esteira.spec import ModelSpec, canonical
 from esteira.steps import keys, quality
 from esteira.store import lake
@@ -27,6 +27,7 @@ T = TypeVar("T")
 LATE = {"row": "str", "name": "str", "digest": "UInt64"}  # of a row of the day before
 MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
 PASSES = 5  # over rows that turn out to be other than they looked
+TRIES = 5  # to publish days that others read meanwhile
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,21 @@ def in_hindsight(once: Callable[[Hindsight], T]) -> T:
     raise DataError(
         f"the source gave other rows each of the {PASSES} times that it was read; read it when it is at rest"
     )
+
+
+@dataclass(frozen=True)
+class Before:
+    """What there was of some days before they were read: the versions of the raw table and of quarantine, and the days never written."""
+
+    raw: int
+    quarantine: int
+    unwritten: frozenset[date]
+
+
+def as_it_is(spec: ModelSpec, days: list[date]) -> Before:
+    """What there is of the days now."""
+    raw, quarantine = (lake.version(kind, spec.name) for kind in ("raw", "quarantine"))
+    return Before(raw, quarantine, frozenset(lake.unwritten_days("raw", spec.name, days)))
 
 
 class Bad:
@@ -278,25 +294,73 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
                 taken.keep()
         return taken, bad
 
-    taken, bad = in_hindsight(once)
-    settled = settled_days(spec, days, taken.filled, when_gone)
-    publish(spec, settled, taken.raw.done(), bad.staging.done(), taken.late(), "extract")
-    log_read(spec, settled, taken.read)
-    return taken.read if settled else 0
+    for _ in range(TRIES):
+        before = as_it_is(spec, days)
+        taken, bad = in_hindsight(once)
+        settled = settled_days(spec, days, taken.filled, when_gone)
+        try:
+            at = publish(spec, settled, taken.raw.done(), bad.staging.done(), taken.late(), "extract", before=before)
+        except Superseded:
+            continue
+        if is_last(spec, settled, at, before):
+            log_read(spec, settled, taken.read)
+            return taken.read if settled else 0
+    raise overtaken(spec, days)
 
 
 def publish(
-    spec: ModelSpec, days: list[date], raw: Iterable[Part], bad: Iterable[Part], late: pd.DataFrame, *stages: str
+    spec: ModelSpec,
+    days: list[date],
+    raw: Iterable[Part],
+    bad: Iterable[Part],
+    late: pd.DataFrame,
+    *stages: str,
+    before: Before,
 ) -> int:
-    """Replace the raw rows of the days, and of these stages what is in quarantine; returns the version that the raw table has then."""
+    """Replace the raw rows of the days, and of these stages what is in quarantine; returns the version that the raw table has then.
+
+    The raw table comes first: who has not read last is refused there, and changes nothing. Raises Superseded where another run has
+    written the days' raw rows since they were read, or has found rows of them that came late: they are to be read again.
+    """
     if not days:
         return lake.version("raw", spec.name)
+    files = [*raw]
+    written = before.unwritten - {*lake.unwritten_days("raw", spec.name, before.unwritten)}
+    if late_since(spec, days, before) or (written & {*days} and not lake.holds("raw", spec.name, files)):
+        raise Superseded(f"model {spec.name}: {shown_days(days)} were read by others meanwhile")
+    version = lake.publish("raw", spec.name, files, days, since=before.raw)
     _publish_bad(spec, bad, days, *stages)
-    version = lake.publish("raw", spec.name, raw, days)
     _keep_late(spec, late, min(days))
-    if len(lake.read("quarantine", spec.name, columns=["day"], stage="late", day=(min(days), max(days)))):
-        quarantine(spec, pd.DataFrame(), days, "late")  # now they are read
+    known = _late(spec, days, before.quarantine)
+    if len(known):  # now they are read
+        keep = lambda had: had[(had["stage"] != "late") | ~had["row"].isin(known["row"])]  # noqa: E731
+        lake.publish("quarantine", spec.name, [], days, keep=keep)
     return version
+
+
+def is_last(spec: ModelSpec, days: list[date], at: int, before: Before) -> bool:
+    """Whether what publish() has written is still of the last reading, so that what was written after it is of the same one."""
+    return lake.untouched("raw", spec.name, days, at) and not late_since(spec, days, before)
+
+
+def overtaken(spec: ModelSpec, days: list[date]) -> Superseded:
+    """What is wrong where others are always faster."""
+    return Superseded(f"model {spec.name}: other runs have read {shown_days(days)} {TRIES} times meanwhile; try again")
+
+
+def late_since(spec: ModelSpec, days: list[date], before: Before) -> bool:
+    """Whether rows of the days came with the file of the day after, which were not known yet as the days were read."""
+    if not lake.changed_days("quarantine", spec.name, days, before.quarantine):
+        return False
+    return bool((~_late(spec, days)["row"].isin(_late(spec, days, before.quarantine)["row"])).any())
+
+
+def _late(spec: ModelSpec, days: list[date], at: int | None = None) -> pd.DataFrame:
+    """The rows that came late and were put aside; at a version of quarantine those that were known then."""
+    if at is not None and at < 0:
+        return pd.DataFrame(columns=["day", "row"])
+    rows = lake.read("quarantine", spec.name, columns=["day", "row"], at=at, stage="late", day=(min(days), max(days)))
+    return rows[rows["day"].isin(pd.to_datetime(days))]
 
 
 def joined_late(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -338,9 +402,13 @@ def _span(days: list[date]) -> str:
 
 
 def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
-    """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them."""
+    """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them.
+
+    A run of that day that has read it, and not published it yet, finds them there, and reads it again.
+    """
     before = first - timedelta(days=1)
-    if lake.missing_days("raw", spec.name, [before]):  # that day's own run will read them
+    is_run = not lake.missing_days("raw", spec.name, [before])
+    if not is_run and before < min(lake.days_of("raw", spec.name), default=first):  # before all that was ever read
         return
     had = lake.read("quarantine", spec.name, columns=["row", "stage"], day=before)
     if late.empty and not (len(had) and (had["stage"] == "late").any()):
@@ -356,7 +424,7 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
         others = {json.dumps(_name(spec, json.loads(row))) for row in had.loc[had["stage"] != "late", "row"]}
         missed = missed[~missed["name"].isin(others)]
     command = f"esteira requeue {spec.name} --day {before}"
-    if len(missed):
+    if len(missed) and is_run:
         log.warning(
             "model %s: %s of %s came after it was run; `%s` reads what is late",
             spec.name,
@@ -364,7 +432,8 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
             before,
             command,
         )
-    reason = f"came in the file of {first}, after {before} was run; `{command}` reads it"
+    when = f", after {before} was run; `{command}` reads it" if is_run else f"; the run of {before} reads it"
+    reason = f"came in the file of {first}{when}"
     _put(spec, missed[["row"]].assign(day=pd.Timestamp(before), rule="late", reason=reason), [before], "late")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -15,12 +16,12 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira.steps import keys
-from esteira.steps.ingest import joined_late
+from esteira.steps.ingest import Before, joined_late
 from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
 
-FORM = 2  # of what is told
+FORM = 3  # of what is told
 NAMES = ("json", "late", "seen")  # of its files; the first is written last, and goes first
 
 
@@ -30,12 +31,12 @@ class Staged:
 
     `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
     digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` the state that the source was in,
-    of a share only; `raw_at` is the version that the raw table had before.
+    of a share only; `before` is what there was of the days when the reading began.
     """
 
     mark: int
     source: str
-    raw_at: int
+    before: Before
     read: int
     filled: frozenset[date]
     parts: Mapping[Kind, tuple[Part, ...]]
@@ -51,7 +52,7 @@ def to_files(staged: Staged) -> dict[str, bytes]:
     told = {
         "form": FORM,
         "mark": staged.mark,
-        "raw_at": staged.raw_at,
+        "before": [staged.before.raw, staged.before.quarantine, sorted(map(str, staged.before.unwritten))],
         "source": staged.source,
         "read": staged.read,
         "filled": sorted(map(str, staged.filled)),
@@ -67,7 +68,9 @@ def to_files(staged: Staged) -> dict[str, bytes]:
     if len(staged.late):
         staged.late.to_parquet(late)
     np.save(seen, staged.seen, allow_pickle=False)
-    return {"late": late.getvalue(), "seen": seen.getvalue(), "json": json.dumps(told).encode()}
+    files = {"late": late.getvalue(), "seen": seen.getvalue()}
+    told["digests"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {**files, "json": json.dumps(told).encode()}
 
 
 def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
@@ -77,13 +80,18 @@ def _told(part: Part, schemas: list[pa.Schema]) -> list[Any]:
 
 
 def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
-    """What to_files() told, by a function that gives a file's content; None where that is not there, or of another version of this code."""
+    """What to_files() told, by a function that gives a file's content; None where that is not there whole, or of another version of this code."""
     given, late, seen = (content(name) for name in NAMES)
     if given is None or late is None or seen is None:
         return None
-    told = json.loads(given)
-    if told.get("form") != FORM:
+    try:
+        told = json.loads(given)
+    except ValueError:  # cut off, as a machine that stops may leave a file
         return None
+    digests = {"late": hashlib.sha256(late).hexdigest(), "seen": hashlib.sha256(seen).hexdigest()}
+    if told.get("form") != FORM or told["digests"] != digests:
+        return None
+    raw, quarantine, unwritten = told["before"]
     schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(each))) for each in told["schemas"]]
 
     def parts(given: list[list[Any]]) -> tuple[Part, ...]:
@@ -95,7 +103,7 @@ def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
     served = None if told["served"] is None else parts(told["served"])
     return Staged(
         mark=told["mark"],
-        raw_at=told["raw_at"],
+        before=Before(raw, quarantine, frozenset(map(date.fromisoformat, unwritten))),
         source=told["source"],
         read=told["read"],
         filled=frozenset(map(date.fromisoformat, told["filled"])),

@@ -30,7 +30,6 @@ from esteira.text import counted, shown_days
 log = logging.getLogger(__name__)
 
 MONTH = 31
-TRIES = 5  # to publish days that others read meanwhile
 SHARE = 400 << 20  # bytes of a source, before they were compressed, that are worth a task of their own
 
 
@@ -70,7 +69,7 @@ def stage(
 ) -> Staged:
     """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
     chosen, source = _expected(spec, days, asked), _state(spec, days, share)
-    mark, raw_at = ingest.features_mark(spec), lake.version("raw", spec.name)
+    mark, before = ingest.features_mark(spec), ingest.as_it_is(spec, days)
 
     def once(known: ingest.Hindsight) -> Staged:
         bad = ingest.Bad(spec)
@@ -92,7 +91,7 @@ def stage(
         return Staged(
             mark=mark,
             source=source,
-            raw_at=raw_at,
+            before=before,
             read=extraction.read,
             filled=frozenset(extraction.filled),
             parts=parts,
@@ -150,10 +149,10 @@ def publish(
 ) -> str:
     """Publish what was staged of the days, all shares together. Returns what became of their rows, as a sentence.
 
-    Each table's rows are there all at once, or not at all. Where another run has written the days' raw rows meanwhile, they are
-    read again, so that all tables are of one reading. Raises as score_from_source() does.
+    Each table's rows are there all at once, or not at all. Where another run has written the days' raw rows since they were
+    read, they are read again, so that all tables are of one reading, the last. Raises as score_from_source() does.
     """
-    whole = _joined(spec, days, staged)
+    whole = _joined(spec, staged)
     if whole is None:
         log.info(
             "model %s: what was made of %s can't be published as it is: the source, the model or the tables have changed since, or "
@@ -161,11 +160,16 @@ def publish(
             spec.name,
             shown_days(days),
         )
-    for _ in range(TRIES):
+    for _ in range(ingest.TRIES):
         whole = whole or stage(spec, days, run, asked)
         settled = ingest.settled_days(spec, days, whole.filled, asked.when_gone)
         parts = whole.parts
-        at = ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, "extract", "rows")
+        stages, before = ("extract", "rows"), whole.before
+        try:
+            at = ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, *stages, before=before)
+        except Superseded:
+            whole = None
+            continue
         ingest.log_read(spec, settled, whole.read)
         quality.require_fit(spec, days)
         features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
@@ -173,12 +177,10 @@ def publish(
         _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
         if not (are_ready and whole.predicted.serve(spec)):
             scoring.add_to_served(spec, days, run)
-        if lake.untouched("raw", spec.name, days, at):
+        if ingest.is_last(spec, days, at, before):
             return scoring.account(spec, days)
         whole = None
-    raise Superseded(
-        f"model {spec.name}: other runs have read {shown_days(days)} {TRIES} times meanwhile; score them again"
-    )
+    raise ingest.overtaken(spec, days)
 
 
 def shares(spec: ModelSpec, days: list[date]) -> int:
@@ -283,14 +285,14 @@ def _state(spec: ModelSpec, days: list[date], share: Share) -> str:
     return "" if share == ALL else data.reader_of(spec.source, spec).state(min(days), max(days))
 
 
-def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Staged | None:
+def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
     """All shares as one; None where they can't be published: they are of another source or model.yaml, or of other versions, a key
-    is in two of them, a column is of two types, the day was read by another run since, or their files are gone.
+    is in two of them, a column is of two types, or their files are gone.
     """
     first, chosen = staged[0], staged[0].predicted.chosen
     if any(each.mark != ingest.features_mark(spec) for each in staged):
         return None
-    if not _are_last(spec, days, staged) or not _are_there(spec, staged):
+    if not _are_there(spec, staged):
         return None
     if len(staged) == 1:
         return first
@@ -308,7 +310,11 @@ def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Stag
     return Staged(
         mark=first.mark,
         source=first.source,
-        raw_at=first.raw_at,
+        before=ingest.Before(
+            min(each.before.raw for each in staged),
+            min(each.before.quarantine for each in staged),
+            frozenset().union(*(each.before.unwritten for each in staged)),
+        ),
         read=sum(each.read for each in staged),
         filled=frozenset().union(*(each.filled for each in staged)),
         parts={kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
@@ -316,12 +322,6 @@ def _joined(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> Stag
         seen=keys.NONE,
         predicted=predicted,
     )
-
-
-def _are_last(spec: ModelSpec, days: list[date], staged: Sequence[Staged]) -> bool:
-    """Whether nobody has written the days' raw rows since these were read, unless it is that they were published before."""
-    raw = [part for each in staged for part in each.parts["raw"]]
-    return lake.untouched("raw", spec.name, days, min(each.raw_at for each in staged), raw)
 
 
 def _are_there(spec: ModelSpec, staged: Sequence[Staged]) -> bool:

@@ -118,8 +118,9 @@ class Lake(Protocol):
 
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
-    ) -> None:
-        """Replace all rows of the days by the parts, or `add` them to what is there, and write the marks, as replace() does.
+    ) -> int:
+        """Replace all rows of the days by the parts, or `add` them to what is there, and write the marks, as replace() does; returns
+        the version that this made.
 
         One of the marks at least must be of what is written, or two writers would not see each other.
         """

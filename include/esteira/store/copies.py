@@ -25,6 +25,8 @@ def read(sha256: str) -> bytes | None:
     """The content with a digest; None where there is no copy, or it is not as it was."""
     path = _folder() / sha256
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         content = path.read_bytes()
     except OSError:
         return None

@@ -172,7 +172,7 @@ class DeltaLake:
 
     def publish(
         self, place: str, seen: Table | None, given: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
-    ) -> None:
+    ) -> int:
         """One entry of the log, which names the files."""
         every = list(given)
         schema = pa.unify_schemas([part.schema for part in every]) if every else pa.schema({"day": pa.date32()})
@@ -199,6 +199,15 @@ class DeltaLake:
             raise
         table.update_incremental()
         opened.remember(place, marks, before)
+        return self._made(place, every, before + 1, int(table.version()))
+
+    def _made(self, place: str, given: list[Part], first: int, last: int) -> int:
+        """At which of some versions the files came: others may write at the same moment."""
+        for version in range(first, last):
+            found = self.open(place, version)
+            if found is not None and found.holds(given):
+                return version
+        return last
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Merge by `id`."""

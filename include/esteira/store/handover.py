@@ -6,6 +6,7 @@ import hashlib
 import posixpath
 from contextlib import suppress
 from datetime import datetime
+from uuid import uuid4
 
 import pyarrow.fs as pafs
 
@@ -19,9 +20,10 @@ def leave(model: str, run: str, name: str, content: bytes) -> None:
     system, path = _place(model, run, name)
     with opened.reaching(lake.root()):
         system.create_dir(posixpath.dirname(path), recursive=True)
-        with system.open_output_stream(f"{path}.new") as sink:
+        draft = f"{path}.{uuid4().hex}"  # two tries of a task may leave it at once
+        with system.open_output_stream(draft) as sink:
             sink.write(content)
-        system.move(f"{path}.new", path)
+        system.move(draft, path)
 
 
 def found(model: str, run: str, name: str) -> bytes | None:

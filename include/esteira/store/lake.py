@@ -215,9 +215,9 @@ def count(kind: Kind, model: str, days: Iterable[date]) -> int:
 def changed_days(kind: Kind, model: str, days: Iterable[date], since: int) -> list[date]:
     """Those of the days whose rows may be others than at a version of the table; found without reading any."""
     before, now = open_table(kind, model, since), open_table(kind, model)
-    if before is None or now is None:
-        return list(days)
-    return [day for day in days if before.files(day) != now.files(day)]
+    if now is None:
+        return [] if before is None else list(days)
+    return [day for day in days if (before.files(day) if before else set()) != now.files(day)]
 
 
 def days_of(kind: Kind, model: str) -> list[date]:
@@ -436,20 +436,25 @@ def publish(
     marks: Mapping[str, int] | None = None,
     keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
     add_to: int | None = None,
+    since: int | None = None,
 ) -> int:
-    """Replace the rows of the days by parts, all in one transaction; returns the table's new Delta version.
+    """Replace the rows of the days by parts, all in one transaction; returns the Delta version that it made.
 
     `mark`, `newest` and `marks` are those of replace_days(). `keep` says which of the rows that the days have at the moment
     of the commit stay. Given `add_to`, a version of the table, all of them do: raises Superseded, and writes nothing, where
-    the table has another version by then. Parts that were published before, by a task that died soon after, are not again.
+    the table has another version by then. Given `since`, one too, it does so where others have written the days since that.
+    Parts that were published before, by a task that died soon after, are not again.
     """
     every = sorted(days)
     files = [part for part in parts if part.day in set(every)]
+    without = {*every} - {part.day for part in files}
 
     def commit() -> int:
         table = open_table(kind, model)
-        if files and table is not None and table.holds(files):
+        if files and table is not None and table.holds(files) and not any(map(table.files, without)):
             return table.version
+        if since is not None and changed_days(kind, model, every, since):
+            raise Superseded(f"model {model}: {kind} of {every[0]} were written meanwhile")
         if add_to is not None and (table.version if table else -1) != add_to:
             raise Superseded(f"model {model}: {kind} were written meanwhile")
         kept = []
@@ -463,8 +468,7 @@ def publish(
         known = {f"{day:%Y-%m-%d}": mark for day in every} | dict(marks or {})
         places.make_home()
         add = add_to is not None
-        _backend.publish(path(kind, model), table, [*kept, *files], every, marks=known, add=add)
-        return version(kind, model)
+        return _backend.publish(path(kind, model), table, [*kept, *files], every, marks=known, add=add)
 
     return _retried(commit)
 

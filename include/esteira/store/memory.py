@@ -162,7 +162,7 @@ class MemoryLake:
 
     def publish(
         self, place: str, seen: Table | None, parts: Iterable[Part], days: Iterable[date], *, marks: Marks, add: bool
-    ) -> None:
+    ) -> int:
         """Replace partitions, or add to them."""
         every, paths = sorted(days), [part.path for part in parts]
         empty = pa.table({"day": pa.array([], pa.date32())})
@@ -173,6 +173,7 @@ class MemoryLake:
         self.replace(place, seen, rows, {"day": every}, marks=marks, partition="day")
         for path in paths:
             del self._kept[path]
+        return len(self._tables[place]) - 1
 
     def append_once(self, place: str, rows: pa.Table) -> int:
         """Add rows by `id`, which here is the partition, too."""

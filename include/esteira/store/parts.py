@@ -87,9 +87,10 @@ def link(place: str, part: Part, source: str, schema: pa.Schema) -> Part:
 
 
 def exists(place: str, part: Part) -> bool:
-    """Whether the file of a part is there."""
+    """Whether the file of a part is there, whole: a machine that stops may leave a part of it."""
     with opened.reaching(place):
-        return bool(file_system(place).get_file_info(part.path).type == pafs.FileType.File)
+        found = file_system(place).get_file_info(part.path)
+    return bool(found.type == pafs.FileType.File and found.size == part.size)
 
 
 def rows_of(place: str, part: Part) -> Iterator[pa.Table]:
