@@ -159,3 +159,13 @@ def test_large_days_of_a_range_are_tasks_by_themselves(spec: ModelSpec, run) -> 
         "publish": ["success"],
     }
     assert len(scored(spec)) == 72 * 3
+
+
+def test_a_range_of_more_spans_than_airflow_maps_is_refused_in_words(
+    spec: ModelSpec, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "1")
+    ended = run(spec, day=str(FIRST), last_day=str(LAST))
+    assert str(ended.state) == "failed"
+    assert "the range is 3 spans" in capsys.readouterr().out
+    assert lake.count("predictions", spec.name, data.days(FIRST, LAST)) == 0

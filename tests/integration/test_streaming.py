@@ -517,6 +517,51 @@ def test_a_source_py_may_yield_a_day_and_a_query_gives_it_some_rows_at_a_time(
         pd.testing.assert_frame_equal(found["served"], wanted["served"])
 
 
+def test_a_source_without_a_state_that_answers_otherwise_to_each_share_is_read_as_a_whole(given) -> None:
+    spec = given(day_of_rows())
+    (spec.folder / "many.py").write_text(
+        f"import pandas as pd\n\n\ndef read(first, last):\n    return pd.read_parquet('{spec.folder}/{DAY}.parquet')\n"
+    )
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(
+        yaml.read_text().replace("{kind: parquet, path: '{day}.parquet'}", "{kind: python, function: many.read}")
+    )
+    spec = load(yaml)
+    steps.leave(spec, [DAY], "run", data.Share(0, 2))
+    day_of_rows().assign(heat=2.0).to_parquet(spec.folder / f"{DAY}.parquet")
+    steps.leave(spec, [DAY], "run", data.Share(1, 2))
+    assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 900 published + 0 in quarantine"
+    assert set(lake.read("raw", spec.name, day=DAY)["heat"]) == {2.0}
+
+
+def test_rows_without_a_time_are_in_quarantine_once_where_months_were_read_at_once(given) -> None:
+    days = [DAY + timedelta(days=number) for number in range(4)]
+    every = pd.concat([day_of_rows(day, seed).head(60) for seed, day in enumerate(days)])
+    timeless = every.head(3).assign(at=pd.NaT)
+    spec = given(every)
+    pd.concat([every, timeless, timeless.head(1)]).to_parquet(spec.folder / "all.parquet", index=False)
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(yaml.read_text().replace("{day}.parquet", "all.parquet"))
+    spec = load(yaml)
+    for span in (days[:2], days[2:]):
+        steps.leave(spec, span, "run", data.ALL)
+    for span in (days[2:], days[:2]):
+        steps.publish_left(spec, span, "run", 1)
+    kept = lake.read("quarantine", spec.name)
+    assert list(kept["day"].dt.date) == [days[0]] * 4, "two of them are alike"
+
+
+def test_what_is_left_of_days_is_one_reading_where_a_share_dies(given) -> None:
+    """A share that is tried again after the other one was left, of a source that has changed since, is read as a whole."""
+    spec = given(day_of_rows().assign(heat=1.0))
+    for number in range(2):
+        steps.leave(spec, [DAY], "run", data.Share(number, 2))
+    mended(spec)
+    steps.leave(spec, [DAY], "run", data.Share(1, 2))
+    steps.publish_left(spec, [DAY], "run", 2)
+    assert sorted(lake.read("features", spec.name, day=DAY)["heat"]) == sorted(day_of_rows()["heat"])
+
+
 def test_what_fails_in_the_middle_of_a_source_py_is_told_with_its_line(given) -> None:
     spec = given(day_of_rows())
     (spec.folder / "many.py").write_text(

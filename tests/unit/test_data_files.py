@@ -453,6 +453,23 @@ def test_a_large_file_that_is_damaged_is_refused_as_a_small_one_is(
             data.read(spec, DAY, DAY)
 
 
+@pytest.mark.parametrize("at", range(2, 6))
+@pytest.mark.parametrize("short", ["", "2026-01-02 03:00,A,3,1,True\n"])
+@pytest.mark.parametrize("incomplete", ["refuse", "accept"])
+def test_a_row_that_is_too_long_is_refused_wherever_a_batch_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, short: str, incomplete: str
+) -> None:
+    """read_csv does not count the fields of the first row that it reads together, and a row that is too short may make up for it."""
+    spec = declare(tmp_path, f'kind: csv, path: "{tmp_path}/{{day}}.csv", incomplete: {incomplete}')
+    lines = (LINES * 4).splitlines(keepends=True)
+    lines.insert(at, "2026-01-02 03:00,A,3,1,True,9,9\n")
+    put(tmp_path / f"{DAY}.csv", HEADER + "".join(lines) + short + LINES)
+    monkeypatch.setattr(csv, "LARGE", -1)
+    monkeypatch.setattr(csv, "BATCH", 3)
+    with pytest.raises(DataError, match=f"row {at + 1} has 7 fields|Expected 6 fields in line {at + 2}, saw 7"):
+        data.read(spec, DAY, DAY)
+
+
 MIXED = {
     "codes, then words": ["001", "002", "X9"],
     "whole numbers, then others": ["1", "2", "2.5"],

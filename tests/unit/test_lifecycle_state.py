@@ -231,6 +231,12 @@ def test_of_two_choices_for_a_day_the_last_holds_and_a_run_chooses_once(two: Sta
     first = after(two, changes.pin(two, 1, day(11), day(12), by="ana", run="r1"))
     other = after(first, changes.pin(first, 2, day(11), day(11), by="ana", run="r2"))
     assert changes.pin(other, 1, day(11), day(12), by="ana", run="r1") is None  # the same task, run again
+    assert changes.pin(other, 1, day(12), day(12), by="ana", run="r1") is None  # a part of it
+    assert changes.pin(other, 1, day(13), day(13), by="ana", run="r1") is not None  # a run of its name, for other days
+    assert changes.pin(other, 2, day(11), day(12), by="ana", run="r1") is not None
+    let_go = after(other, changes.release(other, day(11), day(11), by="ana", run="r4"))
+    assert changes.release(let_go, day(11), day(11), by="ana", run="r4") is None
+    assert changes.release(let_go, day(12), day(12), by="ana", run="r4") is not None
     again = after(other, changes.pin(other, 1, day(11), day(12), by="ana", run="r3"))
     assert versions(again, range(11, 13)) == [1, 1]
 

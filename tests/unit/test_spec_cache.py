@@ -179,6 +179,18 @@ def test_other_code_is_looked_into_anew(tmp_path: Path) -> None:
     assert cached(path) == load(path)
 
 
+def test_a_features_py_that_comes_later_must_say_whether_shards_are_safe(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "score: {shards: 2}\n")
+    assert load_cached(path).score.shards == 2
+    (path.parent / "features.py").write_text("def build(rows): ...\n")
+    require_same_mistake(path, "score.shards: each shard gives features.py a part of a day")
+    for said in ("true", "false"):
+        path.write_text(path.read_text().replace("features: {", f"features: {{whole_day: {said}, ", 1))
+        assert load_cached(path).has_features_code
+        assert cached(path) == load(path)
+        path.write_text(path.read_text().replace(f"whole_day: {said}, ", ""))
+
+
 def test_a_features_py_that_comes_later_is_looked_into(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert not load_cached(path).has_features_code

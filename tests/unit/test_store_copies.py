@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from esteira.store import copies
+from esteira.store import copies, places
 
 OLD, READ, NEW = (hashlib.sha256(content).hexdigest() for content in (b"1", b"2", b"3"))
 
@@ -45,3 +45,11 @@ def test_a_copy_that_can_not_be_put_in_its_place_leaves_nothing(home: Path) -> N
     copies.keep(OLD, b"1")
     assert copies.read(OLD) is None
     assert [path.name for path in (home / "cache" / "models").iterdir()] == [OLD]
+
+
+def test_a_pipe_in_place_of_a_copy_is_none(home: Path) -> None:
+    copies.keep(OLD, b"1")
+    path = places.home() / "cache" / "models" / OLD
+    path.unlink()
+    os.mkfifo(path)
+    assert copies.read(OLD) is None

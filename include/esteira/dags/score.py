@@ -196,10 +196,18 @@ def _spans(spec: ModelSpec) -> list[list[date]]:
 
 def _begun(spec: ModelSpec, earlier: list[list[date]]) -> list[list[str]]:
     """Spans that have tasks of their own, as their first and last days; what was asked for is chosen for all of the range."""
+    from airflow.configuration import conf
+
     from esteira import steps
 
     if not earlier:
         return []
+    most = conf.getint("core", "max_map_length")
+    if len(earlier) > most:
+        raise AirflowFailException(
+            f"the range is {len(earlier) + 1} spans, each of tasks of its own, and Airflow makes {most} of one at most: score it in "
+            "parts, or set AIRFLOW__CORE__MAX_MAP_LENGTH"
+        )
     params, run, _ = context_of_run()
     steps.choose(spec, _days(spec), run, _asked(params))
     return [[str(days[0]), str(days[-1])] for days in earlier]

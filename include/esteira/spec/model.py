@@ -281,6 +281,13 @@ class ModelSpec(Block):
                 _check_function(self.folder, function, (*where, key), info.context)
         if self.has_features_code:
             _check_function(self.folder, "features.build", ("features",), info.context)
+            if self.score.shards != 1 and "whole_day" not in self.features.model_fields_set:
+                raise mistake(
+                    "each shard gives features.py a part of a day: say features: {whole_day: false} if what it makes of a row "
+                    "depends on that row alone, or true if it must see the others (the day is scored in one shard then)",
+                    "score",
+                    "shards",
+                )
         return self
 
 

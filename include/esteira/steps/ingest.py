@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from functools import partial
 from itertools import chain, islice
 from typing import Literal, TypeVar
 
@@ -125,12 +126,16 @@ class Extraction:
         self._late: list[pd.DataFrame] = []
         self._taken: pa.Table | None = None
         self.read = 0
+        self.digest = 0  # of all rows of a source that each share reads whole
 
     def batches(self, share: data.Share = data.ALL) -> Iterator[pd.DataFrame]:
         """What the source gives for the days, or a share of it; all at once where features.py wants whole days."""
         if self.spec.features.whole_day:
             return iter([data.read(self.spec, min(self.days), max(self.days))])
-        return data.batches(self.spec, min(self.days), max(self.days), share)
+        return data.batches(self.spec, min(self.days), max(self.days), share, None if share == data.ALL else self._see)
+
+    def _see(self, rows: pd.DataFrame) -> None:
+        self.digest = (self.digest + keys.total(rows)) % 2**64
 
     def take(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows as the raw table has them from now on; those that it can't take (no time, no key, a value that is not of its
@@ -330,11 +335,14 @@ def publish(
         raise Superseded(f"model {spec.name}: {shown_days(days)} were read by others meanwhile")
     version = lake.publish("raw", spec.name, files, days, since=before.raw)
     _publish_bad(spec, bad, days, *stages)
+    _leave_once(spec, days)
     _keep_late(spec, late, min(days))
     known = _late(spec, days, before.quarantine)
     if len(known):  # now they are read
-        keep = lambda had: had[(had["stage"] != "late") | ~had["row"].isin(known["row"])]  # noqa: E731
-        lake.publish("quarantine", spec.name, [], days, keep=keep)
+        rows = known["row"]
+        lake.publish(
+            "quarantine", spec.name, [], days, keep=lambda had: had[(had["stage"] != "late") | ~had["row"].isin(rows)]
+        )
     return version
 
 
@@ -447,10 +455,7 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
     timeless = bad[bad["event_time"].isna()] if len(bad) else bad
     if timeless.empty or spec.source.is_by_day:
         return bad
-    rules = [
-        lake.read("quarantine", spec.name, columns=["day", "row"], rule=rule, stage="extract") for rule in TIMELESS
-    ]
-    known = pd.concat([rows for rows in rules if len(rows)] or rules[:1])
+    known = _timeless(spec)
     known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
     again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
     if len(again):
@@ -458,6 +463,29 @@ def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
             "model %s: in quarantine since an earlier day: %s without a time", spec.name, counted(len(again), "row")
         )
     return bad.drop(index=again)
+
+
+def _timeless(spec: ModelSpec, first: date = date.min, last: date = date.max) -> pd.DataFrame:
+    """`day` and `row` of the rows without a time that are in quarantine."""
+    of, span = ["day", "row"], (first, last)
+    rules = [lake.read("quarantine", spec.name, columns=of, rule=rule, stage="extract", day=span) for rule in TIMELESS]
+    return pd.concat([rows for rows in rules if len(rows)] or rules[:1])
+
+
+def _leave_once(spec: ModelSpec, days: list[date]) -> None:
+    """Of rows without a time leave in quarantine what the first day has, where runs of several days have read them at once; see _new()."""
+    if spec.source.is_by_day or _timeless(spec, min(days), max(days)).empty:
+        return
+    known = _timeless(spec)
+    later = known[known["day"] > known.groupby("row")["day"].transform("min")]
+    for day, rows in later.groupby("day"):
+        again = partial(_without, rows=set(rows["row"]))
+        lake.publish("quarantine", spec.name, [], [pd.Timestamp(str(day)).date()], keep=again)
+
+
+def _without(had: pd.DataFrame, rows: set[str]) -> pd.DataFrame:
+    """What is in quarantine without some of the rows that have no time."""
+    return had[~((had["stage"] == "extract") & had["rule"].isin(TIMELESS) & had["row"].isin(rows))]
 
 
 def _examined(spec: ModelSpec, days: list[date], *, bad: bool) -> Examination:

@@ -27,6 +27,11 @@ def digests(rows: pd.DataFrame, names: list[str], by: str = FIRST) -> Digests:
     return np.asarray(found, dtype="uint64")
 
 
+def total(rows: pd.DataFrame) -> int:
+    """64 bits for all of the rows, in whatever order they are."""
+    return int(pd.util.hash_pandas_object(rows, index=False, categorize=False).to_numpy(dtype="uint64").sum())
+
+
 def among(values: Digests, known: Digests) -> Flags:
     """Which values are known; `known` is in order."""
     return placed(values, known)[1]

@@ -30,7 +30,7 @@ class Staged:
     """What a pass over a source's rows of some days has written, for nobody to see before it is published.
 
     `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
-    digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` the state that the source was in,
+    digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` tells one state of the source from another,
     of a share only; `before` is what there was of the days when the reading began.
     """
 

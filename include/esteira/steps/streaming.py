@@ -90,7 +90,7 @@ def stage(
         seen = examination.seen() if share != ALL else keys.NONE
         return Staged(
             mark=mark,
-            source=source,
+            source=f"{source} {extraction.digest}",
             before=before,
             read=extraction.read,
             filled=frozenset(extraction.filled),

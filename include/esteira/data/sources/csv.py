@@ -148,7 +148,7 @@ def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) 
     with _told(path, source):
         head, are_whole = _looked_through(path, handle, source)
         width = _width(head, source)
-        lengths = None if are_whole or source.incomplete == "accept" or width == 1 else _lengths(file, source)
+        lengths = None if are_whole or width == 1 else _lengths(file, source)
         how = _how(path, head, source, spec)
         handle.seek(0)
         with _text(path, handle, source) as text:
@@ -159,17 +159,24 @@ def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) 
                 if lengths is None:
                     yield rows
                     continue
-                fields = pd.Series([*islice(lengths, len(rows))], rows.index, dtype="float64")
-                _require_as_many(path, fields, rows)
+                fields = _counted(path, [*islice(lengths, len(rows))], rows)
                 short = fields.where(fields < width)
-                yield pd.concat([rows, short.rename(SHORT)], axis=1) if short.notna().any() else rows
+                is_told = source.incomplete != "accept" and short.notna().any()
+                yield pd.concat([rows, short.rename(SHORT)], axis=1) if is_told else rows
 
 
-def _require_as_many(path: str, fields: pd.Series, rows: pd.DataFrame) -> None:
-    if len(fields) < len(rows) or (fields > len(rows.columns)).any():
+def _counted(path: str, lengths: list[int], rows: pd.DataFrame) -> pd.Series:
+    """How many fields each of the rows has. Raises DataError where one has more than the header: read_csv does so by itself, but not
+    for the first of those that it reads together.
+    """
+    if len(lengths) < len(rows):
+        raise DataError(f"{path}: how many fields its rows have can't be told; mend it, or deliver it as parquet")
+    fields = pd.Series(lengths, rows.index, dtype="float64")
+    if (fields > len(rows.columns)).any():
         raise DataError(
-            f"{path}: which of its rows are short can't be told; mend it, or set source.incomplete: accept in model.yaml"
+            f"{path}: row {rows.index[int(fields.to_numpy().argmax())] + 1} has {fields.max():.0f} fields, more than the header; mend it, or deliver the file again"
         )
+    return fields
 
 
 def _lengths(file: File, source: CsvSource) -> Iterator[int]:
@@ -179,19 +186,34 @@ def _lengths(file: File, source: CsvSource) -> Iterator[int]:
 
 
 def _looked_through(path: str, handle: BinaryIO, source: CsvSource) -> tuple[bytes, bool]:
-    """How it begins, and whether it is plain that no row is short: no quotes, and as many separators as lines ask for."""
-    sign, quotes, signs, lines, done, end, head = source.separator.encode(), 0, 0, 0, 0, b"", b""
+    """How it begins, and whether it is plain that each row has as many fields as the header: no quotes, as many separators a line."""
+    sign, done, left, end, head = source.separator.encode(), 0, 0, b"", b""
     returns = 0  # that end a line by themselves: such lines are counted one by one
+    plain, width = len(sign) == 1, 0
     with _text(path, handle, source) as text:
         while block := text.read(HEAD):
             _require_no_nul(path, block, done)
-            head = head or block
+            if not head:
+                head, width = block, _width(block, source)
             returns += block.count(b"\r") - block.count(b"\r\n") - (end.endswith(b"\r") and block.startswith(b"\n"))
-            quotes, signs, lines = quotes + block.count(b'"'), signs + block.count(sign), lines + block.count(b"\n")
+            plain = plain and b'"' not in block
+            if plain:
+                counts, left = _separators(block, sign, left)
+                plain = bool((counts == width - 1).all())
             done, end = done + len(block), (end + block)[-4096:]
     if source.incomplete == "refuse":
         _require_last_line(path, end, source)
-    return head, not (quotes or returns) and source.separator != BLANKS and signs == lines * (_width(head, source) - 1)
+    return head, plain and not returns and left in (0, width - 1)
+
+
+def _separators(block: bytes, sign: bytes, left: int) -> tuple[np.ndarray[Any, np.dtype[np.intp]], int]:
+    """How many separators each line that ends in a block has, the first one with what is `left` of the block before; and what is left."""
+    signs = np.frombuffer(block, dtype="uint8")
+    at, ends = np.flatnonzero(signs == sign[0]), np.flatnonzero(signs == ord("\n"))
+    through = np.searchsorted(at, ends)
+    counts = np.diff(through, prepend=0)
+    counts[:1] += left
+    return counts, len(at) - int(through[-1]) if len(ends) else left + len(at)
 
 
 @contextmanager

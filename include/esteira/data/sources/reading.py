@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import assert_never
 
@@ -38,13 +38,16 @@ def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     return _joined(parts)
 
 
-def batches(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iterator[pd.DataFrame]:
+def batches(
+    spec: ModelSpec, first: date, last: date, share: Share = ALL, see: Callable[[pd.DataFrame], None] | None = None
+) -> Iterator[pd.DataFrame]:
     """The rows that read() gives, some at a time: BATCH at most, and all at once where there are no more than those.
 
-    A share of them has other row groups of parquet than the other shares, or else other keys.
+    A share of them has other row groups of parquet than the other shares, or else other keys; of a source that each share reads
+    whole, `see` is shown all rows.
     """
     yield from in_batches(
-        _parts(spec, first, last, share), BATCH, lambda rows, start: rows.iloc[start : start + BATCH], _joined
+        _parts(spec, first, last, share, see), BATCH, lambda rows, start: rows.iloc[start : start + BATCH], _joined
     )
 
 
@@ -52,7 +55,9 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
 
 
-def _parts(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iterator[pd.DataFrame]:
+def _parts(
+    spec: ModelSpec, first: date, last: date, share: Share = ALL, see: Callable[[pd.DataFrame], None] | None = None
+) -> Iterator[pd.DataFrame]:
     """What the source gives, each with its time, that is of the days."""
     whole = reader_of(spec.source, spec)
     reader = whole if share == ALL else whole.shared(share)
@@ -61,7 +66,9 @@ def _parts(spec: ModelSpec, first: date, last: date, share: Share = ALL) -> Iter
         try:
             timed = _timed(spec, rows, of, first, last)
             _require_one_kind_of_times(spec, rows, of[0], offsets)
-            timed = timed if reader is not None else timed[_mine(spec, timed, share)]
+            if reader is None:
+                see(timed) if see else None
+                timed = timed[_mine(spec, timed, share)]
         except DataError as error:
             require_beside(of[1], first, last, error)
             continue
