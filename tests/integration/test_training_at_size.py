@@ -10,7 +10,7 @@ import pytest
 from esteira import data, steps
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import keys, labelling
+from esteira.steps import keys, labelling, preparing
 from esteira.store import lake
 
 from tests.models import AS_OF
@@ -84,3 +84,37 @@ def test_samples_are_shares_of_the_rows() -> None:
     found = keys.digests(rows, ["key"])
     for share in (0.0, 0.1, 0.5, 1.0):
         assert abs(keys.sampled(found, np.full(len(found), share)).mean() - share) < 0.01
+
+
+def test_what_a_training_is_judged_on_is_whole_or_evenly_thinned(spec: ModelSpec) -> None:
+    def cut(most: int, of=preparing.to_judge) -> tuple[pd.DataFrame, pd.DataFrame]:
+        small = spec.model_copy(update={"train": spec.train.model_copy(update={"max_rows": most})})
+        return of(small, AS_OF, None, labelling.versions(spec))
+
+    whole, judged = cut(10_000)
+    assert (len(whole), len(judged)) == (24 * ROWS, 4 * ROWS)
+    fitted, same = cut(1_000)
+    pd.testing.assert_frame_equal(same, judged.reset_index(drop=True))
+    assert fitted["day"].max() == whole["day"].max() < judged["day"].min()
+    assert abs(len(fitted) - 1_000) < 100, "the sample is of the days before alone"
+    assert pipelines.WEIGHT in fitted
+    past, chosen_by = cut(1_000, preparing.to_choose)
+    assert (past["day"].nunique(), len(chosen_by)) == (20, 4 * ROWS)
+    _, few = cut(ROWS)
+    assert pipelines.WEIGHT not in few
+    assert few["day"].nunique() == 4
+    assert abs(len(few) - ROWS) < 4 * np.sqrt(ROWS * 3 / 4)
+
+
+def test_what_is_told_of_a_sample_is_of_the_rows_that_it_stands_for(spec: ModelSpec) -> None:
+    frame = labelling.labelled(spec, FIRST, LAST, most=10 * ROWS)
+    even = pipelines.evened(frame, seed=1)
+    share = (even["day"] >= pd.Timestamp(LAST - timedelta(days=4))).mean()
+    assert abs(share - 5 / 20) < 0.08, "of the latest days, of which half of the sample is"
+    assert pipelines.WEIGHT not in even
+    old_low = frame.assign(label=np.where(frame[pipelines.WEIGHT] > 1, 0.0, 9.0))
+    assert pipelines.scored(spec, pipelines.baseline(spec, old_low), old_low)["prediction"].unique() == [0.0]
+    half = old_low.assign(label=np.where(frame["day"] >= frame["day"].median(), 9.0, 0.0))
+    unweighted = half.drop(columns=pipelines.WEIGHT)
+    assert pipelines.scored(spec, pipelines.baseline(spec, unweighted), half)["prediction"].unique() == [9.0]
+    assert pipelines.scored(spec, pipelines.baseline(spec, half), half)["prediction"].unique() == [0.0]

@@ -17,13 +17,13 @@ from tests import models
 def test_split_is_by_days_in_order(tmp_path: Path) -> None:
     spec = models.write(tmp_path)
     frame = pd.DataFrame({"day": np.repeat(pd.date_range("2026-01-01", periods=20), 5)})
-    parts = data.split_days(spec, frame)
-    past, validation, test = parts.past, parts.validation, parts.test
-    assert pd.concat([parts.before_test, test]).equals(frame)
+    parts = data.split_days(spec, frame["day"].dt.date)
+    past, validation, test = (data.within(frame, span) for span in (parts.past, parts.validation, parts.test))
+    assert pd.concat([data.within(frame, parts.before_test), test]).equals(frame)
     assert (past["day"].nunique(), validation["day"].nunique(), test["day"].nunique()) == (14, 3, 3)
     assert past["day"].max() < validation["day"].min() <= validation["day"].max() < test["day"].min()
     with pytest.raises(DataError, match="2 days with mature labels are too few to split 70%/15%/15%"):
-        data.split_days(spec, frame.head(10))
+        data.split_days(spec, frame.head(10)["day"].dt.date)
 
 
 def test_a_share_of_the_older_rows_is_kept_and_always_the_same() -> None:

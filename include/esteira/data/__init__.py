@@ -5,7 +5,7 @@ from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
 from esteira.data.sources import ALL, Share, batches, days, event_time, function, last_day, look, read, reader_of
 from esteira.data.sources.columns import writable
-from esteira.data.splitting import recent_and_sample, split_days
+from esteira.data.splitting import Parts, Span, recent_and_sample, split_days, within
 from esteira.data.validating import (
     asked_columns,
     build_features,
@@ -19,7 +19,9 @@ from esteira.data.validating import (
 __all__ = [
     "ALL",
     "SHORT",
+    "Parts",
     "Share",
+    "Span",
     "as_label",
     "asked_columns",
     "batches",
@@ -42,5 +44,6 @@ __all__ = [
     "storable",
     "validate",
     "validate_labels",
+    "within",
     "writable",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
@@ -15,32 +16,40 @@ from esteira.text import counted
 SHARES = (0.70, 0.15, 0.15)  # of the days: to fit on, to choose a candidate by, to judge it by
 
 
+Span = tuple[date, date]
+
+
 @dataclass(frozen=True)
 class Parts:
-    """A training's rows in order of time, cut between days: what is chosen on the first two is fitted on both, and judged on `test`."""
+    """The days of a training, in order of time: what is chosen on the first two parts is fitted on both, and judged on `test`."""
 
-    past: pd.DataFrame
-    validation: pd.DataFrame
-    test: pd.DataFrame
+    past: Span
+    validation: Span
+    test: Span
 
     @property
-    def before_test(self) -> pd.DataFrame:
+    def before_test(self) -> Span:
         """The first two parts."""
-        return pd.concat([self.past, self.validation])
+        return self.past[0], self.validation[1]
 
 
-def split_days(spec: ModelSpec, frame: pd.DataFrame) -> Parts:
-    """The parts of a training's rows. Raises DataError if one is empty."""
-    every = np.sort(frame["day"].unique())
-    cuts = [round(len(every) * share) for share in np.cumsum(SHARES)[:-1]]
-    parts = [frame[frame["day"].isin(part)] for part in np.split(every, cuts)]
-    if any(part.empty for part in parts):
+def split_days(spec: ModelSpec, days: Iterable[date]) -> Parts:
+    """The parts of days that have rows with labels. Raises DataError if one is empty."""
+    every = sorted(set(days))
+    first, second = (round(len(every) * share) for share in np.cumsum(SHARES)[:-1])
+    parts = every[:first], every[first:second], every[second:]
+    if not all(parts):
         raise DataError(
             f"model {spec.name}: {counted(len(every), 'day')} with mature labels {'is' if len(every) == 1 else 'are'} too few to "
             f"split {'/'.join(f'{share:.0%}' for share in SHARES)}; widen train.window in model.yaml, or give an as-of day that "
             "more days of data come before"
         )
-    return Parts(*parts)
+    return Parts(*((part[0], part[-1]) for part in parts))
+
+
+def within(frame: pd.DataFrame, span: Span) -> pd.DataFrame:
+    """The rows of some days."""
+    return frame[frame["day"].between(pd.Timestamp(span[0]), pd.Timestamp(span[1]))]
 
 
 def recent_and_sample(frame: pd.DataFrame, start: date, keep_old: float | None, seed: int) -> pd.DataFrame:

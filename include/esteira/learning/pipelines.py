@@ -240,8 +240,18 @@ def baseline(spec: ModelSpec, frame: pd.DataFrame) -> Model:
     """The naive model: the median of the past, or how often each class came."""
     names = classes(spec, frame["label"])
     dummy = DummyRegressor(strategy="median") if spec.task == "regression" else DummyClassifier(strategy="prior")
-    dummy.fit(design(spec, frame), _target(frame["label"], names))
-    return Model(dummy, names, frame["day"].max().date())
+    last = frame["day"].max().date()
+    dummy.fit(design(spec, frame), _target(frame["label"], names), sample_weight=weights(frame, None, last))
+    return Model(dummy, names, last)
+
+
+def evened(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Of rows that stand for others, some more than others, as many as stand for as many each; other rows as they are."""
+    if WEIGHT not in frame:
+        return frame
+    share = frame[WEIGHT] / frame[WEIGHT].max()
+    kept: pd.DataFrame = frame[np.random.default_rng(seed).random(len(frame)) < share]
+    return kept.drop(columns=WEIGHT)
 
 
 def _target(labels: pd.Series, names: tuple[str, ...]) -> Array:

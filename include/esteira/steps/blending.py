@@ -80,7 +80,7 @@ def earlier(spec: ModelSpec, day: date) -> dict[int, Tried]:
     before = dict.fromkeys(each.version for each in reversed(known.changes) if each.effective_day < now.effective_day)
     barred, versions = _barred(spec), labelling.versions(spec)
     last = labelling.mature_through(spec, day)
-    frame = labelling.labelled(spec, last - timedelta(days=blending.PAST - 1), last, versions)
+    frame = labelling.sample(spec, last - timedelta(days=blending.PAST - 1), last, versions)
     found: dict[int, Tried] = {}
     for version in before:
         if len(found) == EARLIER:
@@ -103,7 +103,7 @@ def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool, back_to:
     with runs.tracked(spec, attempt_key(day, 0), f"blend of {day}", **about) as run_id:
         _log(run_id, tried.made[0], tried.versions)
         if with_model:
-            held_out = labelling.labelled(spec, *slice_days(spec, day))
+            held_out = labelling.sample(spec, *slice_days(spec, day))
             scored = pipelines.unseen(spec, tried.models, held_out)
             columns = ["day", "label", "prediction", "probability"]
             _keep_model(spec, run_id, tried.made[0], fitting.outcomes_of(spec, held_out, scored[columns]))
@@ -147,7 +147,7 @@ def _made(
 
     They are chosen from the runs of the `pool`; None: from all.
     """
-    frame = labelling.labelled(spec, ends[0] - timedelta(days=blending.PAST - 1), ends[-1], versions)
+    frame = labelling.sample(spec, ends[0] - timedelta(days=blending.PAST - 1), ends[-1], versions)
     members = _members(spec, day, ends[-1], pool) if len(frame) else []
     past = blending.known(spec, [model for _, model in members], frame)
     found = []

@@ -101,7 +101,7 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
     with runs.tracked(spec, attempt_key(day, attempt), f"attempt {attempt} of {day}", **about) as run_id:
         model = pipelines.fit(asked, chosen, best.params, frame, recipe.half_life)
         runs.log(run_id, metrics={"cross_validation": best.value})
-        held_out = labelling.labelled(spec, *slice_days(spec, day, attempt))
+        held_out = labelling.sample(spec, *slice_days(spec, day, attempt))
         fitting.log_fitted(
             spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
         )

@@ -10,7 +10,6 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from esteira import data
 from esteira.errors import UnknownVersion
 from esteira.learning import evaluation, pipelines
 from esteira.learning.pipelines import Model
@@ -36,8 +35,7 @@ def evaluate(
     """
     tuned = Tuned.of(runs.get(candidate_run).tags)
     chosen = spec.train.candidates[tuned.candidate]
-    parts = data.split_days(spec, preparing.rows(spec, as_of, window, versions))
-    past, test = parts.before_test, parts.test
+    past, test = preparing.to_judge(spec, as_of, window, versions)
     with runs.tracked(
         spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
     ) as run_id:

@@ -29,8 +29,7 @@ def candidate(
 ) -> str:
     """Tune the candidate `index` on the first 70 % of the days, measure it on the next 15 %; returns its MLflow run."""
     chosen = spec.train.candidates[index]
-    parts = data.split_days(spec, preparing.rows(spec, as_of, window, versions))
-    past, validation = parts.past, parts.validation
+    past, validation = preparing.to_choose(spec, as_of, window, versions)
     with runs.tracked(
         spec, f"{run}/candidate/{index}", chosen.name, kind="candidate", as_of=as_of, candidate=index
     ) as run_id:
@@ -119,7 +118,8 @@ def keep_model(
 ) -> None:
     """Keep a model with the profile of what it was made of: its features and labels, `outcomes`, what was usual of labels."""
     labelled: Profile = {drift.LABELLED: labelling.usual(spec, date.fromisoformat(runs.get(run_id).tags["as_of"]))}
-    profile = {**drift.profile(spec, frame, weights), **outcomes, **labelled}
+    even = pipelines.evened(frame, spec.train.seed)
+    profile = {**drift.profile(spec, even, weights), **outcomes, **labelled}
     runs.log_model(spec, run_id, model, data.masked(spec, frame.head(5)), profile)
 
 

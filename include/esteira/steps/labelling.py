@@ -201,19 +201,40 @@ def versions(spec: ModelSpec) -> DataVersions:
     return DataVersions(lake.version("features", spec.name), lake.version("labels", spec.name))
 
 
+def labelled_days(spec: ModelSpec, first: date, last: date, versions: DataVersions) -> list[date]:
+    """The days that have feature rows and labels; found without reading any."""
+    known = lake.sizes("features", spec.name, versions.features).keys() & lake.sizes(
+        "labels", spec.name, versions.labels
+    )
+    return sorted(day for day in known if first <= day <= last)
+
+
+def is_sampled(spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None) -> bool:
+    """Whether the days have more rows than are trained on."""
+    return sum(_counts(spec, first, last, versions).values()) > spec.train.max_rows
+
+
 def labelled(
-    spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None, most: int | None = None
+    spec: ModelSpec,
+    first: date,
+    last: date,
+    versions: DataVersions | None = None,
+    most: int | None = None,
+    *,
+    evenly: bool = False,
 ) -> pd.DataFrame:
     """Feature rows of the days with their `label`, in order of time; at the Delta versions given, else as they are now.
 
     Of more than `most` rows a sample: the latest days whole, up to half of it, and of each day before the same share, whose rows
-    weigh as much more (WEIGHT).
+    weigh as much more (WEIGHT); `evenly` of each day the same share, whose rows weigh alike.
     """
-    at = versions.features if versions else None
-    shares = _shares(lake.sizes("features", spec.name, at), first, last, most) if most else {}
-    if shares:
+    counts = _counts(spec, first, last, versions) if most else {}
+    if most and sum(counts.values()) > most:
+        shares = dict.fromkeys(counts, most / sum(counts.values())) if evenly else _shares(counts, most)
         rows, known = _sampled(spec, first, last, versions, shares)
+        rows = rows.drop(columns=pipelines.WEIGHT) if evenly else rows
     else:
+        at = versions.features if versions else None
         rows = lake.read("features", spec.name, at=at, day=(first, last))
         known = stored.read(spec, first, last, versions.labels if versions else None)
     if rows.empty or known.empty:
@@ -222,11 +243,19 @@ def labelled(
     return joined.sort_values(["day", "event_time", *spec.key], kind="stable", ignore_index=True)
 
 
-def _shares(sizes: Mapping[date, tuple[int, int]], first: date, last: date, most: int) -> dict[date, float]:
-    """Which share of each day's rows is taken, so that they are about as many as asked; empty where that is all of them."""
-    counts = {day: rows for day, (rows, _) in sizes.items() if first <= day <= last}
-    if sum(counts.values()) <= most:
-        return {}
+def sample(spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None) -> pd.DataFrame:
+    """What labelled() gives, and of more rows than `train.max_rows` an even sample: for what need not see each row."""
+    return labelled(spec, first, last, versions, spec.train.max_rows, evenly=True)
+
+
+def _counts(spec: ModelSpec, first: date, last: date, versions: DataVersions | None) -> dict[date, int]:
+    """How many feature rows each of the days has."""
+    sizes = lake.sizes("features", spec.name, versions.features if versions else None)
+    return {day: rows for day, (rows, _) in sizes.items() if first <= day <= last}
+
+
+def _shares(counts: Mapping[date, int], most: int) -> dict[date, float]:
+    """Which share of each day's rows is taken, so that they are about as many as asked; the latest days are whole."""
     whole: dict[date, float] = {}
     taken = 0
     for day in sorted(counts, reverse=True):

@@ -61,18 +61,21 @@ def judged(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFra
     others = [day for day in lake.days_of("labels", spec.name) if first <= day <= last and day not in own]
     if not others:  # as of a champion that served them all: their features need not be read
         return rows
-    frame = labelling.labelled(spec, others[0], others[-1])
-    frame = frame[~frame["day"].isin(rows["day"])]
     try:
         models = [each for each in champions.load_judges(spec, version) if {*each.columns} <= {*spec.features.all}]
     except UnknownVersion:  # somebody deleted it
         models = []
-    if frame.empty or not models:
-        return rows
     segments = [name for name in spec.check.segments if name not in spec.key]
-    more = pipelines.unseen(spec, models, frame)
-    both = pd.concat([rows, more[["day", *spec.key, "prediction", "probability", "label", *segments]]])
-    return both.sort_values(["day", *spec.key], kind="stable", ignore_index=True)
+    columns = ["day", *spec.key, "prediction", "probability", "label", *segments]
+    counts = {day: size for day, (size, _) in lake.sizes("features", spec.name).items() if day in set(others)}
+    parts = [rows]
+    for days in lake.whole_days(counts) if models else ():
+        frame = labelling.labelled(spec, days[0], days[-1])
+        frame = frame[frame["day"].isin(pd.to_datetime(days))]
+        parts += [pipelines.unseen(spec, models, frame)[columns]] if len(frame) else []
+    if len(parts) == 1:
+        return rows
+    return pd.concat(parts).sort_values(["day", *spec.key], kind="stable", ignore_index=True)
 
 
 def paired(spec: ModelSpec, models: Sequence[Model], rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,7 +118,7 @@ def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     first = max(seen, last - timedelta(days=KNOWN)) + timedelta(days=1)
     if first > last:
         return pd.DataFrame()
-    frame = labelling.labelled(spec, first, last)
+    frame = labelling.sample(spec, first, last)
     return pipelines.unseen(spec, models, frame) if len(frame) else frame
 
 

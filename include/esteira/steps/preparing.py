@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
 
 import pandas as pd
@@ -40,6 +41,40 @@ def prepare_all(spec: ModelSpec, as_of: date, window: int | None) -> DataVersion
     ingest.extract(spec, days, "keep")
     ingest.validate(spec, days)
     return prepare(spec, as_of, window, days)
+
+
+def to_choose(
+    spec: ModelSpec, as_of: date, window: int | None, versions: DataVersions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that candidates are fitted on, and the later ones by which one is chosen."""
+    return _cut(spec, as_of, window, versions, lambda parts: (parts.past, parts.validation))
+
+
+def to_judge(
+    spec: ModelSpec, as_of: date, window: int | None, versions: DataVersions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that the chosen candidate is fitted on, and the later ones on which it is judged."""
+    return _cut(spec, as_of, window, versions, lambda parts: (parts.before_test, parts.test))
+
+
+def _cut(
+    spec: ModelSpec,
+    as_of: date,
+    window: int | None,
+    versions: DataVersions,
+    of: Callable[[data.Parts], tuple[data.Span, data.Span]],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows to fit on, and rows to judge by, of which where they are many an even sample is taken: there each row counts alike."""
+    span = training_days(spec, as_of, window)
+    if not labelling.is_sampled(spec, *span, versions):
+        frame = rows(spec, as_of, window, versions)
+        fitted, judged = of(data.split_days(spec, frame["day"].dt.date))
+        return data.within(frame, fitted), data.within(frame, judged)
+    fitted, judged = of(data.split_days(spec, labelling.labelled_days(spec, *span, versions)))
+    return (
+        labelling.labelled(spec, *fitted, versions, spec.train.max_rows),
+        labelling.sample(spec, *judged, versions),
+    )
 
 
 def rows(spec: ModelSpec, as_of: date, window: int | None, versions: DataVersions) -> pd.DataFrame:

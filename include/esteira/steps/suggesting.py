@@ -74,9 +74,9 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
         measured.append(evaluation.evaluate(spec, scored, names))
         errors.append({name: evaluation.standard_error(spec, scored, name) for name in names})
         few += spec.task == "binary" and rarer(scored["label"]) < OF_CLASS
-    parts = data.split_days(spec, frame)
-    naive = pipelines.baseline(spec, parts.before_test)
-    chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, parts.test), names)
+    parts = data.split_days(spec, frame["day"].dt.date)
+    naive = pipelines.baseline(spec, data.within(frame, parts.before_test))
+    chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, data.within(frame, parts.test)), names)
     found = {name: _suggested(spec, name, measured, errors, chance[name], factor) for name in names}
     return chosen.name, {name: replace(each, few=few if is_by_class(name) else 0) for name, each in found.items()}
 
