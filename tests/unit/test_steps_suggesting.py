@@ -131,7 +131,7 @@ def test_past_windows_are_of_calendar_days_as_the_check_s_are(tmp_path: Path) ->
         ({"few": 3}, "3 past windows had fewer than 10 rows of the rarer class"),
         ({"violated": 2}, "the check would have tried to repair 2 past windows"),
         ({}, "none of 2 windows tells little: up to 100% of those to come may be out of range"),
-        ({}, "that is of 180 days; what other seasons bring they don't show"),
+        ({}, "that is of 14 days; what other seasons bring they don't show"),
     ],
 )
 def test_what_a_limit_does_not_say_is_told(

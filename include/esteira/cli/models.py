@@ -152,10 +152,11 @@ def _notes(spec: ModelSpec, metric: str, past: Suggested) -> Iterator[str]:
             f"by it the check would have tried to repair {counted(past.violated, 'past window')}: the error moves (drift, seasons, "
             "little to learn from). A wider limit has fewer; esteira replay --suggest says what each would have brought"
         )
-    if spec.train.window < YEAR:
+    span = len(past.values) * spec.check.every
+    if span < YEAR:
         yield (
-            f"that is of {counted(spec.train.window, 'day')}; what other seasons bring they don't show. Where the year has any, "
-            "train.window should hold more than one"
+            f"that is of {counted(span, 'day')}; what other seasons bring they don't show. Where the year has any, ask for a day of each "
+            "(--as-of) and take the widest limit; train.window should hold more than one year then"
         )
     if not better(spec, metric, past.limit, past.chance):
         yield (
