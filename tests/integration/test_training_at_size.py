@@ -10,10 +10,11 @@ import pytest
 from esteira import data, steps
 from esteira.learning import pipelines
 from esteira.spec import ModelSpec
-from esteira.steps import keys, labelling, preparing
-from esteira.store import lake
+from esteira.steps import estimating, keys, labelling, preparing
+from esteira.store import lake, ledger
+from esteira.store.records import Window
 
-from tests.models import AS_OF
+from tests.models import AS_OF, score_days
 
 FIRST, LAST = AS_OF - timedelta(days=20), AS_OF - timedelta(days=1)
 ROWS = 72  # of a day
@@ -118,3 +119,23 @@ def test_what_is_told_of_a_sample_is_of_the_rows_that_it_stands_for(spec: ModelS
     unweighted = half.drop(columns=pipelines.WEIGHT)
     assert pipelines.scored(spec, pipelines.baseline(spec, unweighted), half)["prediction"].unique() == [9.0]
     assert pipelines.scored(spec, pipelines.baseline(spec, half), half)["prediction"].unique() == [0.0]
+
+
+def test_an_estimate_is_made_of_an_even_sample(spec: ModelSpec) -> None:
+    days = data.days(AS_OF + timedelta(days=1), AS_OF + timedelta(days=14))
+    score_days(spec, days)
+    labelling.store(spec, days[0], days[-1])
+    small = spec.model_copy(update={"train": spec.train.model_copy(update={"max_rows": ROWS // 2})})
+    few = labelling.features(small, days[0], days[-1])
+    assert abs(len(few) - ROWS / 2) < 4 * np.sqrt(ROWS / 2)
+    assert few["day"].nunique() > 7
+    assert len(labelling.features(spec, days[0], days[-1])) == 14 * ROWS
+
+    def pending(of: ModelSpec) -> set[int]:
+        asked = of.model_copy(update={"check": of.check.model_copy(update={"estimate": True})})
+        found = estimating.records(asked, ledger.require_champion(spec, days[-1]), days[-1], [])
+        return {each.n_rows for each in found if each.window is Window.PENDING}
+
+    assert pending(spec) == {ROWS}
+    (rows,) = pending(small)
+    assert abs(rows - ROWS / 2) < 4 * np.sqrt(ROWS / 4)

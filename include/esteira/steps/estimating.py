@@ -31,15 +31,15 @@ def _about(champion: Serving, day: date) -> Record:
 def _pending(spec: ModelSpec, champion: Serving, day: date) -> list[Record]:
     last = labelling.mature_through(spec, day)
     span = (max(last + timedelta(days=1), champion.effective_day), day)
-    given = lake.read("served", spec.name, day=span, version=champion.version)
+    names = ["day", *spec.key, "prediction", "probability"]
+    given = lake.read("served", spec.name, columns=names, day=span, version=champion.version)
     if given.empty:
         return []
     known = known_rows(spec, champion.version, last)
     if known.empty or known["day"].nunique() < spec.check.min_days:
         return []
-    frame = lake.read("features", spec.name, day=span)
-    chosen = given[["day", *spec.key, "prediction", "probability"]]
-    asked = chosen.merge(frame.drop(columns="event_time"), on=["day", *spec.key], validate="one_to_one")
+    frame = labelling.features(spec, *span)
+    asked = given[names].merge(frame.drop(columns="event_time"), on=["day", *spec.key], validate="one_to_one")
     days = [moment.date() for moment in sorted(asked["day"].unique())]
     if not days:
         return []

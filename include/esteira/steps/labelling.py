@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -270,6 +270,17 @@ def _sampled(
     spec: ModelSpec, first: date, last: date, versions: DataVersions | None, shares: Mapping[date, float]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A sample of the feature rows, and labels of the same ones: no more is in memory at any time."""
+    wanted = _wanted(spec, shares)
+    at = versions.features if versions else None
+    parts = [wanted(rows) for rows in lake.batches("features", spec.name, at=at, day=(first, last))]
+    rows = pd.concat(parts, ignore_index=True)
+    log.info("model %s: a sample of %s to train on", spec.name, counted(len(rows), "row"))
+    rows[pipelines.WEIGHT] = 1 / rows["day"].map({pd.Timestamp(day): share for day, share in shares.items()})
+    return rows, stored.read(spec, first, last, versions.labels if versions else None, wanted)
+
+
+def _wanted(spec: ModelSpec, shares: Mapping[date, float]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """What takes of each day's rows its share: the same ones, of whatever table that has the key."""
     of = {pd.Timestamp(day): share for day, share in shares.items()}
     names = list(dict.fromkeys(["day", *spec.key]))
 
@@ -277,12 +288,18 @@ def _sampled(
         share = rows["day"].map(of).fillna(0.0).to_numpy()
         return rows[keys.sampled(keys.digests(rows, names), share)]
 
-    at = versions.features if versions else None
-    parts = [wanted(rows) for rows in lake.batches("features", spec.name, at=at, day=(first, last))]
-    rows = pd.concat(parts, ignore_index=True)
-    log.info("model %s: a sample of %s to train on", spec.name, counted(len(rows), "row"))
-    rows[pipelines.WEIGHT] = 1 / rows["day"].map(of)
-    return rows, stored.read(spec, first, last, versions.labels if versions else None, wanted)
+    return wanted
+
+
+def features(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+    """Feature rows of the days; of more than `train.max_rows` an even sample."""
+    counts = _counts(spec, first, last, None)
+    rows = sum(counts.values())
+    if rows <= spec.train.max_rows:
+        return lake.read("features", spec.name, day=(first, last))
+    wanted = _wanted(spec, dict.fromkeys(counts, spec.train.max_rows / rows))
+    parts = [wanted(some) for some in lake.batches("features", spec.name, day=(first, last))]
+    return pd.concat(parts, ignore_index=True)
 
 
 COMPLETE = 0.9  # of the usual share of rows with a label
