@@ -320,10 +320,8 @@ def usual(spec: ModelSpec, as_of: date) -> dict[str, Any]:
     shares = labelled_shares(counts, np.minimum(span, AGES))
     found: dict[str, Any] = {"shares": [float(shares.get(n, math.nan)) for n in range(AGES + 1)]}
     if spec.task != "regression" and counts["label"].notna().any():
-        whole = span.map(labelled_shares(counts, span)) >= COMPLETE * labelled_share(
-            counts
-        )  # what came first may be of one class
-        kept = counts["label"].notna() & whole
+        least = COMPLETE * labelled_share(counts)  # what came first may be of one class
+        kept = counts["label"].notna() & (span.map(labelled_shares(counts, span)) >= least)
         found["spread"] = _spread(counts[kept], span[kept])
     return found
 
