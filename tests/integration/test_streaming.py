@@ -250,6 +250,104 @@ def test_another_run_between_two_tables_of_a_reading_leaves_one_reading(
     assert set(lake.read("predictions", spec.name, day=DAY)["at"]) == set(rows["at"].drop(9))
 
 
+def test_a_bad_reading_that_another_has_replaced_leaves_nothing_and_refuses_nothing(
+    given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with its bad rows when the source was mended, and another run has read that."""
+    spec = given(day_of_rows().assign(heat=99.0), "quality: {max_quarantined: 0}\n")
+    steps.leave(spec, [DAY], "old", data.ALL)
+    real = lake.publish
+
+    def meanwhile(kind: lake.Kind, *args: Any, **options: Any) -> int:
+        if kind == "quarantine":
+            monkeypatch.setattr(lake, "publish", real)
+            mended(spec)
+            steps.requeue(spec, [DAY], "new")
+        return real(kind, *args, **options)
+
+    monkeypatch.setattr(lake, "publish", meanwhile)
+    assert steps.publish_left(spec, [DAY], "old", 1) == "900 rows read = 900 published + 0 in quarantine"
+    assert lake.read("quarantine", spec.name, day=DAY).empty
+
+
+@pytest.mark.parametrize("end", ["killed", "refused"])
+def test_a_publish_run_again_after_another_run_has_left_its_raw_rows_reads_again(
+    given, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Both readings have the same number of rows, so that no count tells them apart."""
+    spec = given(day_of_rows().assign(heat=1.0))
+    steps.leave(spec, [DAY], "run", data.ALL)
+    steps.publish_left(spec, [DAY], "run", 1)
+    mended(spec)
+    error = KeyboardInterrupt if end == "killed" else DataError("not fit")
+
+    def ends(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming.quality, "require_fit", ends)
+        with pytest.raises((KeyboardInterrupt, DataError)):
+            steps.requeue(spec, [DAY], "other")
+    steps.publish_left(spec, [DAY], "run", 1)
+    for kind in ("raw", "features"):
+        assert sorted(lake.read(kind, spec.name, day=DAY)["heat"]) == sorted(day_of_rows()["heat"]), kind
+
+
+def test_late_rows_that_their_own_day_reads_meanwhile_are_not_put_aside(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, following = given(day_of_rows().iloc[:800]), DAY + timedelta(days=1)
+    rows = pd.concat([day_of_rows().iloc[800:], day_of_rows(following)])
+    rows.to_parquet(spec.folder / f"{following}.parquet", row_group_size=100, index=False)
+    real = ingest._put
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(ingest, "_put", real)
+        steps.score_from_source(spec, [DAY], "first")
+        real(*args)
+
+    monkeypatch.setattr(ingest, "_put", meanwhile)
+    steps.score_from_source(spec, [following], "second")
+    assert len(lake.read("raw", spec.name, day=DAY)) == 900
+    assert lake.read("quarantine", spec.name, day=DAY).empty
+
+
+def test_late_rows_of_a_day_whose_follower_has_none_of_its_own_are_of_that_day(given) -> None:
+    spec = given(day_of_rows())
+    days = [DAY + timedelta(days=number) for number in range(3)]
+    for day in days[1:]:
+        day_of_rows(day, 1).head(50).to_parquet(spec.folder / f"{day}.parquet", index=False)
+    ingest.extract(spec, days)
+    late = day_of_rows(seed=5).head(5).assign(at=lambda rows: rows["at"] + pd.Timedelta(seconds=1))
+    late.to_parquet(spec.folder / f"{days[1]}.parquet", index=False)
+    ingest.extract(spec, days[1:], "keep")
+    assert set(lake.read("quarantine", spec.name)["day"].dt.date) == {DAY}
+
+
+def test_rows_without_a_time_stay_in_quarantine_while_two_runs_read_them(
+    given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = DAY + timedelta(days=1)
+    every = pd.concat([day_of_rows(day, seed).head(60) for seed, day in enumerate((DAY, following))])
+    spec = given(every)
+    pd.concat([every, every.head(3).assign(at=pd.NaT)]).to_parquet(spec.folder / "all.parquet", index=False)
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(yaml.read_text().replace("{day}.parquet", "all.parquet"))
+    spec = load(yaml)
+    for day in (DAY, following):
+        steps.leave(spec, [day], "run", data.ALL)
+    steps.publish_left(spec, [DAY], "run", 1)
+    real = ingest._leave_once
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(ingest, "_leave_once", real)
+        steps.leave(spec, [DAY], "again", data.ALL)
+        real(*args)
+
+    monkeypatch.setattr(ingest, "_leave_once", meanwhile)
+    steps.publish_left(spec, [following], "run", 1)
+    steps.publish_left(spec, [DAY], "again", 1)
+    assert list(lake.read("quarantine", spec.name)["day"].dt.date) == [DAY] * 3
+
+
 def test_what_is_read_again_is_looked_at_as_what_was_read_first(given, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is read again the source is mended, and another run reads and publishes it."""
     spec = given(day_of_rows().assign(heat=1.0))
@@ -299,8 +397,11 @@ def test_rows_of_days_before_all_that_was_ever_read_are_nobodys(given) -> None:
     assert lake.read("quarantine", spec.name, day=first - timedelta(days=1)).empty
 
 
-@pytest.mark.parametrize("name", [*staging.NAMES, "raw", "predictions"])
-def test_what_a_machine_that_stopped_has_left_in_part_is_read_again(given, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_size_kept"),
+    [*((name, False) for name in (*staging.NAMES, "raw", "predictions")), ("raw", True), ("served", True)],
+)
+def test_what_a_machine_that_stopped_has_left_in_part_is_read_again(given, name: str, is_size_kept: bool) -> None:
     spec = given(day_of_rows())
     steps.leave(spec, [DAY], "run", data.ALL)
     files = (
@@ -309,7 +410,10 @@ def test_what_a_machine_that_stopped_has_left_in_part_is_read_again(given, name:
         else Path(lake.path(name, spec.name)).glob(f"day={DAY}/*.parquet")  # type: ignore[arg-type]
     )
     for file in files:
-        file.write_bytes(file.read_bytes()[:20] or b"PAR1")
+        size = file.stat().st_size
+        file.write_bytes(
+            b"\0" * size if file.suffix == ".parquet" and is_size_kept else file.read_bytes()[:20] or b"PAR1"
+        )
     assert steps.publish_left(spec, [DAY], "run", 1) == "900 rows read = 900 published + 0 in quarantine"
     assert len(lake.read("raw", spec.name, day=DAY)) == 900
 
@@ -517,7 +621,18 @@ def test_a_source_py_may_yield_a_day_and_a_query_gives_it_some_rows_at_a_time(
         pd.testing.assert_frame_equal(found["served"], wanted["served"])
 
 
-def test_a_source_without_a_state_that_answers_otherwise_to_each_share_is_read_as_a_whole(given) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.assign(heat=2.0),
+        lambda rows: rows.assign(heat=rows["heat"].to_numpy()[::-1]),
+        lambda rows: rows.rename(columns={"heat": "hour", "hour": "heat"}),
+    ],
+    ids=["other values", "exchanged values", "exchanged names"],
+)
+def test_a_source_without_a_state_that_answers_otherwise_to_each_share_is_read_as_a_whole(
+    given, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
     spec = given(day_of_rows())
     (spec.folder / "many.py").write_text(
         f"import pandas as pd\n\n\ndef read(first, last):\n    return pd.read_parquet('{spec.folder}/{DAY}.parquet')\n"
@@ -528,10 +643,11 @@ def test_a_source_without_a_state_that_answers_otherwise_to_each_share_is_read_a
     )
     spec = load(yaml)
     steps.leave(spec, [DAY], "run", data.Share(0, 2))
-    day_of_rows().assign(heat=2.0).to_parquet(spec.folder / f"{DAY}.parquet")
+    other = change(day_of_rows())
+    other.to_parquet(spec.folder / f"{DAY}.parquet")
     steps.leave(spec, [DAY], "run", data.Share(1, 2))
     assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 900 published + 0 in quarantine"
-    assert set(lake.read("raw", spec.name, day=DAY)["heat"]) == {2.0}
+    assert sorted(lake.read("raw", spec.name, day=DAY)["heat"]) == sorted(other["heat"])
 
 
 def test_rows_without_a_time_are_in_quarantine_once_where_months_were_read_at_once(given) -> None:

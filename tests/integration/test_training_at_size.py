@@ -139,3 +139,15 @@ def test_an_estimate_is_made_of_an_even_sample(spec: ModelSpec) -> None:
     assert pending(spec) == {ROWS}
     (rows,) = pending(small)
     assert abs(rows - ROWS / 2) < 4 * np.sqrt(ROWS / 4)
+
+
+def test_of_many_rows_with_few_labels_all_that_have_one_are_trained_on(spec: ModelSpec) -> None:
+    for day in data.days(FIRST, LAST):
+        rows = lake.read("labels", spec.name, day=day)
+        lake.replace_days("labels", spec.name, rows.head(7), [day])
+    whole = labelling.labelled(spec, FIRST, LAST)
+    assert len(whole) == 20 * 7
+    pd.testing.assert_frame_equal(labelling.labelled(spec, FIRST, LAST, most=500), whole)
+    few = labelling.labelled(spec, FIRST, LAST, most=70)
+    assert abs(len(few) - 70) < 4 * np.sqrt(140 / 4)
+    assert pipelines.WEIGHT in few

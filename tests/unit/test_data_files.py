@@ -470,6 +470,19 @@ def test_a_row_that_is_too_long_is_refused_wherever_a_batch_begins(
         data.read(spec, DAY, DAY)
 
 
+def test_of_blanks_a_value_with_a_line_in_it_shifts_no_row_s_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = declare(tmp_path, f"kind: csv, path: '{tmp_path}/{{day}}.csv', separator: '\\s+'")
+    head = HEADER.replace(",", " ")
+    lines = ['2026-01-02T01:00 "A\n" 1 1 True 10', "2026-01-02T02:00 A 2 2 True 20", "2026-01-02T03:00 A 3"]
+    put(tmp_path / f"{DAY}.csv", head + "\n".join(lines) + "\n2026-01-02T04:00 A 4 4 True 40\n")
+    for large in (csv.LARGE, -1):
+        monkeypatch.setattr(csv, "LARGE", large)
+        with pytest.raises(DataError, match="can't be told|have fewer fields"):
+            data.read(spec, DAY, DAY)
+
+
 MIXED = {
     "codes, then words": ["001", "002", "X9"],
     "whole numbers, then others": ["1", "2", "2.5"],

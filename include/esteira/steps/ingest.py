@@ -148,7 +148,6 @@ class Extraction:
         rows = rows if own.all() else rows[own]
         self.filled |= {moment.date() for moment in rows["day"].unique()}
         good, bad = data.storable(self.spec, rows, self._kinds)
-        bad = _new(self.spec, bad, self.days)
         self.bad.add(bad, "extract")
         self.read += len(good) + len(bad)
         self._taken = None
@@ -304,7 +303,8 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
         taken, bad = in_hindsight(once)
         settled = settled_days(spec, days, taken.filled, when_gone)
         try:
-            at = publish(spec, settled, taken.raw.done(), bad.staging.done(), taken.late(), "extract", before=before)
+            parts = taken.raw.done(), bad.staging.done()
+            at = publish(spec, settled, *parts, taken.late(), "extract", before=before, first=min(days))
         except Superseded:
             continue
         if is_last(spec, settled, at, before):
@@ -321,11 +321,13 @@ def publish(
     late: pd.DataFrame,
     *stages: str,
     before: Before,
+    first: date,
 ) -> int:
     """Replace the raw rows of the days, and of these stages what is in quarantine; returns the version that the raw table has then.
 
     The raw table comes first: who has not read last is refused there, and changes nothing. Raises Superseded where another run has
-    written the days' raw rows since they were read, or has found rows of them that came late: they are to be read again.
+    written the days' raw rows since they were read, or has found rows of them that came late: they are to be read again. The `late`
+    rows are of the day before `first`, the first one that was read.
     """
     if not days:
         return lake.version("raw", spec.name)
@@ -336,7 +338,7 @@ def publish(
     version = lake.publish("raw", spec.name, files, days, since=before.raw)
     _publish_bad(spec, bad, days, *stages)
     _leave_once(spec, days)
-    _keep_late(spec, late, min(days))
+    _keep_late(spec, late, first)
     known = _late(spec, days, before.quarantine)
     if len(known):  # now they are read
         rows = known["row"]
@@ -415,6 +417,15 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
     A run of that day that has read it, and not published it yet, finds them there, and reads it again.
     """
     before = first - timedelta(days=1)
+    for _ in range(TRIES):
+        at = lake.version("raw", spec.name)
+        _put_late(spec, late, before, first)
+        if lake.untouched("raw", spec.name, [before], at):  # else that day's run has read some of them meanwhile
+            return
+    raise overtaken(spec, [before])
+
+
+def _put_late(spec: ModelSpec, late: pd.DataFrame, before: date, first: date) -> None:
     is_run = not lake.missing_days("raw", spec.name, [before])
     if not is_run and before < min(lake.days_of("raw", spec.name), default=first):  # before all that was ever read
         return
@@ -450,21 +461,6 @@ def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
     return tuple(canonical(row.get(name)) for name in (*spec.key, spec.time.column, spec.time.hour or ""))
 
 
-def _new(spec: ModelSpec, bad: pd.DataFrame, days: list[date]) -> pd.DataFrame:
-    """The bad rows without those whose time can't be read and that another day has in quarantine: they are no day's own."""
-    timeless = bad[bad["event_time"].isna()] if len(bad) else bad
-    if timeless.empty or spec.source.is_by_day:
-        return bad
-    known = _timeless(spec)
-    known = known[~known["day"].isin(pd.to_datetime(days))] if len(known) else known
-    again = timeless.index[_as_json(timeless).isin(set(known["row"]))] if len(known) else timeless.index[:0]
-    if len(again):
-        log.info(
-            "model %s: in quarantine since an earlier day: %s without a time", spec.name, counted(len(again), "row")
-        )
-    return bad.drop(index=again)
-
-
 def _timeless(spec: ModelSpec, first: date = date.min, last: date = date.max) -> pd.DataFrame:
     """`day` and `row` of the rows without a time that are in quarantine."""
     of, span = ["day", "row"], (first, last)
@@ -473,7 +469,10 @@ def _timeless(spec: ModelSpec, first: date = date.min, last: date = date.max) ->
 
 
 def _leave_once(spec: ModelSpec, days: list[date]) -> None:
-    """Of rows without a time leave in quarantine what the first day has, where runs of several days have read them at once; see _new()."""
+    """Leave rows without a time in quarantine once, under the first day that has them: they are no day's own.
+
+    A file of all days gives them to each run. That they are there is decided once they are written: no run relies on what another may yet remove.
+    """
     if spec.source.is_by_day or _timeless(spec, min(days), max(days)).empty:
         return
     known = _timeless(spec)

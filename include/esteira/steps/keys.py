@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import weakref
 from collections.abc import Iterable
@@ -28,8 +29,12 @@ def digests(rows: pd.DataFrame, names: list[str], by: str = FIRST) -> Digests:
 
 
 def total(rows: pd.DataFrame) -> int:
-    """64 bits for all of the rows, in whatever order they are."""
-    return int(pd.util.hash_pandas_object(rows, index=False, categorize=False).to_numpy(dtype="uint64").sum())
+    """64 bits for all of the rows, in whatever order they are, and the names of their columns."""
+    names = sorted(map(str, rows.columns))
+    by = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+    every = rows.set_axis(rows.columns.map(str), axis=1)[names]
+    found = pd.util.hash_pandas_object(every, index=False, hash_key=by, categorize=False).to_numpy(dtype="uint64")
+    return (int(found.sum()) + int(by, 16)) % 2**64
 
 
 def among(values: Digests, known: Digests) -> Flags:

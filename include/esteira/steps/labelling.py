@@ -209,9 +209,12 @@ def labelled_days(spec: ModelSpec, first: date, last: date, versions: DataVersio
     return sorted(day for day in known if first <= day <= last)
 
 
-def is_sampled(spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None) -> bool:
-    """Whether the days have more rows than are trained on."""
-    return sum(_counts(spec, first, last, versions).values()) > spec.train.max_rows
+def is_sampled(
+    spec: ModelSpec, first: date, last: date, versions: DataVersions | None = None, most: int | None = None
+) -> bool:
+    """Whether the days have more feature rows than are looked at together (none given: than are trained on)."""
+    counts = _feature_counts(spec, first, last, versions)
+    return sum(counts.values()) > (most or spec.train.max_rows)
 
 
 def labelled(
@@ -228,9 +231,11 @@ def labelled(
     Of more than `most` rows a sample: the latest days whole, up to half of it, and of each day before the same share, whose rows
     weigh as much more (WEIGHT); `evenly` of each day the same share, whose rows weigh alike.
     """
-    counts = _counts(spec, first, last, versions) if most else {}
-    if most and sum(counts.values()) > most:
-        shares = dict.fromkeys(counts, most / sum(counts.values())) if evenly else _shares(counts, most)
+    if most and is_sampled(spec, first, last, versions, most):
+        counts = _counts(spec, first, last, versions)
+        share = min(most / max(sum(counts.values()), 1), 1.0)
+        evenly = evenly or share == 1.0  # many rows, and few labels
+        shares = dict.fromkeys(counts, share) if evenly else _shares(counts, most)
         rows, known = _sampled(spec, first, last, versions, shares)
         rows = rows.drop(columns=pipelines.WEIGHT) if evenly else rows
     else:
@@ -248,10 +253,16 @@ def sample(spec: ModelSpec, first: date, last: date, versions: DataVersions | No
     return labelled(spec, first, last, versions, spec.train.max_rows, evenly=True)
 
 
-def _counts(spec: ModelSpec, first: date, last: date, versions: DataVersions | None) -> dict[date, int]:
-    """How many feature rows each of the days has."""
+def _feature_counts(spec: ModelSpec, first: date, last: date, versions: DataVersions | None) -> dict[date, int]:
     sizes = lake.sizes("features", spec.name, versions.features if versions else None)
     return {day: rows for day, (rows, _) in sizes.items() if first <= day <= last}
+
+
+def _counts(spec: ModelSpec, first: date, last: date, versions: DataVersions | None) -> dict[date, int]:
+    """How many feature rows with a label each of the days has, about: a label that was corrected counts twice."""
+    known = lake.sizes("labels", spec.name, versions.labels if versions else None)
+    counts = _feature_counts(spec, first, last, versions)
+    return {day: min(rows, known[day][0]) for day, rows in counts.items() if day in known}
 
 
 def _shares(counts: Mapping[date, int], most: int) -> dict[date, float]:
@@ -270,13 +281,17 @@ def _sampled(
     spec: ModelSpec, first: date, last: date, versions: DataVersions | None, shares: Mapping[date, float]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A sample of the feature rows, and labels of the same ones: no more is in memory at any time."""
-    wanted = _wanted(spec, shares)
-    at = versions.features if versions else None
-    parts = [wanted(rows) for rows in lake.batches("features", spec.name, at=at, day=(first, last))]
+    known = stored.read(spec, first, last, versions.labels if versions else None, _wanted(spec, shares))
+    names, at = list(dict.fromkeys(["day", *spec.key])), versions.features if versions else None
+    labelled = np.sort(keys.digests(known, names)) if len(known) else keys.NONE
+    parts = [
+        rows[keys.among(keys.digests(rows, names), labelled)]
+        for rows in lake.batches("features", spec.name, at=at, day=(first, last))
+    ]
     rows = pd.concat(parts, ignore_index=True)
     log.info("model %s: a sample of %s to train on", spec.name, counted(len(rows), "row"))
     rows[pipelines.WEIGHT] = 1 / rows["day"].map({pd.Timestamp(day): share for day, share in shares.items()})
-    return rows, stored.read(spec, first, last, versions.labels if versions else None, wanted)
+    return rows, known
 
 
 def _wanted(spec: ModelSpec, shares: Mapping[date, float]) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -293,7 +308,7 @@ def _wanted(spec: ModelSpec, shares: Mapping[date, float]) -> Callable[[pd.DataF
 
 def features(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     """Feature rows of the days; of more than `train.max_rows` an even sample."""
-    counts = _counts(spec, first, last, None)
+    counts = _feature_counts(spec, first, last, None)
     rows = sum(counts.values())
     if rows <= spec.train.max_rows:
         return lake.read("features", spec.name, day=(first, last))

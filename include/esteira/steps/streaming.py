@@ -152,6 +152,11 @@ def publish(
     Each table's rows are there all at once, or not at all. Where another run has written the days' raw rows since they were
     read, they are read again, so that all tables are of one reading, the last. Raises as score_from_source() does.
     """
+    return _publish(spec, days, run, staged, asked)[0]
+
+
+def _publish(spec: ModelSpec, days: list[date], run: str, staged: Sequence[Staged], asked: Request) -> tuple[str, int]:
+    """What publish() does; returns the version of the raw table, too, that has what was read."""
     whole = _joined(spec, staged)
     if whole is None:
         log.info(
@@ -166,21 +171,31 @@ def publish(
         parts = whole.parts
         stages, before = ("extract", "rows"), whole.before
         try:
-            at = ingest.publish(spec, settled, parts["raw"], parts["quarantine"], whole.late, *stages, before=before)
+            parts_of_source = parts["raw"], parts["quarantine"], whole.late
+            at = ingest.publish(spec, settled, *parts_of_source, *stages, before=before, first=min(days))
+            _require_fit(spec, days, at, before)
         except Superseded:
             whole = None
             continue
         ingest.log_read(spec, settled, whole.read)
-        quality.require_fit(spec, days)
         features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
         scoring.choose(spec, days, run, asked)
         _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
         if not (are_ready and whole.predicted.serve(spec)):
             scoring.add_to_served(spec, days, run)
         if ingest.is_last(spec, days, at, before):
-            return scoring.account(spec, days)
+            return scoring.account(spec, days), at
         whole = None
     raise ingest.overtaken(spec, days)
+
+
+def _require_fit(spec: ModelSpec, days: list[date], at: int, before: ingest.Before) -> None:
+    """Raises DataError where the days are not fit to be scored, and Superseded where they are not as they were read any more."""
+    try:
+        quality.require_fit(spec, days)
+    finally:
+        if not ingest.is_last(spec, days, at, before):
+            raise ingest.overtaken(spec, days)
 
 
 def shares(spec: ModelSpec, days: list[date]) -> int:
@@ -230,10 +245,9 @@ def publish_left(
         return quality.accounted(spec, days)
     left = [each for number in range(of) if (each := _left(spec, days, run, number, of)) is not None]
     if len(left) < of:
-        is_done = handover.found(spec.name, run, _published(days)) is not None
-        if is_done and not lake.unwritten_days("predictions", spec.name, days):
-            with suppress(Unaccounted):  # another run was refused since, and has left its raw rows
-                scoring.publish(spec, days, run)  # by this task's try before, or by one that is taken for dead
+        if _is_published(spec, days, run):  # by this task's try before, or by one that is taken for dead
+            with suppress(Unaccounted):
+                scoring.publish(spec, days, run)
                 return quality.accounted(spec, days)
         log.warning(
             "model %s: %d of %s that were left of %s are there; it is read again as a whole",
@@ -245,11 +259,11 @@ def publish_left(
         left = [stage(spec, days, run, asked)]
     names = [_file(days, number, of, name) for number in range(of) for name in staging.NAMES]
     try:
-        said = publish(spec, days, run, left, asked)
+        said, at = _publish(spec, days, run, left, asked)
     except DataError:
         handover.remove(spec.name, run, *names)
         raise
-    handover.leave(spec.name, run, _published(days), b"")
+    handover.leave(spec.name, run, _published(days), b"%d" % at)
     handover.remove(spec.name, run, *names)
     return said
 
@@ -263,8 +277,14 @@ def _file(days: list[date], number: int, of: int, name: str) -> str:
     return f"{days[0]}.{number}-of-{of}.{name}"
 
 
+def _is_published(spec: ModelSpec, days: list[date], run: str) -> bool:
+    """Whether the run has published the days before, and nobody has written their raw rows since."""
+    at = handover.found(spec.name, run, _published(days))
+    return bool(at) and lake.untouched("raw", spec.name, days, int(at or 0))
+
+
 def _published(days: list[date]) -> str:
-    """The name of the file that says that what was left of the days is published, and may be gone."""
+    """The name of the file that says that what was left of the days is published, by which version of the raw table, and may be gone."""
     return f"{days[0]}.published"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import posixpath
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from deltalake.transaction import AddAction
 
 from esteira.store import opened
 from esteira.store.backend import Part
+
+MAGIC = b"PAR1"  # with which a whole file ends
 
 
 class ParquetPart:
@@ -90,7 +93,12 @@ def exists(place: str, part: Part) -> bool:
     """Whether the file of a part is there, whole: a machine that stops may leave a part of it."""
     with opened.reaching(place):
         found = file_system(place).get_file_info(part.path)
-    return bool(found.type == pafs.FileType.File and found.size == part.size)
+        is_whole = found.type == pafs.FileType.File and found.size == part.size
+        if not is_whole or not opened.is_local(place):
+            return bool(is_whole)
+        with Path(place, part.path).open("rb") as file:  # the right size, and nothing but zeros
+            file.seek(-len(MAGIC), os.SEEK_END)
+            return bool(file.read() == MAGIC)
 
 
 def rows_of(place: str, part: Part) -> Iterator[pa.Table]:

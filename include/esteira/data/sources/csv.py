@@ -72,6 +72,7 @@ TRUTH = dict.fromkeys(["True", "TRUE", "true"], "1") | dict.fromkeys(["False", "
 HEAD = 1 << 20  # bytes in which a header is looked for
 LARGE = 64 << 20  # bytes of text, from which on a file is read bit by bit
 PACKED = 8  # times as large a compressed file is taken to be
+UNTOLD = "{}: how many fields its rows have can't be told; mend it, or deliver it as parquet"
 BLANKS = r"\s+"  # the one separator of more than a character
 FIELD = rb'"(?:[^"]|"")*"|[^ \t]+'  # between blanks
 
@@ -163,6 +164,8 @@ def _streamed(file: File, handle: BinaryIO, source: CsvSource, spec: ModelSpec) 
                 short = fields.where(fields < width)
                 is_told = source.incomplete != "accept" and short.notna().any()
                 yield pd.concat([rows, short.rename(SHORT)], axis=1) if is_told else rows
+        if lengths is not None and next(lengths, None) is not None:  # what was told of rows is of others
+            raise DataError(UNTOLD.format(path))
 
 
 def _counted(path: str, lengths: list[int], rows: pd.DataFrame) -> pd.Series:
@@ -170,7 +173,7 @@ def _counted(path: str, lengths: list[int], rows: pd.DataFrame) -> pd.Series:
     for the first of those that it reads together.
     """
     if len(lengths) < len(rows):
-        raise DataError(f"{path}: how many fields its rows have can't be told; mend it, or deliver it as parquet")
+        raise DataError(UNTOLD.format(path))
     fields = pd.Series(lengths, rows.index, dtype="float64")
     if (fields > len(rows.columns)).any():
         raise DataError(
