@@ -479,7 +479,7 @@ def test_of_blanks_a_value_with_a_line_in_it_shifts_no_row_s_fields(
     put(tmp_path / f"{DAY}.csv", head + "\n".join(lines) + "\n2026-01-02T04:00 A 4 4 True 40\n")
     for large in (csv.LARGE, -1):
         monkeypatch.setattr(csv, "LARGE", large)
-        with pytest.raises(DataError, match="can't be told|have fewer fields"):
+        with pytest.raises(DataError, match=r"can't be told|have fewer fields"):
             data.read(spec, DAY, DAY)
 
 
