@@ -232,8 +232,8 @@ def test_an_operator_scores_a_range_again(stack: Stack, airflow: Airflow, check_
     published, dag = _published(), f"{MODEL}_score"
     with _signed_in(stack, "operator") as page:
         page.goto(f"{stack.web}/plugin/esteira/{MODEL}")
-        page.get_by_label("Day", exact=True).fill("2026-02-26")
-        page.get_by_label("Last day of a range").fill("2026-02-27")
+        page.get_by_label("Day").first.fill("2026-02-26", timeout=SLOW)
+        page.get_by_label("until", exact=True).fill("2026-02-27")
         page.get_by_role("button", name="Score again").click()
         link = page.get_by_role("status").get_by_role("link", name=dag)
         link.wait_for(timeout=SLOW)

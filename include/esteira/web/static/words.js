@@ -95,7 +95,6 @@ const PORTUGUESE = {
   "Check now": "Checar agora",
   "Score again": "Pontuar de novo",
   "until": "até",
-  "Last day of a range": "Último dia de um período",
   "For a range: its last day; empty: the one day": "De um período: o último dia; vazio: um dia só",
   "Roll back": "Reverter",
   "Undo the roll-back": "Desfazer a reversão",
