@@ -63,8 +63,8 @@ export function Actions({ model, found, changed }) {
       <${Input} type="date" size="sm" width="10rem" min="1900-01-01" max="9999-12-31" aria-label=${say("Day")} value=${day} onChange=${(event) => setDay(event.target.value)} />
       ${found.may.check && button("Check now", () => run(`${model}_check`, { day }), day)}
       ${found.may.score && button("Score again", () => run(`${model}_score`, { day, ...(last && { last_day: last }) }), day)}
-      ${found.may.score && html`<${Text} fontSize="sm">${say("until")}<//>
-        <${Input} type="date" size="sm" width="10rem" min=${day || "1900-01-01"} max="9999-12-31" aria-label=${say("until")} title=${say("For a range: its last day; empty: the one day")} value=${last} onChange=${(event) => setLast(event.target.value)} />`}
+      ${found.may.score && html`<${HStack} gap=${2}><${Text} fontSize="sm">${say("until")}<//>
+        <${Input} type="date" size="sm" width="10rem" min=${day || "1900-01-01"} max="9999-12-31" aria-label=${say("until")} title=${say("For a range: its last day; empty: the one day")} value=${last} onChange=${(event) => setLast(event.target.value)} /><//>`}
       ${found.may.rollback && button("Roll back", () => look(false))}
       ${found.may.rollback && button("Undo the roll-back", () => look(true))}
     <//>
