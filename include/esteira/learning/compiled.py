@@ -296,9 +296,8 @@ def _numbers(transformer: Any, columns: Sequence[str]) -> Callable[[pd.DataFrame
 
     def numbers(matrix: pd.DataFrame) -> Array:
         every = np.empty((len(columns), len(matrix)))
-        for number, (name, values) in enumerate(
-            zip(columns, every, strict=True)
-        ):  # a column at a time stays in the cache
+        # A column at a time stays in the processor's cache.
+        for number, (name, values) in enumerate(zip(columns, every, strict=True)):
             values[:] = matrix[name].to_numpy(dtype="float64", na_value=np.nan)
             missing = np.isnan(values)
             if missing.any():
