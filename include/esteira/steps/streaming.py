@@ -193,9 +193,11 @@ def _require_fit(spec: ModelSpec, days: list[date], at: int, before: ingest.Befo
     """Raises DataError where the days are not fit to be scored, and Superseded where they are not as they were read any more."""
     try:
         quality.require_fit(spec, days)
-    finally:
-        if not ingest.is_last(spec, days, at, before):
-            raise ingest.overtaken(spec, days)
+    except DataError:  # of these days as they are now: another run's, perhaps
+        if ingest.is_last(spec, days, at, before):
+            raise
+    if not ingest.is_last(spec, days, at, before):
+        raise ingest.overtaken(spec, days)
 
 
 def shares(spec: ModelSpec, days: list[date]) -> int:
