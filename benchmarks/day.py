@@ -85,14 +85,14 @@ def _bare(spec: Any, day: date, model: Any) -> None:
     """What a script without any of it does: read the day, predict, write a file, measure the last week."""
     import pandas as pd
     from esteira import data
-    from esteira.learning import pipelines
+    from esteira.learning import predicting
     from sklearn.metrics import mean_absolute_error
 
     place = Path(os.environ["ESTEIRA_HOME"]) / "bare"
     place.mkdir(exist_ok=True)
     rows = data.read(spec, day, day)
     built = data.function(spec.folder, "features.build")(rows).astype(dict.fromkeys(spec.features.boolean, float))
-    rows.assign(prediction=model.pipeline.predict(pipelines.design(spec, built, model.columns))).to_parquet(
+    rows.assign(prediction=model.pipeline.predict(predicting.design(spec, built, model.columns))).to_parquet(
         place / f"{day}.parquet"
     )
     known = [place / f"{day - timedelta(days=n)}.parquet" for n in range(1, 8)]

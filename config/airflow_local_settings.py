@@ -10,8 +10,8 @@ def preload() -> None:
     with warnings.catch_warnings():
         # At its import skops asks every loaded module for the names of scipy's functions; Airflow's deprecated modules warn.
         warnings.simplefilter("ignore")
-        import esteira.steps
         import IPython
+        import joblib
         import mlflow.sklearn
         import mlflow.tracing.processor.otel_metrics_mixin
         import mlflow.tracking.request_header.registry
@@ -19,11 +19,16 @@ def preload() -> None:
         import pandas
         import pandera.pandas
         import pyarrow.acero
-        from esteira.learning import plots
+        import tl2cgen
+        from esteira import steps
+        from esteira.learning import compiled, plots
+        from esteira.store import model_files
         from sklearn.compose import make_column_transformer
         from sklearn.preprocessing import OneHotEncoder
 
-        assert all((mlflow.sklearn, mlflow.tracking.request_header.registry, optuna, esteira.steps, plots))
+        assert all((mlflow.sklearn, mlflow.tracking.request_header.registry, optuna, joblib, tl2cgen))
+        assert all((compiled, plots, model_files))
+        assert all(getattr(steps, name) for name in steps.__all__)  # each is imported when it is asked for
         # Imported by MLflow's and pyarrow's first use:
         assert all((mlflow.tracing.processor.otel_metrics_mixin, pyarrow.acero))
         assert IPython  # MLflow asks it at its first request whether it is in a notebook

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from esteira import steps, views
-from esteira.learning import blending, compiled
-from esteira.learning.compiled import CantCompile
+from esteira.learning import blending, compiled, trees
+from esteira.learning.trees import CantCompile
 from esteira.lifecycle.events import Registered
 from esteira.spec import ModelSpec, load
 from esteira.steps import champions, engines
@@ -62,11 +65,11 @@ def test_a_compiled_version_scores_what_scikit_learn_would(trained: Trained, cap
     assert runs.versions(spec)[0].tags["engine"] == "compiled"
     assert views.versions(spec)[0].engine == "compiled"
     assert "of scikit-learn's time" in caplog.text
-    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, trees.Trees)
     score_days(spec, [FIRST], "fast")
     fast = predictions(spec)
     slow_spec = rewritten(spec, "engine: compiled", "engine: sklearn")
-    assert not isinstance(champions.load_scorer(slow_spec, 1).pipeline, compiled.Trees)
+    assert not isinstance(champions.load_scorer(slow_spec, 1).pipeline, trees.Trees)
     score_days(slow_spec, [FIRST], "slow")
     pd.testing.assert_series_equal(fast["prediction"], predictions(spec)["prediction"], rtol=1e-12, atol=1e-12)
 
@@ -89,7 +92,7 @@ def test_a_version_that_scikit_learn_scores_says_why(trained: Trained, yaml: str
     )
     tags = runs.versions(spec)[0].tags
     assert (tags["engine"], tags["engine_why"]) == ("sklearn", engine(spec).not_compiled)
-    assert not isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert not isinstance(champions.load_scorer(spec, 1).pipeline, trees.Trees)
 
 
 @pytest.mark.parametrize(("share", "is_compiled"), [(0.5, True), (0.95, False)])
@@ -105,11 +108,16 @@ def test_days_of_many_rows_are_compiled_if_that_is_faster(
 
 
 def test_trees_that_differ_are_not_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = compiled._asked
-    monkeypatch.setattr(compiled, "_asked", lambda library: lambda given: real(library)(given) + 1e-9)
+    real: Any = trees._asked
+    monkeypatch.setattr(trees, "_asked", lambda library: lambda given: real(library)(given) + 1e-9)
     spec = trained(own=True, yaml=COMPILED)
     assert engine(spec).compiled == ""
     assert "differ from scikit-learn's by " in engine(spec).not_compiled
+
+
+def forget_copies() -> None:
+    """As on a machine that has not trained the model, and has not scored by it."""
+    shutil.rmtree(places.home() / "cache" / "models")
 
 
 def artifact(spec: ModelSpec) -> str:
@@ -120,7 +128,7 @@ def scores_by_scikit_learn(spec: ModelSpec, why: str, caplog: pytest.LogCaptureF
     score_days(spec, [FIRST])
     assert len(predictions(spec)) == 72
     assert why in caplog.text
-    assert not isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert not isinstance(champions.load_scorer(spec, 1).pipeline, trees.Trees)
 
 
 def test_a_library_that_was_not_registered_is_never_loaded(
@@ -131,23 +139,24 @@ def test_a_library_that_was_not_registered_is_never_loaded(
     content = runs.kept(run_id, name)
     assert content is not None
     runs.keep(run_id, name, content + b"\0")
+    forget_copies()
 
     def loaded(*_: object) -> None:
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr(compiled, "loaded", loaded)
+    monkeypatch.setattr(trees, "loaded", loaded)
     scores_by_scikit_learn(spec, "is not the one that was registered", caplog)
 
 
 def test_a_copy_of_a_library_that_was_changed_is_read_again(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
     spec = trained(own=True, yaml=COMPILED)
     sha256 = engine(spec).compiled
-    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, trees.Trees)
     (path,) = (places.home() / "cache" / "models").glob(sha256)
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0")
     assert copies.read(sha256) is None
-    assert isinstance(champions.load_scorer(spec, 1).pipeline, compiled.Trees)
+    assert isinstance(champions.load_scorer(spec, 1).pipeline, trees.Trees)
     assert path.read_bytes() == whole
     assert "scikit-learn scores" not in caplog.text
 
@@ -157,6 +166,7 @@ def test_a_library_that_is_gone_costs_time_only(
 ) -> None:
     spec = trained(own=True, yaml=COMPILED)
     monkeypatch.setattr(runs, "kept", lambda *_: None)
+    forget_copies()
     scores_by_scikit_learn(spec, "of version 1 is gone", caplog)
 
 
@@ -168,7 +178,7 @@ def test_a_library_of_another_machine_costs_time_only(
     def cant(*_: object) -> None:
         raise CantCompile("it was compiled for another machine")
 
-    monkeypatch.setattr(compiled, "loaded", cant)
+    monkeypatch.setattr(trees, "loaded", cant)
     scores_by_scikit_learn(spec, "compiled for another machine", caplog)
 
 
@@ -189,7 +199,7 @@ def test_a_registration_that_died_before_the_ledger_is_made_once(
     steps.train(spec, AS_OF, "again")
     (version,) = runs.versions(spec)
     assert engine(spec, version.number).compiled
-    assert isinstance(champions.load_scorer(spec, version.number).pipeline, compiled.Trees)
+    assert isinstance(champions.load_scorer(spec, version.number).pipeline, trees.Trees)
 
 
 def test_a_blend_that_serves_is_compiled_too(trained: Trained) -> None:
@@ -205,7 +215,45 @@ def test_a_blend_that_serves_is_compiled_too(trained: Trained) -> None:
     version = champions.register(spec, run_id, AS_OF)
     found = champions.load_scorer(spec, version).pipeline
     assert isinstance(found, blending.Blend)
-    assert [type(each) for each in found.members] == [compiled.Trees] * 2
+    assert [type(each) for each in found.members] == [trees.Trees] * 2
+
+
+SCORED = """
+import sys
+from datetime import date
+from esteira import spec, steps
+steps.score_from_source(spec.find("sales"), [date.fromisoformat(sys.argv[1])], "by hand")
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"sklearn", "skops", "mlflow", "matplotlib", "optuna"}))
+"""
+
+
+@pytest.mark.parametrize(("yaml", "needed"), [(COMPILED, "[]"), (LINEAR, "['sklearn', 'skops']")])
+def test_scoring_imports_what_it_needs_and_no_more(trained: Trained, yaml: str, needed: str) -> None:
+    """To import the rest takes longer than to score a small day."""
+    trained(own=True, yaml=yaml)
+    done = subprocess.run([sys.executable, "-c", SCORED, str(FIRST)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == needed
+
+
+IN_A_TASK = """
+import runpy
+import sys
+runpy.run_path(sys.argv[2])["preload"]()
+before = set(sys.modules)
+from datetime import date
+from esteira import spec, steps
+steps.score_from_source(spec.find("sales"), [date.fromisoformat(sys.argv[1])], "a task")
+steps.store_labels(spec.find("sales"), date.fromisoformat(sys.argv[1]))
+print(*sorted(name for name in set(sys.modules) - before if name.startswith(("esteira.", "sklearn.", "skops.", "tl2cgen."))))
+"""
+
+
+@pytest.mark.parametrize("yaml", [COMPILED, LINEAR])
+def test_a_task_of_airflow_finds_imported_what_it_needs(trained: Trained, yaml: str) -> None:
+    trained(own=True, yaml=yaml)
+    settings = Path(__file__).parents[2] / "config" / "airflow_local_settings.py"
+    command = [sys.executable, "-c", IN_A_TASK, str(FIRST), str(settings)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_the_archive_says_nothing_of_when_it_was_made(trained: Trained, tmp_path: Path) -> None:
@@ -214,4 +262,7 @@ def test_the_archive_says_nothing_of_when_it_was_made(trained: Trained, tmp_path
     assert content is not None
     (tmp_path / "kept.zip").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "kept.zip") as archive:
-        assert [(each.filename, each.date_time) for each in archive.infolist()] == [("0.so", (1980, 1, 1, 0, 0, 0))]
+        assert [(each.filename, each.date_time) for each in archive.infolist()] == [
+            ("0.so", (1980, 1, 1, 0, 0, 0)),
+            ("preparation.json", (1980, 1, 1, 0, 0, 0)),
+        ]

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from esteira.errors import Conflict, Superseded, UnknownVersion
-from esteira.learning import pipelines
+from esteira.learning import pipelines, predicting
 from esteira.spec import ModelSpec
 from esteira.store import lake, runs, schemas
 from esteira.store.backend import Lake
@@ -376,7 +376,7 @@ class TestRuns:
         frame = models.labelled(spec, length=2)
         model = runs.load_version(spec, 1, runs.model_digest(run_id))
         assert model.version == 1
-        assert len(pipelines.predict(spec, model, frame)) == len(frame)
+        assert len(predicting.predict(spec, model, frame)) == len(frame)
         assert runs.profile(run_id) == {"heat": {"edges": [], "shares": []}}
 
     def test_an_alias_points_moves_and_goes(self, spec: ModelSpec) -> None:

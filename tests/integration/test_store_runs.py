@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import skops.io
 from esteira.errors import EsteiraError, ModelRefused, OutOfReach, UnknownVersion
-from esteira.learning import drift, pipelines
+from esteira.learning import drift, pipelines, predicting
 from esteira.spec import ModelSpec
 from esteira.store import mlflow_tracking, model_files, runs
 from sklearn.preprocessing import FunctionTransformer
@@ -48,7 +48,7 @@ def run_id(home: Path, spec: ModelSpec, frame: pd.DataFrame) -> str:
 def test_a_loaded_model_predicts_what_the_logged_one_did(run_id: str, spec: ModelSpec, frame: pd.DataFrame) -> None:
     again = runs.load(spec, run_id)
     fresh = pipelines.fit(spec, spec.train.candidates[0], {}, frame)
-    assert pipelines.predict(spec, again, frame).equals(pipelines.predict(spec, fresh, frame))
+    assert predicting.predict(spec, again, frame).equals(predicting.predict(spec, fresh, frame))
     assert again.trained_through == date(2026, 1, 30)
     assert again.columns == list(spec.features.all)
 
@@ -74,7 +74,7 @@ def test_common_estimators_are_kept_and_loaded(home: Path, tmp_path: Path, frame
     model = pipelines.fit(spec, spec.train.candidates[1], params, small)
     with runs.tracked(spec, "k", "test") as run_id:
         runs.log_model(spec, run_id, model, small.head(3), drift.profile(spec, small))
-    assert pipelines.predict(spec, runs.load(spec, run_id), small).equals(pipelines.predict(spec, model, small))
+    assert predicting.predict(spec, runs.load(spec, run_id), small).equals(predicting.predict(spec, model, small))
 
 
 def test_a_foreign_type_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:

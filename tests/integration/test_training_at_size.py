@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira import data, steps
-from esteira.learning import pipelines
+from esteira.learning import pipelines, predicting
 from esteira.spec import ModelSpec
 from esteira.steps import estimating, keys, labelling, preparing
 from esteira.store import lake, ledger
@@ -29,7 +29,7 @@ def spec(trained) -> ModelSpec:
 def test_few_enough_rows_are_all_taken_and_have_no_weight(spec: ModelSpec) -> None:
     frame = labelling.labelled(spec, FIRST, LAST, most=20 * ROWS)
     assert len(frame) == 20 * ROWS
-    assert pipelines.WEIGHT not in frame
+    assert data.WEIGHT not in frame
     pd.testing.assert_frame_equal(frame, labelling.labelled(spec, FIRST, LAST))
 
 
@@ -42,11 +42,11 @@ def test_of_more_the_latest_days_are_whole_and_the_others_thinned_and_weighted(
     counts = frame["day"].dt.date.value_counts()
     latest = data.days(LAST - timedelta(days=4), LAST)
     assert all(counts[day] == ROWS for day in latest), "half of the sample is of the latest days"
-    assert (frame.loc[frame["day"].dt.date.isin(latest), pipelines.WEIGHT] == 1.0).all()
+    assert (frame.loc[frame["day"].dt.date.isin(latest), data.WEIGHT] == 1.0).all()
     older = frame[~frame["day"].dt.date.isin(latest)]
-    assert (older[pipelines.WEIGHT] == 3.0).all(), "15 days, of which a third is taken"
+    assert (older[data.WEIGHT] == 3.0).all(), "15 days, of which a third is taken"
     assert abs(len(frame) - most) < 4 * np.sqrt(15 * ROWS / 3 * 2 / 3)
-    assert abs(frame[pipelines.WEIGHT].sum() - 20 * ROWS) < 0.2 * 20 * ROWS, "they stand for all"
+    assert abs(frame[data.WEIGHT].sum() - 20 * ROWS) < 0.2 * 20 * ROWS, "they stand for all"
     pd.testing.assert_frame_equal(frame, labelling.labelled(spec, FIRST, LAST, most=most))
     whole = labelling.labelled(spec, FIRST, LAST)
     both = frame.merge(whole, on=["day", *spec.key], suffixes=("", "_whole"))
@@ -56,7 +56,7 @@ def test_of_more_the_latest_days_are_whole_and_the_others_thinned_and_weighted(
 
 def test_where_the_latest_day_alone_is_too_many_each_day_is_thinned_alike(spec: ModelSpec) -> None:
     frame = labelling.labelled(spec, FIRST, LAST, most=ROWS)
-    assert set(frame[pipelines.WEIGHT]) == {20.0}
+    assert set(frame[data.WEIGHT]) == {20.0}
     assert frame["day"].nunique() > 10
 
 
@@ -72,7 +72,7 @@ def test_a_model_is_trained_on_the_sample_with_its_weights(spec: ModelSpec, monk
 def test_a_weight_is_how_many_rows_one_stands_for_times_how_recent_it_is(spec: ModelSpec) -> None:
     frame = labelling.labelled(spec, FIRST, LAST, most=10 * ROWS)
     alone = pipelines.weights(frame, None, LAST)
-    recent = pipelines.weights(frame.drop(columns=pipelines.WEIGHT), 5, LAST)
+    recent = pipelines.weights(frame.drop(columns=data.WEIGHT), 5, LAST)
     both = pipelines.weights(frame, 5, LAST)
     assert alone is not None
     assert recent is not None
@@ -98,11 +98,11 @@ def test_what_a_training_is_judged_on_is_whole_or_evenly_thinned(spec: ModelSpec
     pd.testing.assert_frame_equal(same, judged.reset_index(drop=True))
     assert fitted["day"].max() == whole["day"].max() < judged["day"].min()
     assert abs(len(fitted) - 1_000) < 100, "the sample is of the days before alone"
-    assert pipelines.WEIGHT in fitted
+    assert data.WEIGHT in fitted
     past, chosen_by = cut(1_000, preparing.to_choose)
     assert (past["day"].nunique(), len(chosen_by)) == (20, 4 * ROWS)
     _, few = cut(ROWS)
-    assert pipelines.WEIGHT not in few
+    assert data.WEIGHT not in few
     assert few["day"].nunique() == 4
     assert abs(len(few) - ROWS) < 4 * np.sqrt(ROWS * 3 / 4)
 
@@ -112,13 +112,13 @@ def test_what_is_told_of_a_sample_is_of_the_rows_that_it_stands_for(spec: ModelS
     even = pipelines.evened(frame, seed=1)
     share = (even["day"] >= pd.Timestamp(LAST - timedelta(days=4))).mean()
     assert abs(share - 5 / 20) < 0.08, "of the latest days, of which half of the sample is"
-    assert pipelines.WEIGHT not in even
-    old_low = frame.assign(label=np.where(frame[pipelines.WEIGHT] > 1, 0.0, 9.0))
-    assert pipelines.scored(spec, pipelines.baseline(spec, old_low), old_low)["prediction"].unique() == [0.0]
+    assert data.WEIGHT not in even
+    old_low = frame.assign(label=np.where(frame[data.WEIGHT] > 1, 0.0, 9.0))
+    assert predicting.scored(spec, pipelines.baseline(spec, old_low), old_low)["prediction"].unique() == [0.0]
     half = old_low.assign(label=np.where(frame["day"] >= frame["day"].median(), 9.0, 0.0))
-    unweighted = half.drop(columns=pipelines.WEIGHT)
-    assert pipelines.scored(spec, pipelines.baseline(spec, unweighted), half)["prediction"].unique() == [9.0]
-    assert pipelines.scored(spec, pipelines.baseline(spec, half), half)["prediction"].unique() == [0.0]
+    unweighted = half.drop(columns=data.WEIGHT)
+    assert predicting.scored(spec, pipelines.baseline(spec, unweighted), half)["prediction"].unique() == [9.0]
+    assert predicting.scored(spec, pipelines.baseline(spec, half), half)["prediction"].unique() == [0.0]
 
 
 def test_an_estimate_is_made_of_an_even_sample(spec: ModelSpec) -> None:
@@ -150,4 +150,4 @@ def test_of_many_rows_with_few_labels_all_that_have_one_are_trained_on(spec: Mod
     pd.testing.assert_frame_equal(labelling.labelled(spec, FIRST, LAST, most=500), whole)
     few = labelling.labelled(spec, FIRST, LAST, most=70)
     assert abs(len(few) - 70) < 4 * np.sqrt(140 / 4)
-    assert pipelines.WEIGHT in few
+    assert data.WEIGHT in few

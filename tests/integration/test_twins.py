@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from esteira import data, steps
 from esteira.errors import UnknownVersion
-from esteira.learning import pipelines
+from esteira.learning import predicting
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling, outcomes, rollbacks
 from esteira.steps.rollbacks import Asked
@@ -95,7 +95,7 @@ def test_days_before_a_champion_served_are_judged_by_its_twin(spec: ModelSpec) -
     early = rows[rows["day"] <= str(own.trained_through)]
     frame = labelling.labelled(spec, first, last)
     asked = frame[frame["day"].isin(early["day"])].sort_values(["day", *spec.key], kind="stable")
-    expected = pipelines.predict(spec, twin, asked)["prediction"]
+    expected = predicting.predict(spec, twin, asked)["prediction"]
     assert early["prediction"].tolist() == expected.tolist()
     late = rows[rows["day"] >= str(FIRST)]
     assert late["prediction"].tolist() == outcomes.served(spec, 2, FIRST, last)["prediction"].tolist()

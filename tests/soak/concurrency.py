@@ -239,7 +239,7 @@ def _promotion_during_scores(context: Any, base: Path, times: int) -> Outcome:
 
 
 def _days_of_one_version(days: Sequence[date]) -> tuple[int, int, int]:
-    from esteira.learning import pipelines
+    from esteira.learning import predicting
     from esteira.store import runs
 
     spec = find("sales")
@@ -251,6 +251,6 @@ def _days_of_one_version(days: Sequence[date]) -> tuple[int, int, int]:
     mixed = int((rows.groupby("day")["version"].nunique() > 1).sum())
     for version, part in rows.groupby("version"):
         asked = part[key].merge(frame, on=key, validate="one_to_one")
-        again = pipelines.predict(spec, runs.load_version(spec, int(version)), asked)  # type: ignore[arg-type]
+        again = predicting.predict(spec, runs.load_version(spec, int(version)), asked)  # type: ignore[arg-type]
         mixed += int((pd.Series(again["prediction"].to_numpy()) != pd.Series(part["prediction"].to_numpy())).any())
     return lost, doubled, mixed

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from esteira.errors import SpecError
-from esteira.learning import evaluation, pipelines, tuning
+from esteira.learning import evaluation, pipelines, predicting, tuning
 from esteira.learning.metrics import METRICS
 from esteira.lifecycle.policy import gate
 from esteira.spec import Candidate, ModelSpec
@@ -79,7 +79,7 @@ def test_the_pipeline_takes_empty_and_unseen_values(spec: ModelSpec, frame: pd.D
     for candidate in spec.train.candidates:
         model = pipelines.fit(spec, candidate, {}, spoilt)
         unseen = spoilt.head(80).assign(site="a site never seen")
-        assert np.isfinite(pipelines.predict(spec, model, unseen)["prediction"]).all()
+        assert np.isfinite(predicting.predict(spec, model, unseen)["prediction"]).all()
 
 
 def test_feature_selection_is_a_step_of_the_pipeline(tmp_path: Path, frame: pd.DataFrame) -> None:
@@ -148,7 +148,7 @@ def test_a_candidate_on_several_cores_is_the_same(
             yaml = models.YAML.replace("  window: 28d", f"  window: 28d\n  cores: {cores}")
             spec = models.write(tmp_path / str(cores), yaml=yaml)
             model = pipelines.fit(spec, candidate, {}, frame)
-            found.append(pipelines.predict(spec, model, frame)["prediction"])
+            found.append(predicting.predict(spec, model, frame)["prediction"])
     assert threads == [(1, 1), (2, 2)]
     assert found[0].equals(found[1])
 
@@ -158,7 +158,7 @@ def test_classes_are_predicted_as_text_with_their_probability(tmp_path: Path, fr
     spec, rows = classified(tmp_path, frame, task)
     pipelines.check_candidates(spec)
     model = pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 6}, rows)
-    scored = pipelines.scored(spec, model, rows)
+    scored = predicting.scored(spec, model, rows)
     assert set(scored["prediction"]) == set(rows["label"])
     assert scored["probability"].between(0, 1).all()
     assert evaluation.evaluate(spec, scored, ["accuracy"])["accuracy"] > 0.8
@@ -204,13 +204,13 @@ def test_a_wrong_candidate_is_found_before_any_data_is_read(
 def test_a_champion_of_older_features_says_what_is_missing(spec: ModelSpec, frame: pd.DataFrame) -> None:
     model = pipelines.fit(spec, spec.train.candidates[1], {}, frame)
     with pytest.raises(SpecError, match=r"a version was trained on \['heat'\], which model.yaml no longer has"):
-        pipelines.predict(spec, model, frame.drop(columns="heat"))
+        predicting.predict(spec, model, frame.drop(columns="heat"))
 
 
 @pytest.mark.parametrize("metric", ["mae", "mae_over_mean", "r2", "rmse"])
 def test_daily_gains_have_the_whole_gain_as_their_mean(spec: ModelSpec, frame: pd.DataFrame, metric: str) -> None:
-    good = pipelines.scored(spec, pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 9}, frame), frame)
-    naive = pipelines.scored(spec, pipelines.baseline(spec, frame), frame)
+    good = predicting.scored(spec, pipelines.fit(spec, spec.train.candidates[0], {"max_depth": 9}, frame), frame)
+    naive = predicting.scored(spec, pipelines.baseline(spec, frame), frame)
     gains = evaluation.daily_gains(spec, metric, naive, good)
     both = (evaluation.evaluate(spec, rows, [metric])[metric] for rows in (naive, good))
     assert len(gains) == frame["day"].nunique()
@@ -253,7 +253,7 @@ def test_a_recipe_may_bring_its_own_candidates_and_features(tmp_path: Path, fram
     assert model.columns == ["hour", "site"]
     assert type(model.pipeline.named_steps["model"]).__name__ == "Lasso"
     assert spec.by_recipe(spec.recipes[0]) == spec
-    assert len(pipelines.predict(spec, model, frame)) == len(frame)
+    assert len(predicting.predict(spec, model, frame)) == len(frame)
 
 
 def test_importance_tells_what_the_model_uses(spec: ModelSpec, frame: pd.DataFrame) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
-from esteira.learning import blending, pipelines
+from esteira.learning import blending, pipelines, predicting
 from esteira.learning.blending import Blend, Blended
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.spec import ModelSpec
 from esteira.store import model_files
 
@@ -172,7 +172,7 @@ def test_it_is_one_file_of_allowed_types(spec: ModelSpec, tmp_path: Path) -> Non
     path = tmp_path / "model.skops"
     skops.io.dump(found.model.pipeline, path)
     loaded = replace(found.model, pipeline=model_files.load(path))
-    before, after = (pipelines.predict(spec, each, frame)["prediction"] for each in (found.model, loaded))
+    before, after = (predicting.predict(spec, each, frame)["prediction"] for each in (found.model, loaded))
     pd.testing.assert_series_equal(before, after)
     assert loaded.columns == list(spec.features.all)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from esteira.learning import blending, compiled, pipelines
-from esteira.learning.compiled import CantCompile
-from esteira.learning.pipelines import Model
+from esteira.learning import blending, compiled, pipelines, predicting, trees
+from esteira.learning.predicting import Model
+from esteira.learning.trees import CantCompile
 from esteira.spec import ModelSpec, load
 from sklearn.dummy import DummyRegressor
 
@@ -63,8 +65,13 @@ def fitted(spec: ModelSpec, frame: pd.DataFrame) -> Model:
     return pipelines.fit(spec, spec.train.candidates[0], {}, frame)
 
 
+def fast_of(model: Model, content: bytes | None = None) -> Model:
+    """The model by its compiled trees, or by those of a file."""
+    return replace(model, pipeline=trees.loaded(content or compiled.build(model), model.classes, lambda: model))
+
+
 def matrix_of(spec: ModelSpec, model: Model, frame: pd.DataFrame) -> pd.DataFrame:
-    return pipelines.design(spec, frame, model.columns)
+    return predicting.design(spec, frame, model.columns)
 
 
 SHAPES: list[tuple[str, str, str, str]] = [
@@ -92,13 +99,13 @@ def test_compiled_trees_predict_what_the_pipeline_does(
     if "gamma" in params:
         frame["label"] = np.exp(frame["label"] / 10)
     model = fitted(spec, frame)
-    fast = compiled.loaded(model, compiled.build(model))
+    fast = fast_of(model)
     share = compiled.compared(model, fast, [matrix_of(spec, model, frame)])
     assert 0 < share < 100
-    assert isinstance(fast.pipeline, compiled.Trees)
+    assert isinstance(fast.pipeline, trees.Trees)
     assert (fast.trained_through, fast.classes) == (model.trained_through, model.classes)
     new = rows(spec).sample(500, random_state=1).assign(many="never seen", a=lambda had: had["a"] * 3)
-    wanted, found = pipelines.predict(spec, model, new), pipelines.predict(spec, fast, new)
+    wanted, found = predicting.predict(spec, model, new), predicting.predict(spec, fast, new)
     pd.testing.assert_frame_equal(found, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -116,7 +123,7 @@ def test_values_that_the_trees_would_take_for_others_are_left_to_scikit_learn(
     spec: ModelSpec, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tl2cgen takes a number for none where the lower half of its bits is all ones: 0.49999999999999994 is such a one."""
-    fast = compiled.loaded(model, compiled.build(model)).pipeline
+    fast = fast_of(model).pipeline
     frame = rows(spec).head(50)
     frame.loc[[3, 4, 5], "f"] = [np.nextafter(0.5, 0), np.nextafter(1, 0), np.nextafter(0.5, 1)]
     frame.loc[7, "b"] = 1e200
@@ -124,13 +131,13 @@ def test_values_that_the_trees_would_take_for_others_are_left_to_scikit_learn(
     assert list(np.flatnonzero(fast.prepare(matrix)[1])) == [3, 4, 7]
     asked: list[pd.DataFrame] = []
     slow = model.pipeline.predict
-    monkeypatch.setattr(fast.pipeline, "predict", lambda given: [asked.append(given), slow(given)][1], raising=False)
+    monkeypatch.setattr(model.pipeline, "predict", lambda given: [asked.append(given), slow(given)][1], raising=False)
     np.testing.assert_allclose(fast.predict(matrix), slow(matrix), rtol=1e-12, atol=1e-12)
     assert [list(given.index) for given in asked if len(given) < 50] == [[3, 4, 7]]
 
 
 def test_what_is_infinite_is_refused_as_scikit_learn_refuses_it(spec: ModelSpec, model: Model) -> None:
-    fast = compiled.loaded(model, compiled.build(model))
+    fast = fast_of(model)
     matrix = matrix_of(spec, model, rows(spec).head(5).assign(a=np.inf))
     with pytest.raises(ValueError, match="infinity"):
         model.pipeline.predict(matrix)
@@ -141,7 +148,7 @@ def test_what_is_infinite_is_refused_as_scikit_learn_refuses_it(spec: ModelSpec,
 def test_a_library_of_another_model_is_refused(spec: ModelSpec, model: Model) -> None:
     frame = rows(spec)
     other = fitted(spec, frame.assign(label=frame["label"] * 1.001))
-    fast = compiled.loaded(model, compiled.build(other))
+    fast = fast_of(model, compiled.build(other))
     with pytest.raises(CantCompile, match=r"differ from scikit-learn's by 0\.00"):
         compiled.compared(model, fast, [matrix_of(spec, model, frame)])
 
@@ -151,9 +158,9 @@ def test_a_blend_is_compiled_member_by_member(spec: ModelSpec, model: Model) -> 
     older = fitted(spec, frame[frame["day"] < pd.Timestamp(DAY + timedelta(days=9))])
     both = blending.Blend([model.pipeline, older.pipeline], [0.7, 0.3], "factor", 1.1)
     blend = Model(both, (), model.trained_through)
-    fast = compiled.loaded(blend, compiled.build(blend))
+    fast = fast_of(blend)
     assert isinstance(fast.pipeline, blending.Blend)
-    assert [type(member) for member in fast.pipeline.members] == [compiled.Trees] * 2
+    assert [type(member) for member in fast.pipeline.members] == [trees.Trees] * 2
     compiled.compared(blend, fast, [matrix_of(spec, blend, frame)])
 
 
@@ -196,8 +203,17 @@ def test_a_library_that_is_none_is_a_reason(model: Model) -> None:
     broken = io.BytesIO()
     with zipfile.ZipFile(broken, "w") as archive:
         archive.writestr("0.so", b"not a library")
+        archive.writestr(trees.PREPARATION, json.dumps(compiled.plan(model)))
     with pytest.raises(CantCompile, match="for another machine"):
-        compiled.loaded(model, broken.getvalue())
+        fast_of(model, broken.getvalue())
+
+
+def test_a_library_of_an_older_version_is_a_reason(model: Model) -> None:
+    older = io.BytesIO()
+    with zipfile.ZipFile(older, "w") as archive:
+        archive.writestr("0.so", b"a library by itself")
+    with pytest.raises(CantCompile, match="by an older version of Esteira"):
+        fast_of(model, older.getvalue())
 
 
 def test_a_pipeline_that_was_not_made_here_is_left_alone() -> None:

@@ -5,7 +5,7 @@ from esteira.data.kinds import SHORT, masked
 from esteira.data.labels import as_label, like, read_labels
 from esteira.data.sources import ALL, Share, batches, days, event_time, function, last_day, look, read, reader_of
 from esteira.data.sources.columns import writable
-from esteira.data.splitting import Parts, Span, recent_and_sample, split_days, within
+from esteira.data.splitting import WEIGHT, Parts, Span, recent_and_sample, split_days, within
 from esteira.data.validating import (
     asked_columns,
     build_features,
@@ -19,6 +19,7 @@ from esteira.data.validating import (
 __all__ = [
     "ALL",
     "SHORT",
+    "WEIGHT",
     "Parts",
     "Share",
     "Span",

@@ -14,6 +14,7 @@ from esteira.spec import ModelSpec
 from esteira.text import counted
 
 SHARES = (0.70, 0.15, 0.15)  # of the days: to fit on, to choose a candidate by, to judge it by
+WEIGHT = "(weight)"  # a column of rows of which only a sample was taken: how many rows each stands for
 
 
 Span = tuple[date, date]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +16,9 @@ from esteira.data.sources.columns import writable
 from esteira.errors import DataError
 from esteira.spec import Expectation, ModelSpec, canonical
 from esteira.text import counted
+
+if TYPE_CHECKING:
+    import pandera.pandas as pandera
 
 BUILT = "a pandas DataFrame of the same rows, with their index and every feature that model.yaml names"
 
@@ -262,6 +265,8 @@ def failing(asked: Mapping[str, Expectation], rows: pd.DataFrame) -> list[Failur
     """The rows that fail what is expected of their values, rule by rule; pandera finds them."""
     if rows.empty or not asked:
         return []
+    import pandera.pandas as pandera  # not above: it takes as long as to score a small day of which nothing is expected
+
     columns, shapes = {}, {}
     for name, each in asked.items():
         numeric = list(_bounds(name, each))
@@ -287,6 +292,8 @@ def failing(asked: Mapping[str, Expectation], rows: pd.DataFrame) -> list[Failur
 
 def _bounds(name: str, asked: Expectation) -> Iterator[pandera.Check]:
     """What is expected of a value as a number; the text before the colon is the rule's name."""
+    import pandera.pandas as pandera
+
     if asked.min is not None:
         yield pandera.Check.ge(asked.min, error=f"min: {name!r} is below {asked.min:g}")
     if asked.max is not None:
@@ -297,6 +304,8 @@ def _bounds(name: str, asked: Expectation) -> Iterator[pandera.Check]:
 
 def _words(name: str, asked: Expectation) -> Iterator[pandera.Check]:
     """What is expected of a value as text."""
+    import pandera.pandas as pandera
+
     if asked.values is not None:
         allowed = [canonical(value) for value in asked.values]
         yield pandera.Check.isin(allowed, error=f"in: {name!r} is not one of {list(asked.values)}")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from esteira.learning.metrics import METRICS
-from esteira.learning.pipelines import Model, design
+from esteira.learning.predicting import Model, design
 from esteira.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.model_selection import TimeSeriesSplit
 
 from esteira.errors import SpecError
-from esteira.learning import evaluation, pipelines
+from esteira.learning import evaluation, pipelines, predicting
 from esteira.spec import Candidate, Dimension, ModelSpec
 from esteira.text import counted
 
@@ -104,7 +104,7 @@ def cross_validate(
         if spec.task != "regression" and past["label"].nunique() < 2:
             continue
         model = pipelines.fit(spec, candidate, params, past, half_life)
-        values.append(evaluation.evaluate(spec, pipelines.scored(spec, model, future), [name])[name])
+        values.append(evaluation.evaluate(spec, predicting.scored(spec, model, future), [name])[name])
     values = [value for value in values if not math.isnan(value)]
     if not values:
         raise SpecError(

@@ -12,10 +12,10 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import ModelRefused, Refused, UnknownVersion
-from esteira.learning import blending, drift, pipelines
+from esteira.learning import blending, drift, predicting
 from esteira.learning.blending import Blended
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.lifecycle.events import Registered, Verified, run_key
 from esteira.spec import ModelSpec
 from esteira.steps import champions, fitting, labelling
@@ -104,7 +104,7 @@ def keep(spec: ModelSpec, day: date, tried: Tried, *, with_model: bool, back_to:
         _log(run_id, tried.made[0], tried.versions)
         if with_model:
             held_out = labelling.sample(spec, *slice_days(spec, day))
-            scored = pipelines.unseen(spec, tried.models, held_out)
+            scored = predicting.unseen(spec, tried.models, held_out)
             columns = ["day", "label", "prediction", "probability"]
             _keep_model(spec, run_id, tried.made[0], fitting.outcomes_of(spec, held_out, scored[columns]))
     return run_id

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 from esteira.errors import UnknownVersion
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.changes import Proposal
 from esteira.lifecycle.events import Registered, effective_day
@@ -82,8 +82,7 @@ def load_scorer(spec: ModelSpec, version: int) -> Model:
     known = ledger.registered(spec, version)
     if known is None or not known.trained_through:
         return load_version(spec, version)
-    model = runs.copy_of(known) or runs.load(spec, known.by, version, known.sha256)
-    return engines.by_engine(spec, known.by, model, known.compiled)
+    return engines.scorer(spec, known, lambda: runs.copy_of(known) or runs.load(spec, known.by, version, known.sha256))
 
 
 def load_judges(spec: ModelSpec, version: int) -> tuple[Model, ...]:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from esteira import data, views
 from esteira.errors import DataError, EsteiraError, Refused
-from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning import drift, evaluation, pipelines, predicting, tuning
 from esteira.learning.blending import PAST, recency
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.lifecycle.actions import (
     Blend,
     Done,
@@ -103,7 +103,15 @@ def retrain(spec: ModelSpec, day: date, attempt: int) -> str:
         runs.log(run_id, metrics={"cross_validation": best.value})
         held_out = labelling.sample(spec, *slice_days(spec, day, attempt))
         fitting.log_fitted(
-            spec, run_id, model, frame, held_out, pipelines.scored(spec, model, held_out), chosen, best.params, versions
+            spec,
+            run_id,
+            model,
+            frame,
+            held_out,
+            predicting.scored(spec, model, held_out),
+            chosen,
+            best.params,
+            versions,
         )
     return run_id
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
 
 import pandas as pd
 
 from esteira.data import days
-from esteira.learning import compiled
-from esteira.learning.compiled import CantCompile
-from esteira.learning.pipelines import Model, design
+from esteira.learning import trees
+from esteira.learning.predicting import Model, design
+from esteira.learning.trees import CantCompile
+from esteira.lifecycle.events import Registered
 from esteira.spec import ModelSpec
 from esteira.store import copies, lake, runs
 from esteira.store.lineage import DataVersions, DaysSeen
@@ -60,16 +63,19 @@ def _compiled(spec: ModelSpec, run_id: str, digest: str) -> Engine:
         raise CantCompile(
             f"days of {largest:,} rows at most are scored in no time; score.engine: compiled asks for it nevertheless"
         )
+    from esteira.learning import compiled  # scikit-learn takes a second to import, and scoring needs none of it
+
     began = time.perf_counter()
     model = runs.load(spec, run_id, digest=digest)
     content = compiled.build(model)
     built = time.perf_counter()
-    fast = compiled.loaded(model, content)
+    fast = replace(model, pipeline=trees.loaded(content, model.classes, lambda: model))
     share = compiled.compared(model, fast, _matrices(spec, model, seen, read))
     if asked == "auto" and share > FASTER:
         raise CantCompile(f"compiled trees take {share:.2f} of its time on this machine")
-    name = _name(hashlib.sha256(content).hexdigest())
-    runs.keep(run_id, name, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    runs.keep(run_id, _name(sha256), content)
+    copies.keep(sha256, content)
     took = built - began, time.perf_counter() - built
     log.info(
         "model %s: compiled in %.1f s and compared in %.1f s; takes %.2f of scikit-learn's time",
@@ -77,7 +83,7 @@ def _compiled(spec: ModelSpec, run_id: str, digest: str) -> Engine:
         *took,
         share,
     )
-    return Engine(hashlib.sha256(content).hexdigest())
+    return Engine(sha256)
 
 
 def _matrices(spec: ModelSpec, model: Model, seen: DaysSeen, read: DataVersions | None) -> Iterator[pd.DataFrame]:
@@ -90,24 +96,25 @@ def _matrices(spec: ModelSpec, model: Model, seen: DaysSeen, read: DataVersions 
             return
 
 
-def by_engine(spec: ModelSpec, run_id: str, model: Model, sha256: str) -> Model:
-    """The model with its libraries in the place of its pipelines, if these are the ones that were registered; else as it is."""
-    if not sha256 or spec.score.engine == "sklearn":
-        return model
-    content = _kept(run_id, sha256)
+def scorer(spec: ModelSpec, known: Registered, own: Callable[[], Model]) -> Model:
+    """The model of a version, to score with: by its libraries, if these are the ones that were registered, else `own()`."""
+    if not known.compiled or spec.score.engine == "sklearn":
+        return own()
+    content = _kept(known.by, known.compiled)
     why = "is gone" if content is None else "is not the one that was registered"
-    if content is not None and hashlib.sha256(content).hexdigest() == sha256:
+    if content is not None and hashlib.sha256(content).hexdigest() == known.compiled:
         try:
-            return compiled.loaded(model, content)
+            pipeline = trees.loaded(content, known.classes, cache(own))
+            return Model(pipeline, known.classes, date.fromisoformat(known.trained_through), known.version)
         except CantCompile as error:
             why = f"can't be used: {error}"
     log.warning(
         "model %s: the compiled library of version %d %s; scikit-learn scores, with the same results and more slowly",
         spec.name,
-        model.version,
+        known.version,
         why,
     )
-    return model
+    return own()
 
 
 def _kept(run_id: str, sha256: str) -> bytes | None:

@@ -11,8 +11,8 @@ from datetime import date, timedelta
 import pandas as pd
 
 from esteira.errors import UnknownVersion
-from esteira.learning import evaluation, pipelines
-from esteira.learning.pipelines import Model
+from esteira.learning import evaluation, pipelines, predicting
+from esteira.learning.predicting import Model
 from esteira.lifecycle.state import Serving
 from esteira.spec import Limit, ModelSpec
 from esteira.steps import champions, fitting, labelling, preparing
@@ -40,7 +40,7 @@ def evaluate(
         spec, f"{run}/model", f"{chosen.name} {as_of}", kind="model", as_of=as_of, **tuned.tags()
     ) as run_id:
         model = pipelines.fit(spec, chosen, tuned.params, past, spec.train.half_life)
-        scored = pipelines.scored(spec, model, test)
+        scored = predicting.scored(spec, model, test)
         now = ledger.champion(spec)
         naive = pipelines.baseline(spec, past)
         accepted, why, evidence = _compare(spec, as_of, now, model, scored, test, naive)
@@ -81,7 +81,7 @@ def _compare(
     names = tuple({**spec.check.metrics, **limits})
     measured = evaluation.evaluate(spec, scored, names)
     fitting.require_measured(spec, measured, test, "test")
-    simple = evaluation.evaluate(spec, pipelines.scored(spec, naive, test), names)
+    simple = evaluation.evaluate(spec, predicting.scored(spec, naive, test), names)
     evidence = {f"test_{name}": value for name, value in measured.items()} | {
         f"baseline_{name}": value for name, value in simple.items()
     }
@@ -148,7 +148,7 @@ def _against_champion(
             f"the labels from {span[0]} to {span[1]}, on which it would be judged, are not enough: {lacking}",
             {},
         )
-    before = pipelines.unseen(spec, judges, test[test["day"] > pd.Timestamp(model.trained_through)])
+    before = predicting.unseen(spec, judges, test[test["day"] > pd.Timestamp(model.trained_through)])
     days, rows = before["day"].nunique(), len(before)
     if not rules(spec).allow(days, rows):
         size = f"{counted(days, 'day')} and {counted(rows, 'row')}"

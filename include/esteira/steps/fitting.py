@@ -12,9 +12,9 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import DataError
-from esteira.learning import drift, evaluation, pipelines, tuning
+from esteira.learning import drift, evaluation, pipelines, predicting, tuning
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.spec import Candidate, ModelSpec
 from esteira.steps import labelling, preparing
 from esteira.store import runs
@@ -36,7 +36,7 @@ def candidate(
         found = tuning.tune(spec, chosen, past, spec.train.half_life, only=len(spec.train.candidates) == 1)
         model = pipelines.fit(spec, chosen, found.params, past, spec.train.half_life)
         names = tuple(spec.check.metrics)
-        measured = evaluation.evaluate(spec, pipelines.scored(spec, model, validation), names)
+        measured = evaluation.evaluate(spec, predicting.scored(spec, model, validation), names)
         require_measured(spec, measured, validation, "validation")
         runs.log(
             run_id,

@@ -13,7 +13,6 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import Superseded
-from esteira.learning import pipelines
 from esteira.spec import ModelSpec
 from esteira.steps import ingest, keys
 from esteira.store import labels as stored
@@ -237,7 +236,7 @@ def labelled(
         evenly = evenly or share == 1.0  # many rows, and few labels
         shares = dict.fromkeys(counts, share) if evenly else _shares(counts, most)
         rows, known = _sampled(spec, first, last, versions, shares)
-        rows = rows.drop(columns=pipelines.WEIGHT) if evenly else rows
+        rows = rows.drop(columns=data.WEIGHT) if evenly else rows
     else:
         at = versions.features if versions else None
         rows = lake.read("features", spec.name, at=at, day=(first, last))
@@ -290,7 +289,7 @@ def _sampled(
     ]
     rows = pd.concat(parts, ignore_index=True)
     log.info("model %s: a sample of %s to train on", spec.name, counted(len(rows), "row"))
-    rows[pipelines.WEIGHT] = 1 / rows["day"].map({pd.Timestamp(day): share for day, share in shares.items()})
+    rows[data.WEIGHT] = 1 / rows["day"].map({pd.Timestamp(day): share for day, share in shares.items()})
     return rows, known
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from esteira.errors import UnknownVersion
-from esteira.learning import pipelines
+from esteira.learning import predicting
 from esteira.learning.drift import segment_names
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.lifecycle.policy import Rules
 from esteira.spec import ModelSpec
 from esteira.steps import champions, labelling
@@ -72,7 +72,7 @@ def judged(spec: ModelSpec, version: int, first: date, last: date) -> pd.DataFra
     for days in lake.whole_days(counts) if models else ():
         frame = labelling.labelled(spec, days[0], days[-1])
         frame = frame[frame["day"].isin(pd.to_datetime(days))]
-        parts += [pipelines.unseen(spec, models, frame)[columns]] if len(frame) else []
+        parts += [predicting.unseen(spec, models, frame)[columns]] if len(frame) else []
     if len(parts) == 1:
         return rows
     return pd.concat(parts).sort_values(["day", *spec.key], kind="stable", ignore_index=True)
@@ -108,7 +108,7 @@ def _as_predicted_by(
     known = rows.loc[own, columns].merge(
         frame.drop(columns=["event_time", *segments]), on=["day", *spec.key], validate="one_to_one"
     )
-    return pipelines.unseen(spec, models, known)[[*columns, "prediction", "probability"]]
+    return predicting.unseen(spec, models, known)[[*columns, "prediction", "probability"]]
 
 
 def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def known_rows(spec: ModelSpec, version: int, last: date) -> pd.DataFrame:
     if first > last:
         return pd.DataFrame()
     frame = labelling.sample(spec, first, last)
-    return pipelines.unseen(spec, models, frame) if len(frame) else frame
+    return predicting.unseen(spec, models, frame) if len(frame) else frame
 
 
 def segments(rows: pd.DataFrame, columns: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from esteira.errors import DataError, EsteiraError, Refused, Superseded, Unaccounted
-from esteira.learning import pipelines
-from esteira.learning.pipelines import Model
+from esteira.learning import predicting
+from esteira.learning.predicting import Model
 from esteira.lifecycle import changes
 from esteira.lifecycle.sequence import Released
 from esteira.lifecycle.state import State
@@ -172,7 +172,7 @@ class Prediction:
     def _predict(self, version: int, rows: pd.DataFrame) -> pd.DataFrame:
         model, load_seconds = self._model(version)
         began = time.perf_counter()
-        predicted = pipelines.predict(self.spec, model, rows)
+        predicted = predicting.predict(self.spec, model, rows)
         done = time.perf_counter()
         return (
             rows[[*self.spec.key, "event_time", "day"]]

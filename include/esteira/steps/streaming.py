@@ -11,8 +11,6 @@ from datetime import date
 from functools import partial
 from itertools import groupby
 
-import joblib
-
 from esteira import data
 from esteira.data import ALL, Share
 from esteira.errors import DataError, Superseded, Unaccounted
@@ -107,6 +105,8 @@ class _Beside:
     """Does what a batch still needs while the next one is read, where there is a core for it: one at a time, and no more waits."""
 
     def __enter__(self) -> _Beside:
+        import joblib
+
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage") if joblib.cpu_count() > 1 else None
         self._left: Future[None] | None = None
         self._begun = False

@@ -13,7 +13,7 @@ import pandas as pd
 
 from esteira import data
 from esteira.errors import DataError
-from esteira.learning import evaluation, pipelines, tuning
+from esteira.learning import evaluation, pipelines, predicting, tuning
 from esteira.learning.metrics import best_of
 from esteira.spec import ModelSpec, Violated
 from esteira.steps import preparing
@@ -70,13 +70,13 @@ def limits(spec: ModelSpec, as_of: date, factor: float = 1.25) -> tuple[str, dic
         if window is None:
             measured.append(dict.fromkeys(names, math.nan))
             continue
-        scored = pipelines.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
+        scored = predicting.scored(spec, pipelines.fit(spec, chosen, best.params, past, half_life), window)
         measured.append(evaluation.evaluate(spec, scored, names))
         errors.append({name: evaluation.standard_error(spec, scored, name) for name in names})
         few += spec.task == "binary" and rarer(scored["label"]) < OF_CLASS
     parts = data.split_days(spec, frame["day"].dt.date)
     naive = pipelines.baseline(spec, data.within(frame, parts.before_test))
-    chance = evaluation.evaluate(spec, pipelines.scored(spec, naive, data.within(frame, parts.test)), names)
+    chance = evaluation.evaluate(spec, predicting.scored(spec, naive, data.within(frame, parts.test)), names)
     found = {name: _suggested(spec, name, measured, errors, chance[name], factor) for name in names}
     return chosen.name, {name: replace(each, few=few if is_by_class(name) else 0) for name, each in found.items()}
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from esteira.errors import UnknownVersion
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.spec import ModelSpec
 from esteira.store.tracking import Run, Version
 

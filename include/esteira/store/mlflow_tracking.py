@@ -22,7 +22,7 @@ from filelock import FileLock
 from esteira.data import skip_instance_metadata
 from esteira.errors import EsteiraError, UnknownVersion
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model, design
+from esteira.learning.predicting import Model, design
 from esteira.settings import settings
 from esteira.spec import ModelSpec
 from esteira.store import copies, places
@@ -282,8 +282,10 @@ class MlflowTracking:
     def digest(self, run_id: str) -> str:
         """The SHA-256 of the model's file."""
         with tempfile.TemporaryDirectory() as folder:
-            path = _model_file(client().get_run(run_id).data.tags["model_uri"], folder)
-            return _sha256(path.read_bytes())
+            content = _model_file(client().get_run(run_id).data.tags["model_uri"], folder).read_bytes()
+        sha256 = _sha256(content)
+        copies.keep(sha256, content)  # the first day that is scored here need not fetch it again
+        return sha256
 
     def register(self, spec: ModelSpec, run_id: str) -> int:
         """Register a run's model with the run's lineage."""

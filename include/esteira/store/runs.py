@@ -17,7 +17,7 @@ import pandas as pd
 
 from esteira.errors import ModelRefused, OutOfReach
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.lifecycle.events import Registered
 from esteira.settings import PROJECT, settings
 from esteira.spec import ModelSpec, digest

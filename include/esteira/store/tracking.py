@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from esteira.learning.drift import Profile
-from esteira.learning.pipelines import Model
+from esteira.learning.predicting import Model
 from esteira.spec import ModelSpec
 
 

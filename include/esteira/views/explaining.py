@@ -48,7 +48,7 @@ class Explained:
 
 def explain(spec: ModelSpec, day: date, key: Mapping[str, str]) -> Explained:
     """Explain the row of a day that has this key, its values as text. Raises DataError where there is none, or several."""
-    from esteira.learning import attribution, pipelines
+    from esteira.learning import attribution, predicting
 
     published = _only(spec, _rows(spec, "predictions", day, key), day, key)
     served = _rows(spec, "served", day, key)
@@ -64,7 +64,7 @@ def explain(spec: ModelSpec, day: date, key: Mapping[str, str]) -> Explained:
             return model.pipeline.predict(matrix)
         return model.pipeline.predict_proba(matrix)[:, place]
 
-    every = pipelines.design(spec, features, model.columns)
+    every = predicting.design(spec, features, model.columns)
     found = attribution.attribute(predict, every.loc[mine.index], every)
     label = _rows(spec, "labels", day, key)
     label = label.sort_values("first_seen").tail(1) if len(label) else label
