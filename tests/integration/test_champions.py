@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 import zipfile
 from dataclasses import replace
@@ -105,6 +106,7 @@ def test_a_model_file_that_was_changed_since_is_refused_unread(trained, monkeypa
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
         warnings.simplefilter("ignore")  # of a name that is there twice
         file.writestr("schema.json", '{"__class__": "Popen", "__module__": "subprocess"}')
+    shutil.rmtree(places.home() / "cache" / "models")  # the copy of it as it was
     monkeypatch.setattr(model_files, "load", lambda path: pytest.fail("it was opened"))
     steps.extract(spec, [FIRST])
     steps.features(spec, [FIRST])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from esteira import data, steps
 from esteira.errors import NoChampion, Unaccounted
-from esteira.learning import pipelines
+from esteira.learning import predicting
 from esteira.lifecycle.changes import Proposal
 from esteira.spec import ModelSpec
 from esteira.spec.sources import CsvSource
@@ -98,7 +98,7 @@ def test_what_was_served_never_changes(trained, monkeypatch: pytest.MonkeyPatch)
     spec = trained()
     score_days(spec, [FIRST], run="first")
     monkeypatch.setattr(
-        pipelines,
+        predicting,
         "predict",
         lambda spec, model, frame: pd.DataFrame({"prediction": 7.0, "probability": float("nan")}, index=frame.index),
     )

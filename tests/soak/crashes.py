@@ -30,7 +30,13 @@ IDENTITY = {
 # Imported once, before the fork: else importing would be most of a trial.
 PRELOADED = [
     "tests.soak.victim",
+    "esteira.learning.compiled",
     "esteira.learning.plots",
+    "esteira.steps.alerting",
+    "esteira.steps.checking",
+    "esteira.steps.streaming",
+    "esteira.steps.training",
+    "esteira.store.model_files",
     "mlflow.sklearn",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
@@ -39,6 +45,7 @@ PRELOADED = [
     "pandera.backends.pandas.builtin_checks",
     "papermill",
     "nbconvert",
+    "tl2cgen",
 ]
 LIMIT = 300  # seconds that no run may take
 

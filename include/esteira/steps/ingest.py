@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from esteira.text import counted, shown_days
 
 T = TypeVar("T")
 
-LATE = {"row": "str", "name": "str", "digest": "UInt64"}  # of a row of the day before
+LATE = {"row": "str", "name": "str", "values": "str", "digest": "UInt64"}  # of a row of the day before
 MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
 PASSES = 5  # over rows that turn out to be other than they looked
 TRIES = 5  # to publish days that others read meanwhile
@@ -50,6 +51,10 @@ class Hindsight:
     twice: keys.Digests | None = None
 
 
+class SourceChanged(Exception):  # it is read again
+    """The source is not what it was when the reading began."""
+
+
 class RepeatedKeys(Exception):  # the rows are looked at again
     """Rows that were taken for different ones may have the same key; `digests` are of the keys."""
 
@@ -68,6 +73,8 @@ def in_hindsight(once: Callable[[Hindsight], T]) -> T:
             known = replace(known, kinds={**known.kinds, **error.kinds})
         except RepeatedKeys as error:
             known = replace(known, twice=error.digests)
+        except SourceChanged:
+            continue
     raise DataError(
         f"the source gave other rows each of the {PASSES} times that it was read; read it when it is at rest"
     )
@@ -122,7 +129,8 @@ class Extraction:
         self.raw = lake.Staging("raw", spec.name, known.kinds)
         self._kinds = {**known.kinds, **lake.types("raw", spec.name)}
         self._read_at = pd.Timestamp(lake.clock())
-        self.filled: set[date] = set()
+        self.rows: Counter[date] = Counter()
+        self._files: set[date] = set()
         self._late: list[pd.DataFrame] = []
         self._taken: pa.Table | None = None
         self.read = 0
@@ -131,8 +139,15 @@ class Extraction:
     def batches(self, share: data.Share = data.ALL) -> Iterator[pd.DataFrame]:
         """What the source gives for the days, or a share of it; all at once where features.py wants whole days."""
         if self.spec.features.whole_day:
-            return iter([data.read(self.spec, min(self.days), max(self.days))])
-        return data.batches(self.spec, min(self.days), max(self.days), share, None if share == data.ALL else self._see)
+            return iter([data.read(self.spec, min(self.days), max(self.days), self._files)])
+        see = None if share == data.ALL else self._see
+        return data.batches(self.spec, min(self.days), max(self.days), share, see, self._files)
+
+    def unread(self) -> frozenset[date]:
+        """Of the days, and the one after them: those whose own file was not read."""
+        if not self.spec.source.is_by_day:
+            return frozenset()
+        return frozenset(data.days(min(self.days), max(self.days) + timedelta(days=1))) - self._files
 
     def _see(self, rows: pd.DataFrame) -> None:
         self.digest = (self.digest + keys.total(rows)) % 2**64
@@ -146,7 +161,8 @@ class Extraction:
             self._late.append(self._late_rows(rows[late]))
         own = rows["day"].isin(pd.to_datetime(self.days))
         rows = rows if own.all() else rows[own]
-        self.filled |= {moment.date() for moment in rows["day"].unique()}
+        for moment, count in rows["day"].value_counts().items():
+            self.rows[pd.Timestamp(str(moment)).date()] += int(count)
         good, bad = data.storable(self.spec, rows, self._kinds)
         self.bad.add(bad, "extract")
         self.read += len(good) + len(bad)
@@ -194,7 +210,10 @@ class Extraction:
         known = pd.Series(keys.digests(typed, [*self.spec.key]), good.index) if len(good) else pd.Series(dtype="uint64")
         text = _as_json(rows)
         names = text.map(lambda row: json.dumps(_name(self.spec, json.loads(row))))
-        return pd.DataFrame({"row": text, "name": names, "digest": known.astype("UInt64").reindex(rows.index)})
+        values = _values(self.spec, typed).reindex(rows.index).fillna("")
+        return pd.DataFrame(
+            {"row": text, "name": names, "values": values, "digest": known.astype("UInt64").reindex(rows.index)}
+        )
 
 
 class Examination:
@@ -213,7 +232,7 @@ class Examination:
         self._may_share = raw is not None and not spec.has_features_code
         self.features = lake.Staging("features", spec.name) if features else None
         self.rows = self.quarantined = 0
-        self._twice = known.twice
+        self._twice = known.twice if known.twice is not None else keys.NONE
         self._seen = keys.Seen()
         self._again = keys.NONE
         self._columns = ["event_time", "day", *spec.key, *(name for name in spec.features.all if name not in spec.key)]
@@ -252,13 +271,12 @@ class Examination:
         if rows.empty:
             return again
         found = keys.digests(rows, names)
-        if self._twice is None:
-            self._seen.add(found[~again.to_numpy()])
-            return again
-        doubtful = keys.among(found, self._twice) & ~again.to_numpy()
-        second = keys.digests(rows[doubtful], names, keys.SECOND)
-        again.iloc[np.flatnonzero(doubtful)[keys.among(second, self._again)]] = True
-        self._again = np.union1d(self._again, second)
+        if len(self._twice):
+            doubtful = keys.among(found, self._twice) & ~again.to_numpy()
+            second = keys.digests(rows[doubtful], names, keys.SECOND)
+            again.iloc[np.flatnonzero(doubtful)[keys.among(second, self._again)]] = True
+            self._again = np.union1d(self._again, second)
+        self._seen.add(found[~again.to_numpy()])
         return again
 
     def done(self) -> list[Part]:
@@ -273,9 +291,9 @@ class Examination:
         return self._seen.all()
 
     def require_no_repeats(self) -> None:
-        """Raises RepeatedKeys where rows of different batches may have one key."""
-        twice = self._seen.repeated()
-        if len(twice):
+        """Raises RepeatedKeys where rows of different batches may have one key, of which that was not known yet."""
+        twice = np.union1d(self._seen.repeated(), self._twice)
+        if len(twice) > len(self._twice):
             raise RepeatedKeys(twice)
 
 
@@ -288,6 +306,9 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     """
     if not days:
         return 0
+    spans = _without_gaps(days) if spec.source.is_by_day else [days]
+    if len(spans) > 1:  # the file of a day after a gap may have rows of the day before
+        return sum(extract(spec, span, when_gone) for span in spans)
 
     def once(known: Hindsight) -> tuple[Extraction, Bad]:
         bad = Bad(spec)
@@ -301,10 +322,10 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
     for _ in range(TRIES):
         before = as_it_is(spec, days)
         taken, bad = in_hindsight(once)
-        settled = settled_days(spec, days, taken.filled, when_gone)
+        settled = settled_days(spec, days, taken.rows, taken.unread(), when_gone)
         try:
-            parts = taken.raw.done(), bad.staging.done()
-            at = publish(spec, settled, *parts, taken.late(), "extract", before=before, first=min(days))
+            given = taken.raw.done(), bad.staging.done(), taken.late(), taken.unread()
+            at = publish(spec, settled, *given, "extract", before=before, first=min(days))
         except Superseded:
             continue
         if is_last(spec, settled, at, before):
@@ -319,6 +340,7 @@ def publish(
     raw: Iterable[Part],
     bad: Iterable[Part],
     late: pd.DataFrame,
+    unread: Container[date],
     *stages: str,
     before: Before,
     first: date,
@@ -327,7 +349,7 @@ def publish(
 
     The raw table comes first: who has not read last is refused there, and changes nothing. Raises Superseded where another run has
     written the days' raw rows since they were read, or has found rows of them that came late: they are to be read again. The `late`
-    rows are of the day before `first`, the first one that was read.
+    rows are of the day before `first`, the first one that was read; of a day after which one is `unread`, those that are known stay.
     """
     if not days:
         return lake.version("raw", spec.name)
@@ -339,7 +361,7 @@ def publish(
     _publish_bad(spec, bad, days, *stages)
     _leave_once(spec, days)
     _keep_late(spec, late, first)
-    known = _late(spec, days, before.quarantine)
+    known = _late(spec, [day for day in days if day + timedelta(days=1) not in unread], before.quarantine)
     if len(known):  # now they are read
         rows = known["row"]
         lake.publish(
@@ -367,7 +389,7 @@ def late_since(spec: ModelSpec, days: list[date], before: Before) -> bool:
 
 def _late(spec: ModelSpec, days: list[date], at: int | None = None) -> pd.DataFrame:
     """The rows that came late and were put aside; at a version of quarantine those that were known then."""
-    if at is not None and at < 0:
+    if not days or (at is not None and at < 0):
         return pd.DataFrame(columns=["day", "row"])
     rows = lake.read("quarantine", spec.name, columns=["day", "row"], at=at, stage="late", day=(min(days), max(days)))
     return rows[rows["day"].isin(pd.to_datetime(days))]
@@ -384,27 +406,40 @@ def log_read(spec: ModelSpec, days: list[date], rows: int) -> None:
         log.info("model %s: %s read for %s", spec.name, counted(rows, "row"), _span(days))
 
 
-def settled_days(spec: ModelSpec, days: list[date], filled: Container[date], when_gone: WhenGone) -> list[date]:
-    """The days to write, where the source has rows of those that are filled. See extract()."""
-    empty = [day for day in days if day not in filled]
-    known = lake.sizes("raw", spec.name) if empty else {}
-    counts = {day: known[day][0] for day in empty if day in known}
-    gone = [day for day in empty if day in counts]
-    never = [day for day in empty if day not in counts]
+def settled_days(
+    spec: ModelSpec, days: list[date], rows: Mapping[date, int], unread: Container[date], when_gone: WhenGone
+) -> list[date]:
+    """The days to write, of which the source has so many rows, some perhaps in the file of another day only. See extract()."""
+    empty = [day for day in days if not rows.get(day)]
+    known = lake.sizes("raw", spec.name) if empty or any(day in unread for day in days) else {}
+    counts = {day: known[day][0] for day in days if day in known}
+    gone = [day for day in days if counts.get(day) and (day in empty or (day in unread and rows[day] < counts[day]))]
+    never = [day for day in empty if day not in gone]
     if never:
         what = "an empty day" if len(never) == 1 else "empty days"
         log.info("model %s: the source has no row for %s: %s", spec.name, shown_days(never), what)
     if not gone or when_gone == "replace":
         return days
-    rows = sum(counts[day] for day in gone)
-    about = f"the source has no row for {shown_days(gone)}"
+    before = sum(counts[day] for day in gone)
+    left = sum(rows.get(day, 0) for day in gone)
+    what = f"file any more, and {counted(left, 'row')} in others," if left else "row"
+    about = f"the source has no {what} for {shown_days(gone)}"
     if when_gone == "keep":
-        log.warning("model %s: %s any more: what was read before (%s) is kept", spec.name, about, counted(rows, "row"))
+        log.warning(
+            "model %s: %s any more: what was read before (%s) is kept", spec.name, about, counted(before, "row")
+        )
         return [day for day in days if day not in gone]
     raise DataError(
-        f"model {spec.name}: {about}, of which {counted(rows, 'row')} {'was' if rows == 1 else 'were'} read before; nothing was replaced. See that the source "
+        f"model {spec.name}: {about}, of which {counted(before, 'row')} {'was' if before == 1 else 'were'} read before; nothing was replaced. See that the source "
         "is whole. If there really is nothing any more, say so: `--allow-empty`, or *Allow empty days* in the form"
     )
+
+
+def _without_gaps(days: list[date]) -> list[list[date]]:
+    """The days, in order, in spans without a day between that is not asked for."""
+    ordered = sorted(days)
+    spans = groupby(enumerate(ordered), key=lambda each: each[1] - timedelta(days=each[0]))
+    return [[day for _, day in of] for _, of in spans]
 
 
 def _span(days: list[date]) -> str:
@@ -432,13 +467,7 @@ def _put_late(spec: ModelSpec, late: pd.DataFrame, before: date, first: date) ->
     had = lake.read("quarantine", spec.name, columns=["row", "stage"], day=before)
     if late.empty and not (len(had) and (had["stage"] == "late").any()):
         return
-    known = [keys.NONE]
-    if len(late):
-        known += [
-            keys.digests(rows, [*spec.key]) for rows in lake.batches("raw", spec.name, columns=[*spec.key], day=before)
-        ]
-    found = late["digest"].fillna(0).to_numpy(dtype="uint64")
-    missed = late[late["digest"].isna().to_numpy() | ~keys.among(found, np.sort(np.concatenate(known)))]
+    missed = late[~late["values"].isin(_read_already(spec, late, before)).to_numpy() | late["digest"].isna().to_numpy()]
     if len(had) and len(missed):
         others = {json.dumps(_name(spec, json.loads(row))) for row in had.loc[had["stage"] != "late", "row"]}
         missed = missed[~missed["name"].isin(others)]
@@ -454,6 +483,25 @@ def _put_late(spec: ModelSpec, late: pd.DataFrame, before: date, first: date) ->
     when = f", after {before} was run; `{command}` reads it" if is_run else f"; the run of {before} reads it"
     reason = f"came in the file of {first}{when}"
     _put(spec, missed[["row"]].assign(day=pd.Timestamp(before), rule="late", reason=reason), [before], "late")
+
+
+def _read_already(spec: ModelSpec, late: pd.DataFrame, day: date) -> set[str]:
+    """What those raw rows of the day say that have the keys of the late ones."""
+    found: set[str] = set()
+    asked = np.sort(late["digest"].dropna().to_numpy(dtype="uint64"))
+    for rows in lake.batches("raw", spec.name, day=day) if len(asked) else ():
+        found |= {*_values(spec, rows[keys.among(keys.digests(rows, [*spec.key]), asked)])}
+    return found
+
+
+def _values(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
+    """What raw rows say in the columns that model.yaml names, as text."""
+    names = sorted({*spec.source_columns, *spec.features.all, spec.target} & {*rows.columns})
+    told = [
+        rows[name].map(canonical, na_action="ignore").astype(object).where(rows[name].notna(), None) for name in names
+    ]
+    every = [json.dumps(values) for values in zip(*told, strict=True)] if told else [""] * len(rows)
+    return pd.Series(every, rows.index, dtype="str")
 
 
 def _name(spec: ModelSpec, row: dict[str, object]) -> tuple[str, ...]:
@@ -525,12 +573,29 @@ def validate(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return 0
     quality.require_extracted(spec, days)
-    looked = _examined(spec, days, bad=True)
-    assert looked.bad is not None, "they were asked for"
-    _publish_bad(spec, looked.bad.staging.done(), days, "rows")
-    told = looked.rows, looked.rows - looked.quarantined, looked.quarantined
-    log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, *told)
-    return looked.quarantined
+
+    def once() -> int:
+        looked = _examined(spec, days, bad=True)
+        assert looked.bad is not None, "they were asked for"
+        _publish_bad(spec, looked.bad.staging.done(), days, "rows")
+        told = looked.rows, looked.rows - looked.quarantined, looked.quarantined
+        log.info("model %s: raw rows %d = good %d + quarantined %d", spec.name, *told)
+        return looked.quarantined
+
+    return _of_one_reading(spec, days, once)
+
+
+def _of_one_reading(spec: ModelSpec, days: list[date], once: Callable[[], int]) -> int:
+    """Make something of the raw rows of days, and again where these were written meanwhile."""
+    for _ in range(TRIES):
+        at = lake.version("raw", spec.name)
+        try:
+            made = once()
+        except Superseded:
+            continue
+        if lake.untouched("raw", spec.name, days, at):
+            return made
+    raise overtaken(spec, days)
 
 
 def quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str) -> None:
@@ -568,8 +633,12 @@ def features(spec: ModelSpec, days: list[date]) -> int:
     if not days:
         return lake.version("features", spec.name)
     quality.require_extracted(spec, days)
-    parts = _examined(spec, days, bad=False).done()
-    return lake.publish("features", spec.name, parts, days, mark=features_mark(spec))
+
+    def once() -> int:
+        parts = _examined(spec, days, bad=False).done()
+        return lake.publish("features", spec.name, parts, days, mark=features_mark(spec))
+
+    return _of_one_reading(spec, days, once)
 
 
 def ensure_features(spec: ModelSpec, days: list[date]) -> None:

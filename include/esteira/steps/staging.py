@@ -21,7 +21,7 @@ from esteira.steps.scoring import Predicted
 from esteira.store.backend import Part
 from esteira.store.schemas import Kind
 
-FORM = 3  # of what is told
+FORM = 4  # of what is told
 NAMES = ("json", "late", "seen")  # of its files; the first is written last, and goes first
 
 
@@ -29,8 +29,8 @@ NAMES = ("json", "late", "seen")  # of its files; the first is written last, and
 class Staged:
     """What a pass over a source's rows of some days has written, for nobody to see before it is published.
 
-    `filled` are the days that have rows, `read` is how many rows there were; `late` are rows of the day before; `seen` are
-    digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` tells one state of the source from another,
+    `rows` is how many the source had of each day, `read` how many of them all, `unread` are the days (and the one after them) whose
+    own file was not there; `late` are rows of the day before; `seen` are digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` tells one state of the source from another,
     of a share only; `before` is what there was of the days when the reading began.
     """
 
@@ -38,7 +38,8 @@ class Staged:
     source: str
     before: Before
     read: int
-    filled: frozenset[date]
+    rows: Mapping[date, int]
+    unread: frozenset[date]
     parts: Mapping[Kind, tuple[Part, ...]]
     late: pd.DataFrame
     seen: keys.Digests
@@ -55,7 +56,8 @@ def to_files(staged: Staged) -> dict[str, bytes]:
         "before": [staged.before.raw, staged.before.quarantine, sorted(map(str, staged.before.unwritten))],
         "source": staged.source,
         "read": staged.read,
-        "filled": sorted(map(str, staged.filled)),
+        "rows": {str(day): rows for day, rows in staged.rows.items()},
+        "unread": sorted(map(str, staged.unread)),
         "parts": {kind: [_told(part, schemas) for part in parts] for kind, parts in staged.parts.items()},
         "chosen": {str(day): version for day, version in predicted.chosen.items()},
         "predictions": [_told(part, schemas) for part in predicted.parts],
@@ -106,7 +108,8 @@ def from_files(content: Callable[[str], bytes | None]) -> Staged | None:
         before=Before(raw, quarantine, frozenset(map(date.fromisoformat, unwritten))),
         source=told["source"],
         read=told["read"],
-        filled=frozenset(map(date.fromisoformat, told["filled"])),
+        rows={date.fromisoformat(day): rows for day, rows in told["rows"].items()},
+        unread=frozenset(map(date.fromisoformat, told["unread"])),
         parts={kind: parts(each) for kind, each in told["parts"].items()},
         late=joined_late([pd.read_parquet(io.BytesIO(late))] if late else []),
         seen=np.load(io.BytesIO(seen), allow_pickle=False),

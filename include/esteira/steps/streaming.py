@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -66,10 +67,11 @@ def stage(
     share: Share = ALL,
 ) -> Staged:
     """Read the days' rows, or a share of them, look at them, predict them; nobody sees it before publish() was called."""
-    chosen, source = _expected(spec, days, asked), _state(spec, days, share)
+    chosen = _expected(spec, days, asked)
     mark, before = ingest.features_mark(spec), ingest.as_it_is(spec, days)
 
     def once(known: ingest.Hindsight) -> Staged:
+        source = _state(spec, days, share)
         bad = ingest.Bad(spec)
         extraction = ingest.Extraction(spec, days, known, bad)
         examination = ingest.Examination(spec, known, bad, raw=extraction.raw)
@@ -80,6 +82,8 @@ def stage(
                     built = examination.take(rows)
                     others.do(extraction.keeping(shared=examination.are_raw), partial(prediction.take, built))
             examination.require_no_repeats()
+            if _state(spec, days, share) != source:  # a shard may have read some of it before, and others after
+                raise ingest.SourceChanged
         parts: dict[Kind, tuple[Part, ...]] = {
             "raw": tuple(extraction.raw.done()),
             "quarantine": tuple(bad.staging.done()),
@@ -91,7 +95,8 @@ def stage(
             source=f"{source} {extraction.digest}",
             before=before,
             read=extraction.read,
-            filled=frozenset(extraction.filled),
+            rows=dict(extraction.rows),
+            unread=extraction.unread(),
             parts=parts,
             late=extraction.late(),
             seen=seen,
@@ -167,18 +172,18 @@ def _publish(spec: ModelSpec, days: list[date], run: str, staged: Sequence[Stage
         )
     for _ in range(ingest.TRIES):
         whole = whole or stage(spec, days, run, asked)
-        settled = ingest.settled_days(spec, days, whole.filled, asked.when_gone)
+        settled = ingest.settled_days(spec, days, whole.rows, whole.unread, asked.when_gone)
         parts = whole.parts
         stages, before = ("extract", "rows"), whole.before
         try:
-            parts_of_source = parts["raw"], parts["quarantine"], whole.late
-            at = ingest.publish(spec, settled, *parts_of_source, *stages, before=before, first=min(days))
+            given = parts["raw"], parts["quarantine"], whole.late, whole.unread
+            at = ingest.publish(spec, settled, *given, *stages, before=before, first=min(days))
             _require_fit(spec, days, at, before)
+            features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
         except Superseded:
             whole = None
             continue
         ingest.log_read(spec, settled, whole.read)
-        features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
         scoring.choose(spec, days, run, asked)
         _, are_ready = scoring.write(spec, days, run, whole.predicted, features)
         if not (are_ready and whole.predicted.serve(spec)):
@@ -338,7 +343,8 @@ def _joined(spec: ModelSpec, staged: Sequence[Staged]) -> Staged | None:
             frozenset().union(*(each.before.unwritten for each in staged)),
         ),
         read=sum(each.read for each in staged),
-        filled=frozenset().union(*(each.filled for each in staged)),
+        rows=sum((Counter(each.rows) for each in staged), Counter[date]()),
+        unread=frozenset().union(*(each.unread for each in staged)),
         parts={kind: tuple(part for each in staged for part in each.parts[kind]) for kind in first.parts},
         late=ingest.joined_late(each.late for each in staged),
         seen=keys.NONE,

@@ -453,6 +453,7 @@ def publish(
         table = open_table(kind, model)
         if files and table is not None and table.holds(files) and not any(map(table.files, without)):
             return table.version
+        _require_types(kind, model, table, files)
         if since is not None and changed_days(kind, model, every, since):
             raise Superseded(f"model {model}: {kind} of {every[0]} were written meanwhile")
         if add_to is not None and (table.version if table else -1) != add_to:
@@ -471,6 +472,16 @@ def publish(
         return _backend.publish(path(kind, model), table, [*kept, *files], every, marks=known, add=add)
 
     return _retried(commit)
+
+
+def _require_types(kind: Kind, model: str, table: Table | None, files: Iterable[Part]) -> None:
+    """Raises Superseded where a column of the parts has another type in the table: another run made it meanwhile."""
+    known = {} if table is None else {field.name: field.type for field in table.schema}
+    for field in {field for part in files for field in part.schema}:
+        if known.get(field.name, field.type) != field.type:
+            raise Superseded(
+                f"model {model}: {field.name!r} of {kind} is {known[field.name]} meanwhile, and not {field.type}"
+            )
 
 
 def _require_newest(kind: Kind, model: str, days: list[date], mark: int) -> None:

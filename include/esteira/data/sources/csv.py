@@ -306,6 +306,7 @@ class _How:
 def _how(path: str, head: bytes, source: CsvSource, spec: ModelSpec) -> _How:
     options: dict[str, Any] = {"sep": source.separator, "encoding": "ascii" if _is_ascii(source) else "utf-8"}
     options |= {"low_memory": False} if source.separator.isascii() else {"engine": "python"}
+    _require_no_surplus(path, head, source)
     once(pd.DataFrame(columns=_header(head, source)), path)  # read_csv would give the second one another name
     texts = [name for name, asked in spec.expect.items() if asked.type == "text"]
     keys = [name for name in spec.key if name not in texts]
@@ -357,7 +358,7 @@ def _joint(kinds: set[str], *, gaps: bool) -> str:
 
 def _parsed(path: str, text: IO[bytes], how: _How, spec: ModelSpec) -> pd.DataFrame:
     """The rows of a text."""
-    return _typed(path, pd.read_csv(text, **how.options), how, spec)
+    return _typed(pd.read_csv(text, **how.options), how, spec)
 
 
 def _parsed_by_batch(
@@ -369,12 +370,20 @@ def _parsed_by_batch(
     options = how.options | {"dtype": how.options["dtype"] | told}
     with pd.read_csv(text, chunksize=BATCH, **options) as chunks:
         for rows in chunks:
-            yield _typed(path, rows.assign(**{name: rows[name].astype(object) for name in truths}), how, spec)
+            yield _typed(rows.assign(**{name: rows[name].astype(object) for name in truths}), how, spec)
 
 
-def _typed(path: str, rows: pd.DataFrame, how: _How, spec: ModelSpec) -> pd.DataFrame:
-    if not isinstance(rows.index, pd.RangeIndex):  # read_csv takes the surplus for an index, and moves the names on
-        raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
+def _require_no_surplus(path: str, head: bytes, source: CsvSource) -> None:
+    """Refuse a first row with more fields than the header: read_csv takes the surplus for an index, and moves the names on."""
+    header, first = [*islice(_fields(io.BytesIO(head), source), 2), 0, 0][:2]
+    if first > header:
+        raise DataError(
+            f"{path}: its rows have more fields than its header has names ({first} and {header}), such as one after a last "
+            "separator; mend it, or deliver it again"
+        )
+
+
+def _typed(rows: pd.DataFrame, how: _How, spec: ModelSpec) -> pd.DataFrame:
     own = {name: _key(rows[name]) if name in how.keys else rows[name] for name in spec.key if name in rows.columns}
     own = {name: _without_empty(values) for name, values in own.items()}
     words = {name: _word(rows[name]) for name in how.plain if name in rows.columns}

@@ -182,7 +182,7 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
     numbers = [
         field.name for field in table.schema if pa.types.is_integer(field.type) or pa.types.is_decimal(field.type)
     ]
-    empty = [name for name in numbers if rows[name].isna().all()]
+    empty = [name for name in numbers if len(rows) and rows[name].isna().all()]
     return rows.astype(dict.fromkeys(empty, "float64")) if empty else rows
 
 

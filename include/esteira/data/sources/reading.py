@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from datetime import date, timedelta
 from typing import assert_never
 
+import numpy as np
 import pandas as pd
 
-from esteira.data.kinds import SHORT
+from esteira.data.kinds import EXACT, SHORT
 from esteira.data.sources.columns import named
 from esteira.data.sources.csv import CsvReader
 from esteira.data.sources.delta import DeltaReader
@@ -23,23 +24,29 @@ from esteira.spec import ModelSpec, canonical
 from esteira.spec.sources import CsvSource, DeltaSource, ParquetSource, PythonSource, Source, SqlSource
 
 
-def read(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
+def read(spec: ModelSpec, first: date, last: date, files: set[date] | None = None) -> pd.DataFrame:
     """The source's rows of the days `first` to `last`, both included, with their `event_time` and `day`.
 
     With them come rows of the day before, where the file named for `first` has any: that day may have been read without.
 
     A row whose time can't be read has no day of its own: it is kept under its file's day, or `first`, with an empty
     `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
-    both into quarantine. Raises DataError where the source lacks a column that the model needs, or can't be read.
+    both into quarantine. The days of the files that were read are added to `files`. Raises DataError where the source lacks a
+    column that the model needs, or can't be read.
     """
-    parts = [*_parts(spec, first, last)]
+    parts = [*_parts(spec, first, last, files=files)]
     if not parts:
         return pd.DataFrame({"event_time": pd.Series(dtype="datetime64[us]"), "day": pd.Series(dtype="datetime64[us]")})
     return _joined(parts)
 
 
 def batches(
-    spec: ModelSpec, first: date, last: date, share: Share = ALL, see: Callable[[pd.DataFrame], None] | None = None
+    spec: ModelSpec,
+    first: date,
+    last: date,
+    share: Share = ALL,
+    see: Callable[[pd.DataFrame], None] | None = None,
+    files: set[date] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows that read() gives, some at a time: BATCH at most, and all at once where there are no more than those.
 
@@ -47,18 +54,37 @@ def batches(
     whole, `see` is shown all rows.
     """
     yield from in_batches(
-        _parts(spec, first, last, share, see), BATCH, lambda rows, start: rows.iloc[start : start + BATCH], _joined
+        _parts(spec, first, last, share, see, files),
+        BATCH,
+        lambda rows, start: rows.iloc[start : start + BATCH],
+        _joined,
     )
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
+    if len(parts) == 1:
+        return parts[0].reset_index(drop=True)
+    rounded = set[Hashable]().union(*map(_beyond_floats, parts))  # where another part has floats
+    exact = [part.astype({name: object for name in rounded if name in part}) for part in parts] if rounded else parts
+    return pd.concat(exact, ignore_index=True)
+
+
+def _beyond_floats(rows: pd.DataFrame) -> set[Hashable]:
+    """The columns of whole numbers of which some have more digits than a float."""
+    whole = [name for name, kind in rows.dtypes.items() if isinstance(kind, np.dtype) and kind.kind in "iu"]
+    return {name for name in whole if len(rows) and max(-int(rows[name].min()), int(rows[name].max())) > EXACT}
 
 
 def _parts(
-    spec: ModelSpec, first: date, last: date, share: Share = ALL, see: Callable[[pd.DataFrame], None] | None = None
+    spec: ModelSpec,
+    first: date,
+    last: date,
+    share: Share = ALL,
+    see: Callable[[pd.DataFrame], None] | None = None,
+    files: set[date] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """What the source gives, each with its time, that is of the days."""
+    left_out: set[date | None] = set()
     whole = reader_of(spec.source, spec)
     reader = whole if share == ALL else whole.shared(share)
     offsets: dict[str, bool] = {}
@@ -71,9 +97,14 @@ def _parts(
                 timed = timed[_mine(spec, timed, share)]
         except DataError as error:
             require_beside(of[1], first, last, error)
+            left_out.add(of[1])
             continue
+        if files is not None and of[1] is not None:
+            files.add(of[1])
         if len(timed.columns):
             yield timed
+    if files is not None:
+        files -= left_out
 
 
 def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], first: date, last: date) -> pd.DataFrame:

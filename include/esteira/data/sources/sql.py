@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
+import numpy as np
 import pandas as pd
 
+from esteira.data.kinds import EXACT
 from esteira.data.sources.columns import plain
 from esteira.data.sources.errors import sentence
 from esteira.data.sources.reader import BATCH, Part, Reader
@@ -86,15 +89,30 @@ def _queried(engine: Any, source: SqlSource, where: str, first: date, last: date
         return
     try:
         bounds = {"first": first.isoformat(), "last": last.isoformat()}
-        yield from pd.read_sql(sqlalchemy.text(source.query), connection, params=bounds, chunksize=BATCH)
+        with connection.execute(sqlalchemy.text(source.query), bounds) as found:
+            names, rows = [*found.keys()], found.fetchmany(BATCH)
+            yield _framed(names, rows)
+            while rows := found.fetchmany(BATCH):
+                yield _framed(names, rows)
     except Exception as error:
-        inner = error.__cause__ if isinstance(error, pd.errors.DatabaseError) else None  # which is pandas' envelope
-        failure = _failed(inner if isinstance(inner, Exception) else error, source, where)
+        failure = _failed(error, source, where)
     finally:
         with suppress(Exception):  # it may say what it must not
             connection.close()
     if failure is not None:
         yield failure
+
+
+def _framed(names: list[str], rows: Sequence[Any]) -> pd.DataFrame:
+    """Rows as a frame; numbers with more digits than a float stay what they are where one is empty, or a decimal."""
+    made = pd.DataFrame.from_records([tuple(row) for row in rows], columns=names, coerce_float=True)
+    for at in range(len(names)):
+        values = made.iloc[:, at]
+        if values.dtype == "float64" and (values.abs() > EXACT).any():
+            given = [row[at] for row in rows]
+            if any(isinstance(value, int | Decimal) for value in given):
+                made.isetitem(at, np.array(given, dtype=object))
+    return made
 
 
 def _failed(error: Exception, source: SqlSource, where: str) -> DataError | OutOfReach:
