@@ -53,6 +53,9 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
     """
     if kind is None:
         kind = _suggested(values, key=key)
+    if kind is None and pd.api.types.is_datetime64_any_dtype(values):
+        rounded: pd.Series = values.dt.as_unit("us")  # finer than a table keeps it
+        return rounded
     if kind is None or (values.dtype == "datetime64[us]" and kind == NAMES["time"]):
         return values
     if key and pa.types.is_integer(kind) and not pd.api.types.is_numeric_dtype(values):
@@ -64,6 +67,11 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
     if pa.types.is_floating(kind):
         return _as_float(values, exact=not feature)
     return _cast(values, kind)
+
+
+def is_mixed(values: pd.Series) -> bool:
+    """Whether values are of no type that a table has, such as lists: they are kept as text."""
+    return values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "mixed"
 
 
 def is_text(kind: pa.DataType) -> bool:

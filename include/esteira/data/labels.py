@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from esteira.data import kinds
-from esteira.data.sources import batches, event_time, rows_of
+from esteira.data.sources import as_times, batches, event_time, rows_of
 from esteira.data.validating import typed
 from esteira.errors import DataError
 from esteira.spec import ModelSpec, canonical
@@ -57,7 +57,8 @@ def _own_rows(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     wanted, parts = {*spec.key, spec.target, kinds.SHORT, "event_time", "day"}, []
     for rows in batches(spec, first, last):
         _require_columns(spec, rows, spec.key)
-        of_its_day = (rows["event_time"].dt.normalize() == rows["day"]) & (rows["day"] >= pd.Timestamp(first))
+        asked = rows["day"].between(pd.Timestamp(first), pd.Timestamp(last))
+        of_its_day = (rows["event_time"].dt.normalize() == rows["day"]) & asked
         parts.append(rows.loc[of_its_day, [name for name in rows.columns if name in wanted]])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -77,15 +78,29 @@ def _with_day(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(day=event_time(spec, rows).dt.normalize())
 
 
-def like(values: pd.Series, wanted: pd.Series) -> pd.Series:
-    """`values` with the type of `wanted`, so that two sources' keys can be joined; what does not fit becomes empty."""
+def like(spec: ModelSpec, values: pd.Series, wanted: pd.Series) -> pd.Series:
+    """`values` of a column with the type of `wanted`, so that two sources' keys can be joined; what does not fit becomes empty.
+
+    Times are joined on the model's clock, and read by its `time.format` where they are of its time column.
+    """
     if pd.api.types.is_datetime64_any_dtype(wanted):
-        return pd.to_datetime(values, errors="coerce").astype(wanted.dtype)
+        return _on_one_clock(spec, as_times(spec, values), wanted).astype(wanted.dtype)
     if pd.api.types.is_integer_dtype(wanted):
         return kinds.fitted(values, pa.int64(), key=True)
     if pd.api.types.is_numeric_dtype(wanted):
         return kinds.as_number(values)
     return values.map(canonical, na_action="ignore").astype(wanted.dtype)
+
+
+def _on_one_clock(spec: ModelSpec, times: pd.Series, wanted: pd.Series) -> pd.Series:
+    """Times with a zone where the wanted ones have one, else as the model's clock shows them."""
+    if wanted.dt.tz is None:
+        return times if times.dt.tz is None else times.dt.tz_convert(spec.time.timezone).dt.tz_localize(None)
+    zoned = times
+    if times.dt.tz is None:
+        zoned = times.dt.tz_localize(spec.time.timezone, ambiguous="NaT", nonexistent="NaT")
+    converted: pd.Series = zoned.dt.tz_convert(wanted.dt.tz)
+    return converted
 
 
 def as_label(spec: ModelSpec, values: pd.Series) -> pd.Series:

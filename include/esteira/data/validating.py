@@ -324,4 +324,6 @@ def typed(spec: ModelSpec, name: str, values: pd.Series) -> pd.Series:
     """A column as the feature store keeps it: categories as text, numbers and booleans as float64, a key as it is."""
     if name in spec.features.categorical:
         return kinds.as_text(values)
-    return kinds.as_number(values) if name in spec.features.all else values
+    if name in spec.features.all:
+        return kinds.as_number(values)
+    return kinds.as_text(values) if kinds.is_mixed(values) else values  # lists, of which none can be told from another

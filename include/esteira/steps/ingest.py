@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
@@ -26,10 +26,18 @@ from esteira.text import counted, shown_days
 
 T = TypeVar("T")
 
-LATE = {"row": "str", "name": "str", "values": "str", "digest": "UInt64"}  # of a row of the day before
+LATE = {
+    "day": "datetime64[us]",
+    "row": "str",
+    "name": "str",
+    "values": "str",
+    "digest": "UInt64",
+}  # of a row of a day beside
 MANY = 50_000  # raw rows of a batch, from which on to write them again as features is worth avoiding
+BESIDE = {"late": timedelta(days=1), "early": timedelta(days=-1)}  # where rows that are late came from
 PASSES = 5  # over rows that turn out to be other than they looked
 TRIES = 5  # to publish days that others read meanwhile
+DIGITS = 15  # after the point, more than which pandas does not write
 TIMELESS = ("time", "short")  # the rules by which a row without a time is in quarantine
 
 log = logging.getLogger(__name__)
@@ -144,10 +152,11 @@ class Extraction:
         return data.batches(self.spec, min(self.days), max(self.days), share, see, self._files)
 
     def unread(self) -> frozenset[date]:
-        """Of the days, and the one after them: those whose own file was not read."""
+        """Of the days, the one before and the one after them: those whose own file was not read."""
         if not self.spec.source.is_by_day:
             return frozenset()
-        return frozenset(data.days(min(self.days), max(self.days) + timedelta(days=1))) - self._files
+        edges = min(self.days) - timedelta(days=1), max(self.days) + timedelta(days=1)
+        return frozenset(data.days(*edges)) - self._files
 
     def _see(self, rows: pd.DataFrame) -> None:
         self.digest = (self.digest + keys.total(rows)) % 2**64
@@ -156,7 +165,7 @@ class Extraction:
         """The rows as the raw table has them from now on; those that it can't take (no time, no key, a value that is not of its
         column's type) go to quarantine.
         """
-        late = rows["day"] < pd.Timestamp(min(self.days))
+        late = (rows["day"] < pd.Timestamp(min(self.days))) | (rows["day"] > pd.Timestamp(max(self.days)))
         if late.any():
             self._late.append(self._late_rows(rows[late]))
         own = rows["day"].isin(pd.to_datetime(self.days))
@@ -200,11 +209,11 @@ class Extraction:
         return (lambda: None) if taken is None else lambda: self.raw.add(taken, shared=shared)
 
     def late(self) -> pd.DataFrame:
-        """The rows of the day before; see _keep_late()."""
+        """The rows of the days before and after; see _keep_late()."""
         return joined_late(self._late)
 
     def _late_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows of the day before as text, and what tells whether they were read: the digest of the key, where it can be read."""
+        """Rows of the days before and after as text, and what tells whether they were read: the digest of the key, where it can be read."""
         good, _ = data.storable(self.spec, rows, self._kinds)
         typed = lake.shown(self.raw.typed(good), good).set_axis(good.index) if len(good) else good
         known = pd.Series(keys.digests(typed, [*self.spec.key]), good.index) if len(good) else pd.Series(dtype="uint64")
@@ -212,7 +221,13 @@ class Extraction:
         names = text.map(lambda row: json.dumps(_name(self.spec, json.loads(row))))
         values = _values(self.spec, typed).reindex(rows.index).fillna("")
         return pd.DataFrame(
-            {"row": text, "name": names, "values": values, "digest": known.astype("UInt64").reindex(rows.index)}
+            {
+                "day": rows["day"],
+                "row": text,
+                "name": names,
+                "values": values,
+                "digest": known.astype("UInt64").reindex(rows.index),
+            }
         )
 
 
@@ -325,7 +340,7 @@ def extract(spec: ModelSpec, days: list[date], when_gone: WhenGone = "refuse") -
         settled = settled_days(spec, days, taken.rows, taken.unread(), when_gone)
         try:
             given = taken.raw.done(), bad.staging.done(), taken.late(), taken.unread()
-            at = publish(spec, settled, *given, "extract", before=before, first=min(days))
+            at = publish(spec, settled, *given, "extract", before=before, span=(min(days), max(days)))
         except Superseded:
             continue
         if is_last(spec, settled, at, before):
@@ -340,16 +355,16 @@ def publish(
     raw: Iterable[Part],
     bad: Iterable[Part],
     late: pd.DataFrame,
-    unread: Container[date],
+    unread: Collection[date],
     *stages: str,
     before: Before,
-    first: date,
+    span: tuple[date, date],
 ) -> int:
     """Replace the raw rows of the days, and of these stages what is in quarantine; returns the version that the raw table has then.
 
     The raw table comes first: who has not read last is refused there, and changes nothing. Raises Superseded where another run has
     written the days' raw rows since they were read, or has found rows of them that came late: they are to be read again. The `late`
-    rows are of the day before `first`, the first one that was read; of a day after which one is `unread`, those that are known stay.
+    rows are of the days beside `span`, the first and the last one that were read; those known of these stay if the file that they came in is `unread`.
     """
     if not days:
         return lake.version("raw", spec.name)
@@ -360,8 +375,10 @@ def publish(
     version = lake.publish("raw", spec.name, files, days, since=before.raw)
     _publish_bad(spec, bad, days, *stages)
     _leave_once(spec, days)
-    _keep_late(spec, late, first)
-    known = _late(spec, [day for day in days if day + timedelta(days=1) not in unread], before.quarantine)
+    _keep_late(spec, late, *span)
+    known = _late(spec, days, before.quarantine)
+    came_in = known["day"] + known["rule"].map(BESIDE)
+    known = known[~came_in.isin(pd.to_datetime([*unread]))]
     if len(known):  # now they are read
         rows = known["row"]
         lake.publish(
@@ -390,13 +407,14 @@ def late_since(spec: ModelSpec, days: list[date], before: Before) -> bool:
 def _late(spec: ModelSpec, days: list[date], at: int | None = None) -> pd.DataFrame:
     """The rows that came late and were put aside; at a version of quarantine those that were known then."""
     if not days or (at is not None and at < 0):
-        return pd.DataFrame(columns=["day", "row"])
-    rows = lake.read("quarantine", spec.name, columns=["day", "row"], at=at, stage="late", day=(min(days), max(days)))
+        return pd.DataFrame(columns=["day", "row", "rule"])
+    columns = ["day", "row", "rule"]
+    rows = lake.read("quarantine", spec.name, columns=columns, at=at, stage="late", day=(min(days), max(days)))
     return rows[rows["day"].isin(pd.to_datetime(days))]
 
 
 def joined_late(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of the day before of all parts; of the same types where there is none."""
+    """Rows of the days beside of all parts; of the same types where there is none."""
     return pd.concat([pd.DataFrame(columns=[*LATE]).astype(LATE), *parts], ignore_index=True).astype(LATE)
 
 
@@ -446,43 +464,46 @@ def _span(days: list[date]) -> str:
     return f"{min(days)}" if len(days) == 1 else f"{counted(len(days), 'day')}, {min(days)} to {max(days)}"
 
 
-def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date) -> None:
-    """Put rows of the day before, that its own run has not seen, into its quarantine, for nothing else would tell of them.
+def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date, last: date) -> None:
+    """Put rows of the days beside, that their own runs have not seen, into their quarantine, for nothing else would tell of them.
 
-    A run of that day that has read it, and not published it yet, finds them there, and reads it again.
+    A run of such a day that has read it, and not published it yet, finds them there, and reads it again.
     """
-    before = first - timedelta(days=1)
-    for _ in range(TRIES):
-        at = lake.version("raw", spec.name)
-        _put_late(spec, late, before, first)
-        if lake.untouched("raw", spec.name, [before], at):  # else that day's run has read some of them meanwhile
-            return
-    raise overtaken(spec, [before])
+    for rule, file, day in (("late", first, first - timedelta(days=1)), ("early", last, last + timedelta(days=1))):
+        rows = late[late["day"] == pd.Timestamp(day)]
+        for _ in range(TRIES):
+            at = lake.version("raw", spec.name)
+            _put_late(spec, rows, day, file, rule)
+            if lake.untouched("raw", spec.name, [day], at):  # else that day's run has read some of them meanwhile
+                break
+        else:
+            raise overtaken(spec, [day])
 
 
-def _put_late(spec: ModelSpec, late: pd.DataFrame, before: date, first: date) -> None:
-    is_run = not lake.missing_days("raw", spec.name, [before])
-    if not is_run and before < min(lake.days_of("raw", spec.name), default=first):  # before all that was ever read
+def _put_late(spec: ModelSpec, late: pd.DataFrame, day: date, file: date, rule: str) -> None:
+    is_run = not lake.missing_days("raw", spec.name, [day])
+    if not is_run and (rule == "early" or day < min(lake.days_of("raw", spec.name), default=file)):
+        return  # its own run reads it, or it is before all that was ever read
+    had = lake.read("quarantine", spec.name, columns=["row", "stage", "rule"], day=day)
+    if late.empty and not (len(had) and (had["rule"] == rule).any()):
         return
-    had = lake.read("quarantine", spec.name, columns=["row", "stage"], day=before)
-    if late.empty and not (len(had) and (had["stage"] == "late").any()):
-        return
-    missed = late[~late["values"].isin(_read_already(spec, late, before)).to_numpy() | late["digest"].isna().to_numpy()]
+    missed = late[~late["values"].isin(_read_already(spec, late, day)).to_numpy() | late["digest"].isna().to_numpy()]
     if len(had) and len(missed):
         others = {json.dumps(_name(spec, json.loads(row))) for row in had.loc[had["stage"] != "late", "row"]}
         missed = missed[~missed["name"].isin(others)]
-    command = f"esteira requeue {spec.name} --day {before}"
+    command = f"esteira requeue {spec.name} --day {day}"
     if len(missed) and is_run:
         log.warning(
             "model %s: %s of %s came after it was run; `%s` reads what is late",
             spec.name,
             counted(len(missed), "row"),
-            before,
+            day,
             command,
         )
-    when = f", after {before} was run; `{command}` reads it" if is_run else f"; the run of {before} reads it"
-    reason = f"came in the file of {first}{when}"
-    _put(spec, missed[["row"]].assign(day=pd.Timestamp(before), rule="late", reason=reason), [before], "late")
+    when = f", after {day} was run; `{command}` reads it" if is_run else f"; the run of {day} reads it"
+    rows = missed[["row"]].assign(day=pd.Timestamp(day), rule=rule, reason=f"came in the file of {file}{when}")
+    rows = rows.assign(stage="late", found_at=pd.Timestamp(lake.clock()))
+    lake.replace_days("quarantine", spec.name, rows if len(rows) else pd.DataFrame(), [day], stage="late", rule=rule)
 
 
 def _read_already(spec: ModelSpec, late: pd.DataFrame, day: date) -> set[str]:
@@ -615,7 +636,7 @@ def _put(spec: ModelSpec, rows: pd.DataFrame, days: list[date], stage: str) -> N
 
 
 def _as_json(rows: pd.DataFrame) -> pd.Series:
-    """Each row, as it came, as JSON text; an infinite number as a word, for JSON has none."""
+    """Each row, as it came, to the last digit, as JSON text; an infinite number as a word, for JSON has none."""
     own = data.writable(rows.drop(columns=["rule", "reason", "day"], errors="ignore"), rows.columns)
     infinite = {
         name: own[name].astype(object).where(~np.isinf(own[name]), own[name].astype("str"))
@@ -623,9 +644,16 @@ def _as_json(rows: pd.DataFrame) -> pd.Series:
         if pd.api.types.is_float_dtype(own[name]) and np.isinf(own[name]).any()
     }
     text = own.assign(**infinite).to_json(
-        orient="records", lines=True, date_format="iso", date_unit="us", default_handler=str
+        orient="records", lines=True, date_format="iso", date_unit="us", default_handler=str, double_precision=DIGITS
     )
-    return pd.Series([line for line in text.split("\n") if line], index=rows.index, dtype="str")
+    lines = [line for line in text.split("\n") if line]
+    numbers = own[[name for name in own.columns if name not in infinite and pd.api.types.is_float_dtype(own[name])]]
+    with np.errstate(over="ignore"):  # of what has no digit after the point
+        rounded = (numbers.notna() & (numbers.round(DIGITS) != numbers)).to_numpy(dtype=bool)
+    for at in np.flatnonzero(rounded.any(axis=1)).tolist():
+        exact = {name: float(values.iloc[at]) for name, values in numbers.loc[:, rounded[at]].items()}
+        lines[at] = json.dumps({**json.loads(lines[at]), **exact}, ensure_ascii=False)
+    return pd.Series(lines, index=rows.index, dtype="str")
 
 
 def features(spec: ModelSpec, days: list[date]) -> int:

@@ -179,7 +179,7 @@ def _found_labels(spec: ModelSpec, days: list[date], known: pd.DataFrame) -> pd.
     """The source's labels of the days, one for each key, with the types of the feature rows' keys."""
     found = data.read_labels(spec, days[0], days[-1])
     shared = [name for name in found.columns if name not in ("label", "disputed", data.SHORT)]
-    found = found.assign(**{name: data.like(found[name], known[name]) for name in shared}).dropna(subset=shared)
+    found = found.assign(**{name: data.like(spec, found[name], known[name]) for name in shared}).dropna(subset=shared)
     found = found.drop_duplicates([*shared, "label"])  # keys that were written differently may be one
     found = found.assign(disputed=found["disputed"].astype(bool) | found.duplicated(shared, keep=False))
     return found.drop_duplicates(shared)

@@ -29,8 +29,8 @@ NAMES = ("json", "late", "seen")  # of its files; the first is written last, and
 class Staged:
     """What a pass over a source's rows of some days has written, for nobody to see before it is published.
 
-    `rows` is how many the source had of each day, `read` how many of them all, `unread` are the days (and the one after them) whose
-    own file was not there; `late` are rows of the day before; `seen` are digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` tells one state of the source from another,
+    `rows` is how many the source had of each day, `read` how many of them all, `unread` are the days, and those beside them, whose
+    own file was not there; `late` are rows of the days beside; `seen` are digests of the keys, of a share of the days only. `mark` is the model.yaml's, `source` tells one state of the source from another,
     of a share only; `before` is what there was of the days when the reading began.
     """
 

@@ -177,7 +177,7 @@ def _publish(spec: ModelSpec, days: list[date], run: str, staged: Sequence[Stage
         stages, before = ("extract", "rows"), whole.before
         try:
             given = parts["raw"], parts["quarantine"], whole.late, whole.unread
-            at = ingest.publish(spec, settled, *given, *stages, before=before, first=min(days))
+            at = ingest.publish(spec, settled, *given, *stages, before=before, span=(min(days), max(days)))
             _require_fit(spec, days, at, before)
             features = lake.publish("features", spec.name, parts["features"], days, mark=ingest.features_mark(spec))
         except Superseded:
@@ -233,6 +233,9 @@ def leave(spec: ModelSpec, days: list[date], run: str, share: Share, asked: Requ
     handover.remove(spec.name, run, _published(days))
     for name, content in staging.to_files(staged).items():
         handover.leave(spec.name, run, _file(days, share.number, share.of, name), content)
+    handover.remove(
+        spec.name, run, _published(days)
+    )  # a task that is taken for dead may have said so meanwhile, of others
     return staged.read
 
 
@@ -250,6 +253,7 @@ def publish_left(
     """
     if not days:
         return quality.accounted(spec, days)
+    told = [handover.found(spec.name, run, _file(days, number, of, staging.NAMES[0])) for number in range(of)]
     left = [each for number in range(of) if (each := _left(spec, days, run, number, of)) is not None]
     if len(left) < of:
         if _is_published(spec, days, run):  # by this task's try before, or by one that is taken for dead
@@ -264,15 +268,22 @@ def publish_left(
             shown_days(days),
         )
         left = [stage(spec, days, run, asked)]
-    names = [_file(days, number, of, name) for number in range(of) for name in staging.NAMES]
     try:
         said, at = _publish(spec, days, run, left, asked)
     except DataError:
-        handover.remove(spec.name, run, *names)
+        _remove(spec, days, run, told)
         raise
     handover.leave(spec.name, run, _published(days), b"%d" % at)
-    handover.remove(spec.name, run, *names)
+    _remove(spec, days, run, told)
     return said
+
+
+def _remove(spec: ModelSpec, days: list[date], run: str, told: Sequence[bytes | None]) -> None:
+    """Remove what the shares have left of the days, but for what is not as it was told: of a task that was tried again since."""
+    for number, known in enumerate(told):
+        first, *names = [_file(days, number, len(told), name) for name in staging.NAMES]
+        if handover.found(spec.name, run, first) in (known, None):
+            handover.remove(spec.name, run, first, *names)
 
 
 def _left(spec: ModelSpec, days: list[date], run: str, number: int, of: int) -> Staged | None:

@@ -22,6 +22,7 @@ from esteira.store.measurements import Drift, Measured
 from esteira.store.schemas import Kind
 from esteira.text import counted, ranges, said
 from esteira.views import life
+from esteira.views.rows import put_aside
 
 WEEKS = 8  # of windows that a list shows
 KINDS: tuple[Kind, ...] = ("ledger", "metrics", "predictions", "served", "features", "quarantine", "raw", "labels")
@@ -303,6 +304,6 @@ def _none_of_these(known: State, trend: tuple[Measured, ...]) -> Finding:
 
 
 def _quarantined(spec: ModelSpec, days: list[date]) -> float | None:
-    bad, rows = lake.sizes("quarantine", spec.name), lake.sizes("raw", spec.name)
-    every = sum(rows[day][0] for day in days if day in rows)
-    return sum(bad[day][0] for day in days if day in bad) / every if every else None
+    bad = put_aside(spec, days)
+    every = lake.count("raw", spec.name, days) + bad["extract"] + bad["late"]  # which are not in raw
+    return bad.total() / every if every else None

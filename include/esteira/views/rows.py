@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, get_args
@@ -54,6 +55,15 @@ def quarantine(spec: ModelSpec, first: date, last: date) -> tuple[Quarantined, .
         for (stage, rule, reason), part in rows.groupby(["stage", "rule", "reason"])
     ]
     return tuple(sorted(found, key=lambda each: -each.rows))
+
+
+def put_aside(spec: ModelSpec, days: Sequence[date]) -> Counter[str]:
+    """How many rows of the days are in quarantine, by the stage that put them there, labels left out."""
+    held = {day for day, (rows, _) in lake.sizes("quarantine", spec.name).items() if rows} & {*days}
+    if not held:
+        return Counter()
+    rows = lake.read("quarantine", spec.name, columns=["day", "stage"], day=(min(held), max(held)))
+    return Counter(rows.loc[rows["day"].isin(pd.to_datetime(sorted(held))) & (rows["stage"] != "labels"), "stage"])
 
 
 @dataclass(frozen=True)

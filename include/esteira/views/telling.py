@@ -12,6 +12,7 @@ from esteira.spec import ModelSpec
 from esteira.store import lake, ledger
 from esteira.text import better_by, counted
 from esteira.views.checks import Check, check
+from esteira.views.rows import put_aside
 
 LONGEST = 200  # characters of a note
 ENDED = {
@@ -63,8 +64,7 @@ def _metric(spec: ModelSpec, found: Check) -> str:
 def score_title(spec: ModelSpec, days: list[date]) -> str:
     """What was scored, in one short sentence: `score 2026-03-01: 240 rows by version 4, 2 in quarantine`."""
     span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    sizes, bad = lake.sizes("predictions", spec.name), lake.sizes("quarantine", spec.name)
-    rows, left = (sum(each[day][0] for day in days if day in each) for each in (sizes, bad))
+    rows, left = lake.count("predictions", spec.name, days), put_aside(spec, days).total()
     held = sorted(set(ledger.held(spec, ledger.state(spec), days).values()))
     by = f" by {' and '.join(map(named, held))}" if held else ""
     lacking = len(lake.unwritten_days("predictions", spec.name, days)) if len(days) > 1 else 0

@@ -187,8 +187,10 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _showable(table: pa.Table) -> pa.Table:
-    """The table; dates of years that Python has none of are text, for one of them would fail the others."""
+    """The table; dates of years that Python has none of are text, for one of them would fail the others; halves of floats are floats."""
     for index, field in enumerate(table.schema):
+        if pa.types.is_float16(field.type):  # which no Delta table has
+            table = table.set_column(index, field.name, table.column(index).cast(pa.float32()))
         if not pa.types.is_date(field.type):
             continue
         edges = pc.min_max(table.column(index).cast(pa.int64() if pa.types.is_date64(field.type) else pa.int32()))

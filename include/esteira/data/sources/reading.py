@@ -27,7 +27,8 @@ from esteira.spec.sources import CsvSource, DeltaSource, ParquetSource, PythonSo
 def read(spec: ModelSpec, first: date, last: date, files: set[date] | None = None) -> pd.DataFrame:
     """The source's rows of the days `first` to `last`, both included, with their `event_time` and `day`.
 
-    With them come rows of the day before, where the file named for `first` has any: that day may have been read without.
+    With them come rows of the day before, where the file named for `first` has any, and of the day after, where that of `last` has:
+    those days may have been read without.
 
     A row whose time can't be read has no day of its own: it is kept under its file's day, or `first`, with an empty
     `event_time`; one of a file named for a day, whose time is far from that day, is kept under the file's. Validation puts
@@ -126,8 +127,9 @@ def _timed(spec: ModelSpec, rows: pd.DataFrame, of: tuple[str, date | None], fir
         own = first <= file_day <= last
         far = (event_days - pd.Timestamp(file_day)).abs() > pd.Timedelta(days=1)
         event_days = event_days.mask(far, pd.Timestamp(file_day)).fillna(pd.Timestamp(file_day))
-        early = (file_day == first) & (event_days == pd.Timestamp(first - timedelta(days=1)))
-        wanted = ((wanted | early) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
+        edges = [(first, first - timedelta(days=1)), (last, last + timedelta(days=1))]
+        beside = event_days.isin(pd.to_datetime([day for edge, day in edges if edge == file_day]))
+        wanted = ((wanted | beside) & ~(far | moments.isna())) | ((far | moments.isna()) & own)
     chosen = rows if wanted.all() else rows.loc[wanted]
     times = pd.DataFrame({"event_time": moments, "day": event_days.fillna(pd.Timestamp(first))}).loc[chosen.index]
     own_names = [name for name in times.columns if name in rows.columns]

@@ -23,7 +23,7 @@ def days(first: date, last: date) -> list[date]:
 
 def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
     """When each row happened, as clock time in the model's time zone; NaT where it can't be read, or no clock holds it."""
-    moments = _parsed(spec, rows[spec.time.column])
+    moments = _parsed(spec, rows[spec.time.column], spec.time.format)
     if moments.dt.tz is not None:
         moments = _held(moments.dt.tz_convert("UTC")).dt.tz_convert(spec.time.timezone).dt.tz_localize(None)
     moments = _held(moments)
@@ -33,8 +33,13 @@ def event_time(spec: ModelSpec, rows: pd.DataFrame) -> pd.Series:
     return moments.astype("datetime64[us]")
 
 
-def _parsed(spec: ModelSpec, given: pd.Series) -> pd.Series:
-    form = spec.time.format or "ISO8601"
+def as_times(spec: ModelSpec, given: pd.Series) -> pd.Series:
+    """Times of a column, with a zone where they have an offset; NaT where one can't be read."""
+    return _parsed(spec, given, spec.time.format if given.name == spec.time.column else None)
+
+
+def _parsed(spec: ModelSpec, given: pd.Series, form: str | None) -> pd.Series:
+    form = form or "ISO8601"
     if given.dtype == object:  # a file's dates among text: each as it is written
         given = given.map(str, na_action="ignore")
     has_times = pd.api.types.is_datetime64_any_dtype(given)  # among these none is looked for that is there twice
@@ -44,9 +49,9 @@ def _parsed(spec: ModelSpec, given: pd.Series) -> pd.Series:
         moments = pd.to_datetime(given, format=form, errors="coerce", utc=True)
     zoned = moments.isna() | given.astype("str").str.contains(OFFSET).fillna(False).astype(bool)
     if not zoned.all():
-        example = masked(spec, given[~zoned].head(1).to_frame())[spec.time.column].iloc[0]
+        example = masked(spec, given[~zoned].head(1).to_frame())[given.name].iloc[0]
         raise DataError(
-            f"model {spec.name}: {zoned.sum()} of {len(zoned)} times in {spec.time.column!r} have an offset and the others "
+            f"model {spec.name}: {zoned.sum()} of {len(zoned)} times in {given.name!r} have an offset and the others "
             f"have none, such as {example!r}; mend the source so that all or none have one"
         )
     return moments
