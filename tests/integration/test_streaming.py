@@ -299,10 +299,10 @@ def test_late_rows_that_their_own_day_reads_meanwhile_are_not_put_aside(given, m
     rows.to_parquet(spec.folder / f"{following}.parquet", row_group_size=100, index=False)
     real = ingest._put
 
-    def meanwhile(*args: Any) -> None:
+    def meanwhile(*args: Any, **of: str) -> None:
         monkeypatch.setattr(ingest, "_put", real)
         steps.score_from_source(spec, [DAY], "first")
-        real(*args)
+        real(*args, **of)
 
     monkeypatch.setattr(ingest, "_put", meanwhile)
     steps.score_from_source(spec, [following], "second")

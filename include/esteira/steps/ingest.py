@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
 from itertools import chain, groupby, islice
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -377,12 +377,15 @@ def publish(
     _leave_once(spec, days)
     _keep_late(spec, late, *span)
     known = _late(spec, days, before.quarantine)
-    came_in = known["day"] + known["rule"].map(BESIDE)
-    known = known[~came_in.isin(pd.to_datetime([*unread]))]
-    if len(known):  # now they are read
-        rows = known["row"]
+    came_in = (moment.date() + BESIDE[rule] for moment, rule in zip(known["day"], known["rule"], strict=True))
+    now_read = known.loc[[day not in unread for day in came_in], "row"]
+    if len(now_read):
         lake.publish(
-            "quarantine", spec.name, [], days, keep=lambda had: had[(had["stage"] != "late") | ~had["row"].isin(rows)]
+            "quarantine",
+            spec.name,
+            [],
+            days,
+            keep=lambda had: had[(had["stage"] != "late") | ~had["row"].isin(now_read)],
         )
     return version
 
@@ -410,7 +413,7 @@ def _late(spec: ModelSpec, days: list[date], at: int | None = None) -> pd.DataFr
         return pd.DataFrame(columns=["day", "row", "rule"])
     columns = ["day", "row", "rule"]
     rows = lake.read("quarantine", spec.name, columns=columns, at=at, stage="late", day=(min(days), max(days)))
-    return rows[rows["day"].isin(pd.to_datetime(days))]
+    return rows[rows["day"].isin(pd.to_datetime(days))].reindex(columns=columns)  # one that is empty may have none
 
 
 def joined_late(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -502,8 +505,7 @@ def _put_late(spec: ModelSpec, late: pd.DataFrame, day: date, file: date, rule: 
         )
     when = f", after {day} was run; `{command}` reads it" if is_run else f"; the run of {day} reads it"
     rows = missed[["row"]].assign(day=pd.Timestamp(day), rule=rule, reason=f"came in the file of {file}{when}")
-    rows = rows.assign(stage="late", found_at=pd.Timestamp(lake.clock()))
-    lake.replace_days("quarantine", spec.name, rows if len(rows) else pd.DataFrame(), [day], stage="late", rule=rule)
+    _put(spec, rows, [day], stage="late", rule=rule)
 
 
 def _read_already(spec: ModelSpec, late: pd.DataFrame, day: date) -> set[str]:
@@ -621,18 +623,19 @@ def _of_one_reading(spec: ModelSpec, days: list[date], once: Callable[[], int]) 
 
 def quarantine(spec: ModelSpec, bad: pd.DataFrame, days: list[date], stage: str) -> None:
     """Put the days' bad rows of a stage into quarantine, whole, as JSON: whatever their types are, nothing of them is lost."""
-    _put(spec, bad if bad.empty else bad[["day", "rule", "reason"]].assign(row=_as_json(bad)), days, stage)
+    _put(spec, bad if bad.empty else bad[["day", "rule", "reason"]].assign(row=_as_json(bad)), days, stage=stage)
 
 
-def _put(spec: ModelSpec, rows: pd.DataFrame, days: list[date], stage: str) -> None:
+def _put(spec: ModelSpec, rows: pd.DataFrame, days: list[date], **of: Any) -> None:
+    """Put rows into quarantine in place of those that it has of a stage, or of a stage and a rule."""
     if rows.empty:
-        had = lake.read("quarantine", spec.name, columns=["day", "stage"], day=(min(days), max(days)))
-        if had.empty or not (had["stage"] == stage).any():
+        had = lake.read("quarantine", spec.name, columns=["day", *of], day=(min(days), max(days)))
+        if had.empty or not (had[[*of]] == pd.Series(of)).all(axis=1).any():
             return
         rows = pd.DataFrame()
     else:
-        rows = rows[["day", "rule", "reason", "row"]].assign(stage=stage, found_at=pd.Timestamp(lake.clock()))
-    lake.replace_days("quarantine", spec.name, rows, days, stage=stage)
+        rows = rows[["day", "rule", "reason", "row"]].assign(found_at=pd.Timestamp(lake.clock()), **of)
+    lake.replace_days("quarantine", spec.name, rows, days, **of)
 
 
 def _as_json(rows: pd.DataFrame) -> pd.Series:
