@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from esteira import data, steps, views
 from esteira.__main__ import app
@@ -13,7 +14,7 @@ from esteira.errors import Damaged, EsteiraError, OutOfReach
 from esteira.lifecycle.events import run_key
 from esteira.lifecycle.policy import Decision, Verdict
 from esteira.spec import ModelSpec
-from esteira.steps import rollbacks
+from esteira.steps import ingest, rollbacks
 from esteira.steps.rollbacks import Asked
 from esteira.store import lake, measurements, opened
 from esteira.store.schemas import Kind
@@ -138,6 +139,18 @@ def test_the_share_in_quarantine_is_of_the_days_last_scored(trained, monkeypatch
     found = views.health(spec, evening(FIRST))
     assert found.quarantined == pytest.approx(0.25)
     assert found.rows == 54
+
+
+def test_labels_in_quarantine_are_no_rows_that_were_put_aside(trained) -> None:
+    spec = trained()
+    score_days(spec, [FIRST])
+    bad = pd.DataFrame({"day": pd.Timestamp(FIRST), "rule": "label", "reason": "no number", "site": ["A"] * 30})
+    ingest.quarantine(spec, bad, [FIRST], "labels")
+    assert views.health(spec, evening(FIRST)).quarantined == 0
+    assert views.score_title(spec, [FIRST]) == f"score {FIRST}: 72 rows by version 1"
+    ingest.quarantine(spec, bad.head(8).assign(rule="time"), [FIRST], "extract")
+    assert views.health(spec, evening(FIRST)).quarantined == 8 / 80
+    assert views.score_title(spec, [FIRST]) == f"score {FIRST}: 72 rows by version 1, 8 in quarantine"
 
 
 def test_a_run_is_told_in_words(promoted: tuple[ModelSpec, date]) -> None:

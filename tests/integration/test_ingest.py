@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -135,3 +136,13 @@ def test_nonsense_of_a_features_py_is_a_sentence(home: Path, tmp_path: Path, cod
     steps.extract(spec, [FIRST])
     with pytest.raises(DataError, match=says):
         steps.validate(spec, [FIRST])
+
+
+def test_a_row_in_quarantine_has_all_of_its_digits(trained) -> None:
+    spec = trained()
+    heats = [1.5e-12, 0.12345678901234566, 1e-300, 1e300, 2.5, float("nan")]
+    bad = pd.DataFrame({"day": pd.Timestamp(FIRST), "rule": "x", "reason": "y", "site": "Ä/", "heat": heats})
+    ingest.quarantine(spec, bad, [FIRST], "rows")
+    kept = [json.loads(row) for row in lake.read("quarantine", spec.name, day=FIRST)["row"]]
+    assert [row["heat"] for row in kept] == [*heats[:-1], None]
+    assert {row["site"] for row in kept} == {"Ä/"}

@@ -102,6 +102,41 @@ def test_labels_of_another_source_meet_their_rows(home: Path, tmp_path: Path) ->
     assert len(lake.read("labels", spec.name)) == 28 * 72
 
 
+@pytest.mark.parametrize(
+    ("written", "time"),
+    [
+        ("%d/%m/%Y %H:%M", ', format: "%d/%m/%Y %H:%M"'),
+        ("%Y-%m-%dT%H:%M:%SZ", ""),
+        ("%Y-%m-%dT%H:%M:%S+01:00", ", timezone: Europe/Berlin"),
+        ("%Y-%m-%dT%H:%M:%S", ""),
+    ],
+)
+@pytest.mark.parametrize("is_zoned", [False, True])
+def test_labels_meet_their_rows_on_the_models_clock(
+    home: Path, tmp_path: Path, written: str, time: str, is_zoned: bool
+) -> None:
+    """Times that are written otherwise, with an offset or without, beside rows whose times are times."""
+    day = date(2026, 2, 3)
+    at = pd.Timestamp(day) + pd.to_timedelta(range(6), unit="h")
+    zone = "Europe/Berlin" if "Berlin" in time else "UTC"
+    rows = pd.DataFrame({"site": "A", "at": at, "hour": 1, "heat": 2.0, "open": True})
+    source = tmp_path / "rows"
+    source.mkdir()
+    (rows.assign(at=at.tz_localize(zone)) if is_zoned else rows).to_parquet(source / f"{day}.parquet", index=False)
+    labels = pd.DataFrame({"site": "A", "at": at.strftime(written), "amount": 7.0})
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    yaml = models.YAML.replace(
+        "{{kind: python, function: source.read}}", f'{{{{kind: parquet, path: "{source}/{{{{day}}}}.parquet"}}}}'
+    ).replace("{{column: at}}", f"{{{{column: at{time}}}}}")
+    spec = models.write(
+        tmp_path / "models", yaml=yaml + f"labels: {{{{source: {{{{kind: csv, path: {tmp_path}/labels.csv}}}}}}}}\n"
+    )
+    steps.extract(spec, [day])
+    steps.features(spec, [day])
+    labelling.store(spec, day, day + timedelta(days=3))
+    assert len(lake.read("labels", spec.name, day=day)) == 6
+
+
 def test_a_column_that_begins_with_whole_numbers_takes_fractions_later(
     trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

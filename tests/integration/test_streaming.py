@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -503,6 +504,124 @@ def test_a_source_that_changes_between_two_shares_is_read_again_as_a_whole(given
     steps.leave(spec, [DAY], "run", data.Share(1, 2))
     assert steps.publish_left(spec, [DAY], "run", 2) == "450 rows read = 450 published + 0 in quarantine"
     assert "can't be published as it is" in caplog.text
+
+
+def test_a_source_that_is_replaced_while_a_share_reads_it_is_read_again(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at its state and the reading: else rows of two deliveries would pass for one."""
+    spec = given(day_of_rows())
+    new = day_of_rows(seed=1).assign(heat=30.0)
+    steps.leave(spec, [DAY], "run", data.Share(0, 2))
+    real = streaming._state
+
+    def meanwhile(*args: Any) -> str:
+        monkeypatch.setattr(streaming, "_state", real)
+        found = real(*args)
+        new.to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+        return found
+
+    monkeypatch.setattr(streaming, "_state", meanwhile)
+    steps.leave(spec, [DAY], "run", data.Share(1, 2))
+    assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 900 published + 0 in quarantine"
+    assert set(lake.read("raw", spec.name, day=DAY)["heat"]) == {30.0}
+
+
+def test_a_key_in_two_shares_is_found_where_one_of_them_has_another_twice(given) -> None:
+    rows = day_of_rows()
+    rows.loc[250, ["site", "at"]] = rows.loc[10, ["site", "at"]]  # in the first share, in two of its batches
+    rows.loc[350, ["site", "at"]] = rows.loc[20, ["site", "at"]]  # one in each
+    spec = given(rows)
+    for number in range(2):
+        steps.leave(spec, [DAY], "run", data.Share(number, 2))
+    assert steps.publish_left(spec, [DAY], "run", 2) == "900 rows read = 898 published + 2 in quarantine"
+    served = lake.read("served", spec.name, day=DAY)
+    assert not served.duplicated(["site", "at"]).any()
+
+
+def test_keys_that_come_twice_in_a_second_answer_only_are_found(given) -> None:
+    spec = given(day_of_rows())
+    (spec.folder / "changing.py").write_text(
+        f"""import pandas as pd
+from pathlib import Path
+
+def read(first, last):
+    rows, place = pd.read_parquet('{spec.folder}/{DAY}.parquet'), Path('{spec.folder}/answers')
+    answers = len(place.read_text()) if place.exists() else 0
+    place.write_text('.' * (answers + 1))
+    for number, twin in [(850, 5), *([(851, 6), (852, 7)] if answers else [])]:
+        rows.loc[number, ['site', 'at']] = rows.loc[twin, ['site', 'at']]
+    yield rows
+"""
+    )
+    yaml = spec.folder / "model.yaml"
+    yaml.write_text(
+        yaml.read_text().replace("{kind: parquet, path: '{day}.parquet'}", "{kind: python, function: changing.read}")
+    )
+    said = steps.score_from_source(load(yaml), [DAY], "run")
+    assert said == "900 rows read = 897 published + 3 in quarantine"
+
+
+@pytest.mark.parametrize("step", [steps.validate, steps.features])
+def test_what_a_training_makes_of_raw_rows_is_of_the_last_reading(
+    given, step: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = given(spoilt(day_of_rows()))
+    steps.extract(spec, [DAY])
+    real = lake.publish
+
+    def meanwhile(kind: lake.Kind, *args: Any, **options: Any) -> int:
+        monkeypatch.setattr(lake, "publish", real)
+        day_of_rows().head(400).to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+        steps.score_from_source(spec, [DAY], "run")
+        return real(kind, *args, **options)
+
+    monkeypatch.setattr(lake, "publish", meanwhile)
+    step(spec, [DAY])
+    assert steps.accounted(spec, [DAY]) == "400 rows read = 400 published + 0 in quarantine"
+    assert len(lake.read("features", spec.name, day=DAY)) == 400
+
+
+@pytest.mark.parametrize("other", ["summer", 3.5])
+def test_days_that_meet_with_a_new_column_leave_one_type(given, monkeypatch: pytest.MonkeyPatch, other: object) -> None:
+    following = DAY + timedelta(days=1)
+    spec = given(day_of_rows())
+    for day, value in ((DAY, 3), (following, other)):
+        rows = day_of_rows(day).assign(promo=value)
+        rows.to_parquet(spec.folder / f"{day}.parquet", row_group_size=100, index=False)
+    (spec.folder / "features.py").write_text("def build(rows):\n    return rows\n")
+    spec = load(spec.folder / "model.yaml")
+    real = ingest.publish
+
+    def meanwhile(*args: Any, **options: Any) -> int:
+        monkeypatch.setattr(ingest, "publish", real)
+        steps.score_from_source(spec, [DAY], "first")
+        return real(*args, **options)
+
+    monkeypatch.setattr(ingest, "publish", meanwhile)
+    # as where one comes after the other
+    refused = pytest.raises(DataError, match="'promo' is not a number") if other == "summer" else nullcontext()
+    with refused:
+        steps.score_from_source(spec, [following], "second")
+    assert len(lake.read("raw", spec.name)) >= 900
+    assert lake.types("raw", spec.name)["promo"] == "double"
+
+
+def test_a_publish_that_is_taken_for_dead_removes_nothing_that_was_left_since(
+    given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = given(day_of_rows())
+    steps.leave(spec, [DAY], "run", data.ALL)
+    real = handover.leave
+
+    def meanwhile(model: str, run: str, name: str, content: bytes) -> None:
+        monkeypatch.setattr(handover, "leave", real)
+        day_of_rows().assign(heat=30.0).to_parquet(spec.folder / f"{DAY}.parquet", row_group_size=100, index=False)
+        steps.leave(spec, [DAY], "run", data.ALL)
+        real(model, run, name, content)
+
+    monkeypatch.setattr(handover, "leave", meanwhile)
+    steps.publish_left(spec, [DAY], "run", 1)
+    steps.publish_left(spec, [DAY], "run", 1)
+    assert set(lake.read("raw", spec.name, day=DAY)["heat"]) == {30.0}
 
 
 def test_a_change_of_champion_between_score_and_publish_is_seen(given) -> None:

@@ -167,3 +167,34 @@ def test_a_key_is_read_to_its_last_digit(given: list[str | None], found: list[ob
     spec = declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}", **yaml)
     (rows,) = csv.CsvReader(spec, spec.source).read(files.File(str(tmp_path / "x.csv"), str(tmp_path)), DAY, DAY)  # type: ignore[arg-type]
     assert [None if pd.isna(value) else value for value in rows["key"]] == found
+
+
+BIG = 1_400_000_000_000_000_000  # beyond what a float tells from its neighbours
+
+
+@pytest.mark.parametrize("column", ["site", "heat"])
+@pytest.mark.parametrize("beside", ["no row of the day", "an empty one", "fractions"])
+def test_whole_numbers_keep_their_digits_beside_a_file_of_others(tmp_path: Path, column: str, beside: str) -> None:
+    """As of ids, of which a file of a day beside has none, an empty one, or others."""
+    own = ROWS[ROWS["at"].dt.date == DAY]
+    numbers = pd.array([BIG + 1, BIG + 2], dtype="int64")
+    own.assign(**{column: numbers}).to_parquet(tmp_path / f"x-{DAY}.parquet", index=False)
+    others = ROWS[ROWS["at"].dt.date != DAY] if beside == "no row of the day" else own
+    given = pd.array([None, None], dtype="Int64") if beside == "an empty one" else [0.5, 1.5]
+    given = numbers if beside == "no row of the day" else given
+    others.assign(**{column: given}).to_parquet(tmp_path / "x-2026-01-01.parquet", index=False)
+    rows = data.read(declare(tmp_path, f'{{kind: parquet, path: "{tmp_path}/x-{{{{day}}}}.parquet"}}'), DAY, DAY)
+    assert [value for value in rows[column].dropna() if value > 2] == [BIG + 1, BIG + 2]
+
+
+@pytest.mark.parametrize("size", [1, csv.LARGE])
+@pytest.mark.parametrize("first", ["1", "0"])
+def test_a_first_row_that_is_longer_than_the_header_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, first: str
+) -> None:
+    """read_csv takes a first column that counts the rows for their index, and says nothing."""
+    monkeypatch.setattr(csv, "LARGE", size)
+    lines = [f"{number + int(first)},2026-01-02T0{number},A,1,2.5,true,7,\n" for number in range(3)]
+    (tmp_path / "x.csv").write_text("trip,at,site,hour,heat,open,amount\n" + "".join(lines))
+    with pytest.raises(DataError, match=r"more fields than its header has names \(8 and 7\)"):
+        data.read(declare(tmp_path, f"{{kind: csv, path: {tmp_path}/x.csv}}"), DAY, DAY)

@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
 import pytest
 import sqlalchemy
 from esteira import data
@@ -111,10 +110,10 @@ def test_what_a_database_says_of_a_query_has_no_piece_of_the_address(
 
     text = f"permission denied for us3rname at h0st.example with {password} {quote(password)} {password.upper()}"
 
-    def read_sql(*_: object, **__: object) -> pd.DataFrame:
+    def execute(*_: object, **__: object) -> None:
         raise sqlalchemy.exc.ProgrammingError("select", {"first": "t0ps"}, SaidByDriver(text))
 
-    monkeypatch.setattr(pd, "read_sql", read_sql)
+    monkeypatch.setattr(sqlalchemy.Connection, "execute", execute)
     url = f"sqlite:///{tmp_path}/x.db"
     secret = f"postgresql://us3rname:{quote(password, safe='')}@h0st.example/db"
     monkeypatch.setattr(sql, "_without_secrets", lambda said, _, real=sql._without_secrets: real(said, secret))
@@ -143,3 +142,15 @@ def test_an_option_that_the_driver_does_not_know_is_a_persons_matter(tmp_path: P
     for secret in ("s3cret", "t0psecret"):
         assert secret not in str(said.value)
     assert everything(said.value)
+
+
+def test_keys_keep_their_digits_where_one_is_empty(tmp_path: Path) -> None:
+    big = 1_400_000_000_000_000_001
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        connection.execute("create table t (site integer, at text, hour integer, heat real, open integer, amount real)")
+        rows = [(number, "2026-01-02", 1, 2.5, 1, 7.0) for number in (big, None, big + 1)]
+        connection.executemany("insert into t values (?, ?, ?, ?, ?, ?)", rows)
+    connection.close()
+    found = data.read(declare(tmp_path, f"sqlite:///{tmp_path}/t.db"), DAY, DAY)
+    assert list(found["site"]) == [big, None, big + 1]
+    assert (found["heat"].dtype, found["hour"].dtype) == ("float64", "int64")

@@ -54,8 +54,9 @@ def fitted(values: pd.Series, kind: pa.DataType | None, *, key: bool = False, fe
     if kind is None:
         kind = _suggested(values, key=key)
     if kind is None and pd.api.types.is_datetime64_any_dtype(values):
-        rounded: pd.Series = values.dt.as_unit("us")  # finer than a table keeps it
-        return rounded
+        times = values.dt.as_unit("us")  # finer than a table keeps it
+        zoned: pd.Series = times if times.dt.tz is None else times.dt.tz_convert("UTC")  # the one zone that it has
+        return zoned
     if kind is None or (values.dtype == "datetime64[us]" and kind == NAMES["time"]):
         return values
     if key and pa.types.is_integer(kind) and not pd.api.types.is_numeric_dtype(values):
