@@ -84,6 +84,15 @@ def test_a_late_row_whose_file_is_gone_stays_late(given: Given, change: Callable
     assert put_aside(spec, DAY) == []
 
 
+def test_a_late_row_stays_while_its_file_is_gone_and_other_days_are_read(given: Given) -> None:
+    spec, path = late_row(given)
+    put(spec, AFTER + timedelta(days=1), rows_of(AFTER + timedelta(days=1)))
+    path.unlink()
+    ingest.extract(spec, [AFTER, AFTER + timedelta(days=1)], "keep")
+    assert put_aside(spec, DAY) == ["late"]
+    assert len(lake.read("raw", spec.name, day=AFTER)) == 40
+
+
 def test_a_late_row_with_the_key_of_another_is_late(given: Given) -> None:
     spec = given({DAY: rows_of(DAY)})
     steps.score_from_source(spec, [DAY], "first")

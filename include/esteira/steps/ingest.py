@@ -375,7 +375,7 @@ def publish(
     version = lake.publish("raw", spec.name, files, days, since=before.raw)
     _publish_bad(spec, bad, days, *stages)
     _leave_once(spec, days)
-    _keep_late(spec, late, *span)
+    _keep_late(spec, late, *span, unread)
     known = _late(spec, days, before.quarantine)
     came_in = (moment.date() + BESIDE[rule] for moment, rule in zip(known["day"], known["rule"], strict=True))
     now_read = known.loc[[day not in unread for day in came_in], "row"]
@@ -467,12 +467,14 @@ def _span(days: list[date]) -> str:
     return f"{min(days)}" if len(days) == 1 else f"{counted(len(days), 'day')}, {min(days)} to {max(days)}"
 
 
-def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date, last: date) -> None:
+def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date, last: date, unread: Container[date]) -> None:
     """Put rows of the days beside, that their own runs have not seen, into their quarantine, for nothing else would tell of them.
 
     A run of such a day that has read it, and not published it yet, finds them there, and reads it again.
     """
     for rule, file, day in (("late", first, first - timedelta(days=1)), ("early", last, last + timedelta(days=1))):
+        if file in unread:  # whatever came in it is not known better now
+            continue
         rows = late[late["day"] == pd.Timestamp(day)]
         for _ in range(TRIES):
             at = lake.version("raw", spec.name)
