@@ -476,6 +476,8 @@ def _keep_late(spec: ModelSpec, late: pd.DataFrame, first: date, last: date, unr
         if file in unread:  # whatever came in it is not known better now
             continue
         rows = late[late["day"] == pd.Timestamp(day)]
+        if rows.empty and not lake.count("quarantine", spec.name, [day]):  # as of most days
+            continue
         for _ in range(TRIES):
             at = lake.version("raw", spec.name)
             _put_late(spec, rows, day, file, rule)

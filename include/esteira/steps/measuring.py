@@ -255,11 +255,12 @@ def _label_records(spec: ModelSpec, of: list[tuple[tuple[date, date], Window]], 
     a version that does not say what was usual, the days before the span do. A metric that is made of each class's rows
     takes 10 of the rarer one.
     """
-    start, end = min(span[0] for span, _ in of) - timedelta(days=PAST), max(span[1] for span, _ in of)
-    counts = labelling.label_counts(spec, start, end)
-    if counts["label"].isna().all():
+    start, end = min(span[0] for span, _ in of), max(span[1] for span, _ in of)
+    earliest = start - timedelta(days=PAST)
+    if not any(earliest <= each <= end for each in lake.days_of("labels", spec.name)):
         return []
     reference = runs.profile(runs.run_of(spec, champion.version or 0))
+    counts = labelling.label_counts(spec, start if drift.LABELLED in reference else earliest, end)
     last = labelling.mature_through(spec, champion.check_day)
     found: list[Record] = []
     for (first, until), window in of:

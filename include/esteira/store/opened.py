@@ -68,6 +68,8 @@ class Opened:
     marks_at: int = -1
     files: pa.Table | None = None
     files_at: int = -1
+    sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    sizes_at: int = -1
 
 
 _opened: dict[tuple[int, int, str], Opened] = {}  # by process and thread: a table is no one else's to change
@@ -350,6 +352,15 @@ def partitions(place: str, table: DeltaTable) -> set[Any]:
 
 def sizes(place: str, table: DeltaTable) -> dict[Any, tuple[int, int]]:
     """By the value of the (only) column by which a table is partitioned, or None where by none, how many rows and bytes it has."""
+    known = _opened.get(_key(place))
+    if known is None or known.table is not table:
+        return _sizes(place, table)
+    if known.sizes_at != table.version():
+        known.sizes, known.sizes_at = _sizes(place, table), table.version()
+    return dict(known.sizes)
+
+
+def _sizes(place: str, table: DeltaTable) -> dict[Any, tuple[int, int]]:
     every = _listed(place, table)
     keys = table.metadata().partition_columns
     values = every[f"partition.{keys[0]}"].to_pylist() if keys and len(every) else [None] * len(every)
