@@ -365,7 +365,8 @@ def label_counts(spec: ModelSpec, first: date, last: date) -> pd.DataFrame:
     A row of the table for each day and label. The keys of some days at a time are in memory (AT_ONCE).
     """
     parts = [_label_counts(spec, span) for span in _spans(spec, data.days(first, last))]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["day", "label", "rows"])
+    none = pd.DataFrame(columns=["day", "label", "rows"]).astype({"day": "datetime64[us]", "rows": "int64"})
+    return pd.concat(parts, ignore_index=True) if parts else none
 
 
 def _label_counts(spec: ModelSpec, days: list[date]) -> pd.DataFrame:
