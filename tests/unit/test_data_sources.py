@@ -187,6 +187,18 @@ def test_whole_numbers_keep_their_digits_beside_a_file_of_others(tmp_path: Path,
     assert [value for value in rows[column].dropna() if value > 2] == [BIG + 1, BIG + 2]
 
 
+def test_parquet_types_that_no_table_has_are_read_as_ones_that_it_has(tmp_path: Path) -> None:
+    own = ROWS[ROWS["at"].dt.date == DAY]
+    lists = pd.Series([["A"], ["B"]], index=own.index)
+    own.assign(heat=own["heat"].astype("float16"), site=lists).to_parquet(tmp_path / "x.parquet", index=False)
+    spec = declare(tmp_path, f"{{kind: parquet, path: {tmp_path}/x.parquet}}")
+    rows = data.read(spec, DAY, DAY)
+    assert (rows["heat"].dtype, list(rows["heat"])) == ("float32", [2.0, 3.0])
+    assert list(data.read_labels(spec, DAY, DAY)["label"]) == [2.0, 3.0]
+    good, bad = data.storable(spec, rows, {})
+    assert (list(good["site"]), len(bad)) == (["['A']", "['B']"], 0)
+
+
 @pytest.mark.parametrize("size", [1, csv.LARGE])
 @pytest.mark.parametrize("first", ["1", "0"])
 def test_a_first_row_that_is_longer_than_the_header_is_refused(

@@ -326,4 +326,4 @@ def typed(spec: ModelSpec, name: str, values: pd.Series) -> pd.Series:
         return kinds.as_text(values)
     if name in spec.features.all:
         return kinds.as_number(values)
-    return kinds.as_text(values) if kinds.is_mixed(values) else values  # lists, of which none can be told from another
+    return kinds.as_text(values) if kinds.is_mixed(values) else values  # lists, say, which can't be compared

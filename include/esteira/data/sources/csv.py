@@ -358,7 +358,7 @@ def _joint(kinds: set[str], *, gaps: bool) -> str:
 
 def _parsed(path: str, text: IO[bytes], how: _How, spec: ModelSpec) -> pd.DataFrame:
     """The rows of a text."""
-    return _typed(pd.read_csv(text, **how.options), how, spec)
+    return _typed(path, pd.read_csv(text, **how.options), how, spec)
 
 
 def _parsed_by_batch(
@@ -370,7 +370,7 @@ def _parsed_by_batch(
     options = how.options | {"dtype": how.options["dtype"] | told}
     with pd.read_csv(text, chunksize=BATCH, **options) as chunks:
         for rows in chunks:
-            yield _typed(rows.assign(**{name: rows[name].astype(object) for name in truths}), how, spec)
+            yield _typed(path, rows.assign(**{name: rows[name].astype(object) for name in truths}), how, spec)
 
 
 def _require_no_surplus(path: str, head: bytes, source: CsvSource) -> None:
@@ -383,7 +383,9 @@ def _require_no_surplus(path: str, head: bytes, source: CsvSource) -> None:
         )
 
 
-def _typed(rows: pd.DataFrame, how: _How, spec: ModelSpec) -> pd.DataFrame:
+def _typed(path: str, rows: pd.DataFrame, how: _How, spec: ModelSpec) -> pd.DataFrame:
+    if not isinstance(rows.index, pd.RangeIndex):  # it has taken a surplus after all
+        raise DataError(f"{path}: its rows have more fields than its header has names; mend it, or deliver it again")
     own = {name: _key(rows[name]) if name in how.keys else rows[name] for name in spec.key if name in rows.columns}
     own = {name: _without_empty(values) for name, values in own.items()}
     words = {name: _word(rows[name]) for name in how.plain if name in rows.columns}
